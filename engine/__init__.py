@@ -1,0 +1,1 @@
+"""Model, paged KV cache and kernels; no networking."""

@@ -1,0 +1,192 @@
+"""What a model directory says about its model: shapes, rotary encoding, windows, end tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.errors import ModelError
+from engine.json_fields import JsonFields
+from engine.rope_config import RopeConfig, read_rope
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of one decoder-only model. Sizes count elements; lengths count tokens."""
+
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rope: RopeConfig
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    qk_norm: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    layer_windows: tuple[int | None, ...]
+    max_position_embeddings: int
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def from_directory(cls, path: Path | str) -> "ModelConfig":
+        """Read `config.json` and, for the end tokens, `generation_config.json`.
+
+        Raises ModelError, naming the file, when one is missing, corrupt or of an unknown kind.
+        """
+        directory = Path(path)
+        if not directory.is_dir():
+            raise ModelError(directory, "is not a directory")
+        return _read(JsonFields.from_file(directory / "config.json"), _generation(directory))
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The widest bounded window of any layer; None when every layer sees the whole context."""
+        return max((w for w in self.layer_windows if w is not None), default=None)
+
+    @property
+    def q_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes of keys and values that one token takes in all layers."""
+        return self.num_layers * 2 * self.kv_size * dtype.itemsize
+
+    def kv_shape(
+        self, num_blocks: int, block_size: int = 16
+    ) -> tuple[int, int, int, int, int, int]:
+        """[num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim]"""
+        return self.num_layers, num_blocks, 2, self.num_kv_heads, block_size, self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What an architecture fixes without saying it in config.json."""
+
+    windows: Callable[[JsonFields, int], tuple[int | None, ...]]
+    qk_norm: bool = False
+    always_qkv_bias: bool = False
+    reads_attention_bias: bool = False
+    reads_mlp_bias: bool = False
+
+
+def _no_window(_: JsonFields, num_layers: int) -> tuple[int | None, ...]:
+    return (None,) * num_layers
+
+
+def _mistral_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
+    """Every layer alike; transformers takes an absent field as 4,096 and a null as no window."""
+    present = "sliding_window" in config
+    absent = "sliding_window" not in config.values
+    return (config.integer("sliding_window", 4096) if present or absent else None,) * num_layers
+
+
+def _qwen_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
+    """Windows on the layers that `layer_types` names, else from `max_window_layers` on."""
+    kinds = config.texts("layer_types")
+    window = (
+        config.integer("sliding_window", 4096) if config.flag("use_sliding_window", False) else None
+    )
+    if not kinds:
+        first = config.values.get("max_window_layers", 28)
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise ModelError(
+                config.path, f"field 'max_window_layers' must be an integer, is {first!r}"
+            )
+        return tuple(window if layer >= first else None for layer in range(num_layers))
+    if len(kinds) != num_layers:
+        raise ModelError(
+            config.path, f"field 'layer_types' names {len(kinds)} of {num_layers} layers"
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+FAMILIES = {
+    "LlamaForCausalLM": _Family(_no_window, reads_attention_bias=True, reads_mlp_bias=True),
+    "MistralForCausalLM": _Family(_mistral_windows),
+    "Qwen2ForCausalLM": _Family(_qwen_windows, always_qkv_bias=True),
+    "Qwen3ForCausalLM": _Family(_qwen_windows, qk_norm=True, reads_attention_bias=True),
+}
+
+
+def _generation(directory: Path) -> JsonFields:
+    path = directory / "generation_config.json"
+    return JsonFields.from_file(path) if path.exists() else JsonFields(path, {})
+
+
+def _architecture(config: JsonFields) -> str:
+    for name in config.texts("architectures"):
+        if name in FAMILIES:
+            return name
+    known = ", ".join(FAMILIES)
+    raise ModelError(
+        config.path, f"architecture {config.values.get('architectures')} is not one of {known}"
+    )
+
+
+def _dtype(config: JsonFields) -> torch.dtype:
+    name = config.text("dtype", config.text("torch_dtype", "float32"))
+    if name not in DTYPES:
+        raise ModelError(config.path, f"dtype {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
+    architecture = _architecture(config)
+    family = FAMILIES[architecture]
+    if config.text("hidden_act", "silu") != "silu":
+        raise ModelError(config.path, f"hidden_act {config.text('hidden_act')!r} is not supported")
+    num_layers = config.integer("num_hidden_layers")
+    num_heads = config.integer("num_attention_heads")
+    hidden_size = config.integer("hidden_size")
+    max_positions = config.integer("max_position_embeddings", 4096)
+    attention_bias = family.reads_attention_bias and config.flag("attention_bias", False)
+    bos = config.token_ids("bos_token_id") or generation.token_ids("bos_token_id")
+    model = ModelConfig(
+        architecture=architecture,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=config.integer("num_key_value_heads", num_heads),
+        head_dim=config.integer("head_dim", max(hidden_size // num_heads, 1)),
+        intermediate_size=config.integer("intermediate_size"),
+        vocab_size=config.integer("vocab_size"),
+        rope=read_rope(config, max_positions),
+        rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+        tie_word_embeddings=config.flag("tie_word_embeddings", False),
+        qk_norm=family.qk_norm,
+        qkv_bias=family.always_qkv_bias or attention_bias,
+        o_bias=attention_bias,
+        mlp_bias=family.reads_mlp_bias and config.flag("mlp_bias", False),
+        layer_windows=family.windows(config, num_layers),
+        max_position_embeddings=max_positions,
+        eos_token_ids=generation.token_ids("eos_token_id") or config.token_ids("eos_token_id"),
+        bos_token_id=bos[0] if bos else None,
+        dtype=_dtype(config),
+    )
+    _check(config, model)
+    return model
+
+
+def _check(config: JsonFields, model: ModelConfig) -> None:
+    if model.num_heads % model.num_kv_heads:
+        raise ModelError(
+            config.path,
+            f"{model.num_heads} attention heads cannot share {model.num_kv_heads} key-value heads",
+        )
+    if model.head_dim % 2:
+        raise ModelError(config.path, f"head_dim {model.head_dim} must be even for rotary encoding")

@@ -1,0 +1,7 @@
+"""The engine's operators, one set a device kind."""
+
+from engine.kernels.batch_input import BatchInput
+from engine.kernels.choose import kernel_set
+from engine.kernels.kernel_set import HeadShape, KernelSet, Linear
+
+__all__ = ["BatchInput", "HeadShape", "KernelSet", "Linear", "kernel_set"]

@@ -1,0 +1,59 @@
+"""One decoder layer: attention over the paged cache, then the gated feed-forward."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels import BatchInput, HeadShape, KernelSet, Linear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """The weights of one layer. A call keeps no state but what it writes into the cache."""
+
+    kernels: KernelSet
+    heads: HeadShape
+    window: int | None
+    rms_norm_eps: float
+    input_norm: Tensor  # [hidden]
+    qkv: Linear
+    out: Linear
+    post_norm: Tensor  # [hidden]
+    gate_up: Linear
+    down: Linear
+
+    def __call__(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        rope: Tensor,
+        batch: BatchInput,
+        layer_kv: Tensor,
+        rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """x [T, hidden] and the residual before this layer -> the same after it.
+
+        With `rows` [L] all T tokens are stored in the cache, and the rest is computed for L.
+        """
+        x, residual = self.kernels.rms_norm(x, residual, self.input_norm, self.rms_norm_eps)
+        q = self.kernels.store_kv(self.qkv(x), self.heads, rope, batch, layer_kv)
+        x = self.kernels.attention(q, batch, layer_kv, self.window)
+        if rows is not None:
+            x, residual = x[rows], residual[rows]
+        x, residual = self.kernels.rms_norm(
+            self.out(x), residual, self.post_norm, self.rms_norm_eps
+        )
+        return self.down(self.kernels.silu_mul(self.gate_up(x))), residual
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The token table, [vocab, hidden]."""
+
+    weight: Tensor
+    dtype: torch.dtype
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        """[T] -> [T, hidden]"""
+        return self.weight[token_ids].to(self.dtype)

@@ -1,0 +1,121 @@
+"""Assembles a model from named tensors: fuses projections and lays them out for the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.kernels import HeadShape, KernelSet, Linear, kernel_set
+from engine.layers.decoder_layer import DecoderLayer, Embedding
+from engine.layers.rope import rope_table
+from engine.models.model import Model
+
+
+class TensorSource(Protocol):
+    """Where the tensors of a checkpoint come from, under the names that transformers gives them."""
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name and shape. Raises ModelError when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    config: ModelConfig
+    source: TensorSource
+    dtype: torch.dtype
+    device: torch.device
+    kernels: KernelSet
+
+    def vector(self, name: str, size: int) -> Tensor:
+        return self.source.tensor(name, (size,)).to(self.device, self.dtype)
+
+    def linear(self, prefix: str, parts: Sequence[str], sizes: Sequence[int], bias: bool) -> Linear:
+        """Fuse the projections `prefix.part` of these output sizes into one weight."""
+        in_features = self.in_features(parts[0])
+        names = [f"{prefix}.{part}" for part in parts]
+        weights = [
+            self.source.tensor(f"{name}.weight", (size, in_features))
+            for name, size in zip(names, sizes, strict=True)
+        ]
+        fused = torch.cat(weights) if len(weights) > 1 else weights[0]
+        biases = [
+            self.vector(f"{name}.bias", size)
+            for name, size in zip(names, sizes, strict=True)
+            if bias
+        ]
+        return self.kernels.linear(
+            fused.to(self.device, self.dtype), torch.cat(biases) if biases else None
+        )
+
+    def in_features(self, part: str) -> int:
+        sizes = {"o_proj": self.config.q_size, "down_proj": self.config.intermediate_size}
+        return sizes.get(part, self.config.hidden_size)
+
+    def heads(self, prefix: str) -> HeadShape:
+        config, dim = self.config, self.config.head_dim
+        return HeadShape(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=dim,
+            rms_norm_eps=config.rms_norm_eps,
+            q_norm=self.vector(f"{prefix}.q_norm.weight", dim) if config.qk_norm else None,
+            k_norm=self.vector(f"{prefix}.k_norm.weight", dim) if config.qk_norm else None,
+        )
+
+    def layer(self, index: int) -> DecoderLayer:
+        config, prefix = self.config, f"model.layers.{index}"
+        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        inner, hidden = config.intermediate_size, config.hidden_size
+        qkv_sizes = (config.q_size, config.kv_size, config.kv_size)
+        return DecoderLayer(
+            kernels=self.kernels,
+            heads=self.heads(attention),
+            window=config.layer_windows[index],
+            rms_norm_eps=config.rms_norm_eps,
+            input_norm=self.vector(f"{prefix}.input_layernorm.weight", hidden),
+            qkv=self.linear(attention, ("q_proj", "k_proj", "v_proj"), qkv_sizes, config.qkv_bias),
+            out=self.linear(attention, ("o_proj",), (hidden,), config.o_bias),
+            post_norm=self.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
+            gate_up=self.linear(mlp, ("gate_proj", "up_proj"), (inner, inner), config.mlp_bias),
+            down=self.linear(mlp, ("down_proj",), (hidden,), config.mlp_bias),
+        )
+
+    def lm_head(self) -> Linear:
+        name = "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        weight = self.source.tensor(f"{name}.weight", shape)
+        return self.kernels.linear(weight.to(self.device, self.dtype), None)
+
+    def token_table(self) -> Embedding:
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        table = self.source.tensor("model.embed_tokens.weight", shape)
+        return Embedding(table.to(self.device), self.dtype)
+
+
+def build_model(
+    config: ModelConfig,
+    source: TensorSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    kernels: str = "auto",
+) -> Model:
+    """Assemble the model layer by layer, so that at most one layer exists twice at a time.
+
+    `kernels` names the kernel set; `auto` takes the fastest one that the device has.
+    """
+    builder = _Builder(config, source, dtype, device, kernel_set(kernels, device))
+    rope = rope_table(config.rope, config.head_dim, config.max_position_embeddings)
+    return Model(
+        config=config,
+        dtype=dtype,
+        device=device,
+        kernels=builder.kernels,
+        embedding=builder.token_table(),
+        layers=tuple(builder.layer(index) for index in range(config.num_layers)),
+        final_norm=builder.vector("model.norm.weight", config.hidden_size),
+        lm_head=builder.lm_head(),
+        rope=rope.to(device),
+    )

@@ -1,0 +1,46 @@
+"""A decoder-only language model over a paged KV cache that it is handed at each step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.kernels import BatchInput, KernelSet, Linear
+from engine.layers.decoder_layer import DecoderLayer, Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Weights and operators of one model on one device. It holds no KV memory."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    kernels: KernelSet
+    embedding: Embedding
+    layers: tuple[DecoderLayer, ...]
+    final_norm: Tensor  # [hidden]
+    lm_head: Linear
+    rope: Tensor  # [max_positions, head_dim] float32
+
+    @torch.inference_mode()
+    def forward(
+        self, batch: BatchInput, kv: Tensor, on_layers: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Store the keys and values of the batch's tokens and return logits [L, vocab] float32.
+
+        kv is [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the model's dtype.
+        `on_layers(n)` is called when the keys and values of the first n layers are in the cache.
+        """
+        x = self.embedding(batch.token_ids)
+        residual: Tensor | None = None
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            rows = batch.logit_rows if index == last else None
+            x, residual = layer(x, residual, self.rope, batch, kv[index], rows)
+            if on_layers is not None:
+                on_layers(index + 1)
+        x, _ = self.kernels.rms_norm(x, residual, self.final_norm, self.config.rms_norm_eps)
+        return self.lm_head(x).float()

@@ -1,0 +1,114 @@
+"""Loads a model's weights from safetensors files, memory-mapped, or makes random ones."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.errors import ModelError
+from engine.json_fields import JsonFields
+from engine.models.build import build_model
+from engine.models.model import Model
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def load(
+    path: Path | str,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    kernels: str = "auto",
+) -> Model:
+    """Load the model of a directory. Weights exist once, plus one layer while it is laid out.
+
+    Raises ModelError, naming the file and the tensor, for what is missing, corrupt or of another
+    shape than config.json says.
+    """
+    return build_model(config, Checkpoint.open(Path(path)), dtype, torch.device(device), kernels)
+
+
+def random_model(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    seed: int,
+    device: torch.device | str = "cpu",
+    kernels: str = "auto",
+) -> Model:
+    """A model of that shape with weights drawn from the seed: for measurements, not for answers."""
+    return build_model(config, RandomTensors(seed, dtype), dtype, torch.device(device), kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The safetensors files of a model directory. Each tensor read maps its file anew, so that
+    the pages of a weight that was copied elsewhere are given back with it."""
+
+    file_of: Mapping[str, Path]
+    index: Path  # what a missing tensor is blamed on
+
+    @classmethod
+    def open(cls, directory: Path) -> "Checkpoint":
+        """Find the files and check that each is whole. Raises ModelError."""
+        if (directory / INDEX).exists():
+            return cls._indexed(directory, directory / INDEX)
+        single = directory / SINGLE
+        if not single.exists():
+            raise ModelError(single, f"file is missing, and so is {INDEX}")
+        return cls(dict.fromkeys(_names(single), single), single)
+
+    @classmethod
+    def _indexed(cls, directory: Path, index: Path) -> "Checkpoint":
+        entries = JsonFields.from_file(index).nested("weight_map")
+        file_of = {name: directory / entries.text(name) for name in entries.values}
+        held = {path: _names(path) for path in sorted(set(file_of.values()))}
+        for name, path in file_of.items():
+            if name not in held[path]:
+                raise ModelError(path, f"tensor {name!r} is missing, although {INDEX} lists it")
+        return cls(file_of, index)
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A memory-mapped view of the tensor, in the file's dtype."""
+        path = self.file_of.get(name)
+        if path is None:
+            raise ModelError(self.index, f"tensor {name!r} is missing")
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(path, f"tensor {name!r} cannot be read: {error}") from error
+        if tuple(tensor.shape) != shape:
+            raise ModelError(path, f"tensor {name!r} has shape {tuple(tensor.shape)}, not {shape}")
+        if not tensor.is_floating_point():
+            raise ModelError(path, f"tensor {name!r} has dtype {tensor.dtype}, not a float")
+        return tensor
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return frozenset(file.keys())
+    except FileNotFoundError:
+        raise ModelError(path, "file is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(path, f"is not a whole safetensors file: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RandomTensors:
+    """Draws each tensor from the seed and the tensor's name, so that the order does not matter."""
+
+    seed: int
+    dtype: torch.dtype
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if name.endswith("norm.weight"):
+            return torch.ones(shape, dtype=self.dtype)
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), self.seed))
+        return torch.empty(shape, dtype=self.dtype).normal_(0, 0.02, generator=generator)

@@ -1,0 +1,219 @@
+"""Tiny random models of every architecture against transformers, over a paged cache in fp32."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from engine.models import BatchInput, Model, ModelConfig
+from engine.weights import load
+
+BLOCK = 16
+SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+
+
+def make_config(kind: str, **changes: object) -> transformers.PreTrainedConfig:
+    return getattr(transformers, f"{kind}Config")(**{**SHAPE, **changes})
+
+
+CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
+    "llama": lambda: make_config("Llama"),
+    "llama-bias": lambda: make_config("Llama", attention_bias=True, mlp_bias=True),
+    "llama3-rope": lambda: make_config("Llama", rope_parameters=LLAMA3, num_key_value_heads=1),
+    "llama-yarn": lambda: make_config("Llama", rope_parameters=YARN),
+    "llama-linear": lambda: make_config("Llama", rope_parameters=LINEAR, tie_word_embeddings=True),
+    "mistral-window": lambda: make_config("Mistral", sliding_window=40, head_dim=32),
+    "mistral": lambda: make_config("Mistral", sliding_window=None, num_key_value_heads=4),
+    "qwen2": lambda: make_config("Qwen2", tie_word_embeddings=True),
+    "qwen2-window": lambda: make_config(
+        "Qwen2", use_sliding_window=True, sliding_window=24, max_window_layers=1
+    ),
+    "qwen3": lambda: make_config("Qwen3", head_dim=32, tie_word_embeddings=True),
+    "qwen3-wide": lambda: make_config("Qwen3", head_dim=128, num_attention_heads=6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same weights in transformers and here."""
+
+    reference: transformers.PreTrainedModel
+    model: Model
+
+    def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
+        out = self.reference.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=num_tokens,
+            min_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        return out[0, len(prompt) :].tolist()
+
+    @torch.inference_mode()
+    def logits(self, prompt: list[int]) -> Tensor:
+        return self.reference(torch.tensor([prompt])).logits[0]
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    torch.manual_seed(7)
+    directory = tmp_path_factory.mktemp(request.param)
+    config = CONFIGS[request.param]()
+    reference = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for name, weight in reference.named_parameters():
+        if name.endswith(("norm.weight", ".bias")):
+            torch.nn.init.normal_(weight, mean=float("bias" not in name), std=0.2)
+    reference.save_pretrained(directory)
+    model = load(directory, ModelConfig.from_directory(directory), torch.float32)
+    return Pair(reference, model)
+
+
+class Paged:
+    """A cache of scattered blocks and the tables of the sequences in it."""
+
+    def __init__(self, model: Model, num_blocks: int = 128) -> None:
+        self.model = model
+        self.kv = torch.full(model.config.kv_shape(num_blocks), float("nan"))
+        order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(3))
+        self.free = order.tolist()
+        self.tables: dict[int, list[int]] = {}
+        self.lengths: dict[int, int] = {}
+
+    def step(self, chunks: dict[int, Sequence[int]], rows: list[int] | None = None) -> Tensor:
+        """Feed the next tokens of some sequences; logits of the last row of each, or of `rows`."""
+        tokens, positions, slots, starts = [], [], [], [0]
+        for sequence, chunk in chunks.items():
+            table = self.tables.setdefault(sequence, [])
+            for token in chunk:
+                position = self.lengths.get(sequence, 0)
+                if position == len(table) * BLOCK:
+                    table.append(self.free.pop())
+                tokens.append(token)
+                positions.append(position)
+                slots.append(table[position // BLOCK] * BLOCK + position % BLOCK)
+                self.lengths[sequence] = position + 1
+            starts.append(len(tokens))
+        width = max(len(self.tables[s]) for s in chunks) + 1
+        tables = [self.tables[s] + [-1] * (width - len(self.tables[s])) for s in chunks]
+        batch = BatchInput(
+            token_ids=torch.tensor(tokens),
+            positions=torch.tensor(positions),
+            slots=torch.tensor(slots),
+            block_tables=torch.tensor(tables, dtype=torch.int32),
+            query_start=torch.tensor(starts, dtype=torch.int32),
+            context_len=torch.tensor([self.lengths[s] for s in chunks], dtype=torch.int32),
+            logit_rows=torch.tensor([s - 1 for s in starts[1:]] if rows is None else rows),
+        )
+        return self.model.forward(batch, self.kv)
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    generator = torch.Generator().manual_seed(1000 * seed + length)
+    return torch.randint(3, SHAPE["vocab_size"], (length,), generator=generator).tolist()
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("chunk", [7, 16, 64, 300])
+def test_chunked_prefill_gives_the_logits_of_transformers(pair: Pair, chunk: int) -> None:
+    prompt = prompt_of(150)
+    cache = Paged(pair.model)
+    rows = []
+    for start in range(0, len(prompt), chunk):
+        part = prompt[start : start + chunk]
+        rows.append(cache.step({0: part}, list(range(len(part)))))
+    assert close(torch.cat(rows), pair.logits(prompt))
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 33, 100, 290])
+def test_greedy_tokens_equal_those_of_transformers(pair: Pair, length: int) -> None:
+    prompt = prompt_of(length)
+    cache = Paged(pair.model)
+    tokens = []
+    for start in range(0, length, 48):
+        logits = cache.step({0: prompt[start : start + 48]})
+    for _ in range(12):
+        tokens.append(int(logits[-1].argmax()))
+        logits = cache.step({0: tokens[-1:]})
+    assert tokens == pair.greedy(prompt, 12)
+
+
+def test_prefill_chunks_and_decodes_share_one_batch(pair: Pair) -> None:
+    prompts = {s: prompt_of(n, s) for s, n in enumerate((5, 70, 1, 130, 16))}
+    fed = dict.fromkeys(prompts, 0)
+    out: dict[int, list[int]] = {s: [] for s in prompts}
+    cache = Paged(pair.model)
+    for step in range(20):
+        chunks: dict[int, Sequence[int]] = {}
+        for sequence, prompt in prompts.items():
+            if fed[sequence] < len(prompt):
+                size = 9 + 11 * ((sequence + step) % 3)
+                chunks[sequence] = prompt[fed[sequence] : fed[sequence] + size]
+                fed[sequence] += len(chunks[sequence])
+            elif len(out[sequence]) < 8:
+                chunks[sequence] = out[sequence][-1:]
+        if not chunks:
+            break
+        for sequence, logits in zip(chunks, cache.step(chunks), strict=True):
+            if fed[sequence] == len(prompts[sequence]):
+                out[sequence].append(int(logits.argmax()))
+    for sequence, prompt in prompts.items():
+        assert out[sequence] == pair.greedy(prompt, len(out[sequence]))
+
+
+def test_a_step_reports_each_finished_layer_and_may_want_no_logits(pair: Pair) -> None:
+    cache = Paged(pair.model)
+    assert cache.step({0: prompt_of(20)}, rows=[]).shape == (0, SHAPE["vocab_size"])
+    finished: list[int] = []
+    batch = BatchInput(
+        token_ids=torch.tensor([5]),
+        positions=torch.tensor([0]),
+        slots=torch.tensor([0]),
+        block_tables=torch.tensor([[0]], dtype=torch.int32),
+        query_start=torch.tensor([0, 1], dtype=torch.int32),
+        context_len=torch.tensor([1], dtype=torch.int32),
+        logit_rows=torch.tensor([0]),
+    )
+    pair.model.forward(batch, cache.kv, finished.append)
+    assert finished == [1, 2, 3]
+
+
+def test_a_directory_given_as_text_is_read(tmp_path: Path) -> None:
+    make_config("Qwen3").save_pretrained(tmp_path)
+    with pytest.raises(Exception, match="architecture"):
+        ModelConfig.from_directory(str(tmp_path))
