@@ -1,0 +1,1 @@
+"""The command line; wires processes and knows every room."""

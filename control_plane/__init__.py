@@ -1,0 +1,1 @@
+"""Registry of workers and the actuators that start, restart and stop them."""

@@ -1,0 +1,1 @@
+"""The decode phase on a worker: KV is pulled in, then sequences join the batch."""

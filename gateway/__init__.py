@@ -1,0 +1,1 @@
+"""The front door: OpenAI HTTP, with the router in its process."""

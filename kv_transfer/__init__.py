@@ -1,0 +1,1 @@
+"""Moves KV blocks between two pools; knows layouts and bytes, not models."""

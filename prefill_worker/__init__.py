@@ -1,0 +1,1 @@
+"""The prefill phase on a worker: sequences whose KV is published while it is computed."""

@@ -1,0 +1,1 @@
+"""Admission, placement and relay of requests among workers."""

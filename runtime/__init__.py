@@ -1,0 +1,1 @@
+"""Clock, settings, lifecycle, metric names, timeline, logging; knows nothing of language models."""

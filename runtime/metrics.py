@@ -1,0 +1,101 @@
+"""Every metric's name, kind, labels and meaning, declared once; a process registers its share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric; `labels` have bounded values (roles, reasons, worker ids), never request ids."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+GATEWAY_METRICS = (
+    MetricSpec("baton_requests_total", "counter", "Requests by endpoint and outcome.", ("endpoint", "outcome")),
+    MetricSpec("baton_requests_in_flight", "gauge", "Accepted requests without a terminal event."),
+    MetricSpec("baton_ttft_seconds", "histogram", "Time from a request's arrival to its first token."),
+    MetricSpec("baton_itl_seconds", "histogram", "Gaps between consecutive tokens sent to a client."),
+    MetricSpec("baton_e2e_seconds", "histogram", "Time from a request's arrival to its end."),
+    MetricSpec("baton_prompt_tokens_total", "counter", "Prompt tokens of accepted requests."),
+    MetricSpec("baton_cached_tokens_total", "counter", "Prompt tokens found in a prefix cache."),
+    MetricSpec("baton_output_tokens_total", "counter", "Tokens sent to clients."),
+    MetricSpec("baton_placements_total", "counter", "Placements by kind: remote, local, degraded.", ("kind",)),
+    MetricSpec("baton_retries_total", "counter", "Legs placed again, by reason.", ("reason",)),
+    MetricSpec("baton_transfers_total", "counter", "KV transfers by transport and outcome.", ("transport", "outcome")),
+    MetricSpec("baton_transfer_exposed_seconds", "histogram", "Transfer time that prefill did not hide."),
+    MetricSpec("baton_router_workers", "gauge", "Workers that the router can place on.", ("role",)),
+    MetricSpec("baton_prefix_map_blocks", "gauge", "Blocks that the prefix map knows.", ("worker",)),
+)  # fmt: skip
+
+WORKER_METRICS = (
+    MetricSpec("baton_worker_steps_total", "counter", "Engine steps."),
+    MetricSpec("baton_worker_step_seconds", "histogram", "Duration of an engine step."),
+    MetricSpec("baton_worker_running", "gauge", "Sequences in the running batch."),
+    MetricSpec("baton_worker_waiting", "gauge", "Sequences that wait for their first step."),
+    MetricSpec("baton_worker_prefill_tokens_total", "counter", "Prompt tokens computed."),
+    MetricSpec("baton_worker_decode_tokens_total", "counter", "Tokens generated."),
+    MetricSpec("baton_worker_preemptions_total", "counter", "Sequences sent back to be recomputed."),
+    MetricSpec("baton_worker_kv_blocks", "gauge", "KV blocks by state: free, cached, used.", ("state",)),
+    MetricSpec("baton_worker_exports", "gauge", "Published handles that hold blocks."),
+    MetricSpec("baton_worker_imports", "gauge", "Transfers into this worker under way."),
+    MetricSpec("baton_worker_transfer_bytes_total", "counter", "KV bytes pulled, by transport.", ("transport",)),
+    MetricSpec("baton_worker_transfer_failures_total", "counter", "Pulls that failed, by reason.", ("reason",)),
+    MetricSpec("baton_worker_exposed_seconds", "histogram", "Time a sequence waited for KV behind prefill's end."),
+)  # fmt: skip
+
+CONTROL_METRICS = (
+    MetricSpec("baton_control_workers", "gauge", "Registered workers by role.", ("role",)),
+    MetricSpec("baton_control_beats_total", "counter", "Heartbeats received."),
+    MetricSpec("baton_control_expired_total", "counter", "Workers dropped because their beats stopped."),
+    MetricSpec("baton_control_restarts_total", "counter", "Processes restarted by the local actuator.", ("kind",)),
+)  # fmt: skip
+
+ALL_METRICS = GATEWAY_METRICS + WORKER_METRICS + CONTROL_METRICS
+
+
+class Metrics:
+    """The declared metrics of one process. Asking for an undeclared name is our bug (KeyError)."""
+
+    def __init__(self, specs: tuple[MetricSpec, ...]) -> None:
+        self._registry = CollectorRegistry()
+        self._metrics = {spec.name: self._build(spec) for spec in specs}
+
+    def counter(self, name: str, **labels: str) -> Counter:
+        metric = self._metrics[name]
+        assert isinstance(metric, Counter)
+        return metric.labels(**labels) if labels else metric
+
+    def gauge(self, name: str, **labels: str) -> Gauge:
+        metric = self._metrics[name]
+        assert isinstance(metric, Gauge)
+        return metric.labels(**labels) if labels else metric
+
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        metric = self._metrics[name]
+        assert isinstance(metric, Histogram)
+        return metric.labels(**labels) if labels else metric
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def _build(self, spec: MetricSpec) -> Counter | Gauge | Histogram:
+        if spec.kind == "counter":
+            return Counter(spec.name, spec.help, spec.labels, registry=self._registry)
+        if spec.kind == "gauge":
+            return Gauge(spec.name, spec.help, spec.labels, registry=self._registry)
+        return Histogram(
+            spec.name, spec.help, spec.labels, registry=self._registry, buckets=_LATENCY_BUCKETS_S
+        )

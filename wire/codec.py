@@ -1,0 +1,468 @@
+"""Between the frozen dataclasses and protobuf: one encode and one decode function per message."""
+
+from array import array
+from collections.abc import Callable, Sequence
+
+from wire.cluster import (
+    ClusterSnapshot,
+    ClusterStatus,
+    Fingerprint,
+    ProcessStatus,
+    WorkerBeat,
+    WorkerInfo,
+    WorkerStatus,
+)
+from wire.errors import BatonError, ErrorCode
+from wire.gen import control_pb2, worker_pb2
+from wire.kv import FabricAddress, KVHandle
+from wire.messages import (
+    BlockEvent,
+    BlockSnapshot,
+    CancelLeg,
+    ClientFrame,
+    FinishReason,
+    GenerateRequest,
+    Hello,
+    LegAccepted,
+    LegEvent,
+    LegFailed,
+    LegFinished,
+    LegPublished,
+    LegTokens,
+    LegTransferred,
+    Role,
+    SamplingParams,
+    SnapshotRequest,
+    StartLeg,
+    WorkerFrame,
+    WorkerReport,
+)
+
+
+def _pack_u32(values: Sequence[int]) -> bytes:
+    return array("I", values).tobytes()
+
+
+def _unpack_u32(data: bytes) -> tuple[int, ...]:
+    return tuple(_unpack("I", data))
+
+
+def _pack_u64(values: Sequence[int]) -> bytes:
+    return array("Q", values).tobytes()
+
+
+def _unpack_u64(data: bytes) -> tuple[int, ...]:
+    return tuple(_unpack("Q", data))
+
+
+def _unpack(typecode: str, data: bytes) -> "array[int]":
+    values: array[int] = array(typecode)
+    if len(data) % values.itemsize:
+        raise BatonError(
+            ErrorCode.INVALID_REQUEST,
+            f"a packed list of {values.itemsize}-byte integers has {len(data)} bytes",
+        )
+    values.frombytes(data)
+    return values
+
+
+# --- sessions between a router and a worker ---------------------------------------------------
+
+
+def encode_client_frame(frame: ClientFrame) -> worker_pb2.ClientFrame:
+    if isinstance(frame, StartLeg):
+        return worker_pb2.ClientFrame(start=_encode_start(frame))
+    if isinstance(frame, CancelLeg):
+        return worker_pb2.ClientFrame(cancel=worker_pb2.CancelLeg(leg_id=frame.leg_id))
+    if isinstance(frame, Hello):
+        return worker_pb2.ClientFrame(
+            hello=worker_pb2.Hello(client_id=frame.client_id, protocol=frame.protocol)
+        )
+    return worker_pb2.ClientFrame(snapshot=worker_pb2.SnapshotRequest())
+
+
+def decode_client_frame(message: worker_pb2.ClientFrame) -> ClientFrame:
+    """Raises BatonError INVALID_REQUEST when the frame holds nothing that this version knows."""
+    kind = message.WhichOneof("kind")
+    if kind == "start":
+        return _decode_start(message.start)
+    if kind == "cancel":
+        return CancelLeg(message.cancel.leg_id)
+    if kind == "hello":
+        return Hello(message.hello.client_id, message.hello.protocol)
+    if kind == "snapshot":
+        return SnapshotRequest()
+    raise BatonError(ErrorCode.INVALID_REQUEST, "a client frame of an unknown kind")
+
+
+def _encode_start(leg: StartLeg) -> worker_pb2.StartLeg:
+    request = leg.request
+    return worker_pb2.StartLeg(
+        leg_id=leg.leg_id,
+        request_id=request.request_id,
+        prompt_tokens=_pack_u32(request.prompt_tokens),
+        output_tokens=_pack_u32(leg.output_tokens),
+        sampling=_encode_sampling(request.sampling),
+        block_hashes=_pack_u64(request.block_hashes),
+        prefill_only=leg.prefill_only,
+        handle=None if leg.handle is None else _encode_handle(leg.handle),
+        priority=request.priority,
+        cache_salt=request.cache_salt,
+    )
+
+
+def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
+    request = GenerateRequest(
+        request_id=message.request_id,
+        prompt_tokens=_unpack_u32(message.prompt_tokens),
+        sampling=_decode_sampling(message.sampling),
+        block_hashes=_unpack_u64(message.block_hashes),
+        priority=message.priority,
+        cache_salt=message.cache_salt,
+    )
+    return StartLeg(
+        leg_id=message.leg_id,
+        request=request,
+        output_tokens=_unpack_u32(message.output_tokens),
+        prefill_only=message.prefill_only,
+        handle=_decode_handle(message.handle) if message.HasField("handle") else None,
+    )
+
+
+def _encode_sampling(params: SamplingParams) -> worker_pb2.Sampling:
+    return worker_pb2.Sampling(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=params.seed,
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        ignore_eos=params.ignore_eos,
+        stop_token_ids=params.stop_token_ids,
+    )
+
+
+def _decode_sampling(message: worker_pb2.Sampling) -> SamplingParams:
+    return SamplingParams(
+        temperature=message.temperature,
+        top_p=message.top_p,
+        top_k=message.top_k,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        seed=message.seed,
+        max_tokens=message.max_tokens,
+        min_tokens=message.min_tokens,
+        ignore_eos=message.ignore_eos,
+        stop_token_ids=tuple(message.stop_token_ids),
+    )
+
+
+def _encode_address(address: FabricAddress) -> worker_pb2.FabricAddress:
+    return worker_pb2.FabricAddress(
+        host=address.host,
+        port=address.port,
+        host_id=address.host_id,
+        shm_path=address.shm_path,
+        transports=address.transports,
+    )
+
+
+def _decode_address(message: worker_pb2.FabricAddress) -> FabricAddress:
+    return FabricAddress(
+        message.host, message.port, message.host_id, message.shm_path, tuple(message.transports)
+    )
+
+
+def _encode_handle(handle: KVHandle) -> worker_pb2.KVHandle:
+    return worker_pb2.KVHandle(
+        handle_id=handle.handle_id,
+        worker_id=handle.worker_id,
+        epoch=handle.epoch,
+        address=_encode_address(handle.address),
+        num_tokens=handle.num_tokens,
+        lease_s=handle.lease_s,
+    )
+
+
+def _decode_handle(message: worker_pb2.KVHandle) -> KVHandle:
+    return KVHandle(
+        handle_id=message.handle_id,
+        worker_id=message.worker_id,
+        epoch=message.epoch,
+        address=_decode_address(message.address),
+        num_tokens=message.num_tokens,
+        lease_s=message.lease_s,
+    )
+
+
+def encode_worker_frame(frame: WorkerFrame) -> worker_pb2.WorkerFrame:
+    snapshot = frame.snapshot
+    return worker_pb2.WorkerFrame(
+        events=[_encode_event(event) for event in frame.events],
+        report=None if frame.report is None else _encode_report(frame.report),
+        block_events=[
+            worker_pb2.BlockEvent(
+                sequence_number=event.sequence_number,
+                stored=_pack_u64(event.stored),
+                removed=_pack_u64(event.removed),
+            )
+            for event in frame.block_events
+        ],
+        snapshot=None
+        if snapshot is None
+        else worker_pb2.BlockSnapshot(
+            sequence_number=snapshot.sequence_number, stored=_pack_u64(snapshot.stored)
+        ),
+    )
+
+
+def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
+    snapshot = None
+    if message.HasField("snapshot"):
+        snapshot = BlockSnapshot(
+            message.snapshot.sequence_number, _unpack_u64(message.snapshot.stored)
+        )
+    return WorkerFrame(
+        events=tuple(_decode_event(event) for event in message.events),
+        report=_decode_report(message.report) if message.HasField("report") else None,
+        block_events=tuple(
+            BlockEvent(event.sequence_number, _unpack_u64(event.stored), _unpack_u64(event.removed))
+            for event in message.block_events
+        ),
+        snapshot=snapshot,
+    )
+
+
+def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
+    if isinstance(event, LegTokens):
+        tokens = worker_pb2.LegTokens(index=event.index, tokens=event.tokens)
+        return worker_pb2.LegEvent(leg_id=event.leg_id, tokens=tokens)
+    if isinstance(event, LegAccepted):
+        accepted = worker_pb2.LegAccepted(num_cached_tokens=event.num_cached_tokens)
+        return worker_pb2.LegEvent(leg_id=event.leg_id, accepted=accepted)
+    if isinstance(event, LegPublished):
+        return worker_pb2.LegEvent(leg_id=event.leg_id, published=_encode_handle(event.handle))
+    if isinstance(event, LegFinished):
+        finished = worker_pb2.LegFinished(
+            reason=event.reason.value,
+            num_cached_tokens=event.num_cached_tokens,
+            queue_s=event.queue_s,
+            prefill_s=event.prefill_s,
+        )
+        return worker_pb2.LegEvent(leg_id=event.leg_id, finished=finished)
+    if isinstance(event, LegFailed):
+        failed = worker_pb2.LegFailed(code=event.code.value, message=event.message)
+        return worker_pb2.LegEvent(leg_id=event.leg_id, failed=failed)
+    transferred = worker_pb2.LegTransferred(
+        num_bytes=event.num_bytes,
+        transfer_s=event.transfer_s,
+        exposed_s=event.exposed_s,
+        transport=event.transport,
+        failure=event.failure,
+    )
+    return worker_pb2.LegEvent(leg_id=event.leg_id, transferred=transferred)
+
+
+def _decode_event(message: worker_pb2.LegEvent) -> LegEvent:
+    kind = message.WhichOneof("kind")
+    decode = _EVENT_DECODERS.get(kind or "")
+    if decode is None:
+        raise BatonError(ErrorCode.INVALID_REQUEST, f"a leg event of an unknown kind: {kind}")
+    return decode(message)
+
+
+def _decode_finished(message: worker_pb2.LegEvent) -> LegEvent:
+    finished = message.finished
+    return LegFinished(
+        message.leg_id,
+        FinishReason(finished.reason),
+        finished.num_cached_tokens,
+        finished.queue_s,
+        finished.prefill_s,
+    )
+
+
+def _decode_transferred(message: worker_pb2.LegEvent) -> LegEvent:
+    event = message.transferred
+    return LegTransferred(
+        message.leg_id,
+        event.num_bytes,
+        event.transfer_s,
+        event.exposed_s,
+        event.transport,
+        event.failure,
+    )
+
+
+_EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
+    "tokens": lambda m: LegTokens(m.leg_id, m.tokens.index, tuple(m.tokens.tokens)),
+    "accepted": lambda m: LegAccepted(m.leg_id, m.accepted.num_cached_tokens),
+    "published": lambda m: LegPublished(m.leg_id, _decode_handle(m.published)),
+    "finished": _decode_finished,
+    "failed": lambda m: LegFailed(m.leg_id, ErrorCode(m.failed.code), m.failed.message),
+    "transferred": _decode_transferred,
+}
+
+
+def _encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
+    return worker_pb2.WorkerReport(
+        role=report.role.value,
+        num_steps=report.num_steps,
+        has_work=report.has_work,
+        draining=report.draining,
+        num_running=report.num_running,
+        num_waiting=report.num_waiting,
+        waiting_tokens=report.waiting_tokens,
+        num_blocks=report.num_blocks,
+        num_free_blocks=report.num_free_blocks,
+        context_tokens=report.context_tokens,
+        num_exports=report.num_exports,
+        num_imports=report.num_imports,
+        step_s=report.step_s,
+    )
+
+
+def _decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
+    return WorkerReport(
+        role=Role(message.role),
+        num_steps=message.num_steps,
+        has_work=message.has_work,
+        draining=message.draining,
+        num_running=message.num_running,
+        num_waiting=message.num_waiting,
+        waiting_tokens=message.waiting_tokens,
+        num_blocks=message.num_blocks,
+        num_free_blocks=message.num_free_blocks,
+        context_tokens=message.context_tokens,
+        num_exports=message.num_exports,
+        num_imports=message.num_imports,
+        step_s=message.step_s,
+    )
+
+
+# --- the control plane ------------------------------------------------------------------------
+
+
+def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:
+    fingerprint = info.fingerprint
+    return control_pb2.WorkerInfo(
+        worker_id=info.worker_id,
+        epoch=info.epoch,
+        role=info.role.value,
+        address=info.address,
+        fabric=_encode_address(info.fabric),
+        fingerprint=control_pb2.Fingerprint(
+            model=fingerprint.model,
+            revision=fingerprint.revision,
+            dtype=fingerprint.dtype,
+            block_size=fingerprint.block_size,
+            kv_layout=fingerprint.kv_layout,
+            protocol=fingerprint.protocol,
+        ),
+        max_model_len=info.max_model_len,
+        num_blocks=info.num_blocks,
+        draining=info.draining,
+        pid=info.pid,
+        metrics_url=info.metrics_url,
+    )
+
+
+def decode_worker_info(message: control_pb2.WorkerInfo) -> WorkerInfo:
+    fingerprint = message.fingerprint
+    return WorkerInfo(
+        worker_id=message.worker_id,
+        epoch=message.epoch,
+        role=Role(message.role),
+        address=message.address,
+        fabric=_decode_address(message.fabric),
+        fingerprint=Fingerprint(
+            model=fingerprint.model,
+            revision=fingerprint.revision,
+            dtype=fingerprint.dtype,
+            block_size=fingerprint.block_size,
+            kv_layout=fingerprint.kv_layout,
+            protocol=fingerprint.protocol,
+        ),
+        max_model_len=message.max_model_len,
+        num_blocks=message.num_blocks,
+        draining=message.draining,
+        pid=message.pid,
+        metrics_url=message.metrics_url,
+    )
+
+
+def encode_beat(beat: WorkerBeat) -> control_pb2.WorkerBeat:
+    return control_pb2.WorkerBeat(
+        info=encode_worker_info(beat.info), report=_encode_report(beat.report)
+    )
+
+
+def decode_beat(message: control_pb2.WorkerBeat) -> WorkerBeat:
+    return WorkerBeat(decode_worker_info(message.info), _decode_report(message.report))
+
+
+def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:
+    return control_pb2.ClusterSnapshot(
+        version=snapshot.version,
+        workers=[encode_worker_info(worker) for worker in snapshot.workers],
+    )
+
+
+def decode_snapshot(message: control_pb2.ClusterSnapshot) -> ClusterSnapshot:
+    return ClusterSnapshot(
+        message.version, tuple(decode_worker_info(worker) for worker in message.workers)
+    )
+
+
+def encode_status(status: ClusterStatus) -> control_pb2.ClusterStatus:
+    return control_pb2.ClusterStatus(
+        version=status.version,
+        workers=[
+            control_pb2.WorkerStatus(
+                info=encode_worker_info(worker.info),
+                report=_encode_report(worker.report),
+                beat_age_s=worker.beat_age_s,
+            )
+            for worker in status.workers
+        ],
+        processes=[
+            control_pb2.ProcessStatus(
+                name=process.name,
+                kind=process.kind,
+                pid=process.pid,
+                state=process.state,
+                num_restarts=process.num_restarts,
+                uptime_s=process.uptime_s,
+            )
+            for process in status.processes
+        ],
+    )
+
+
+def decode_status(message: control_pb2.ClusterStatus) -> ClusterStatus:
+    return ClusterStatus(
+        version=message.version,
+        workers=tuple(
+            WorkerStatus(
+                decode_worker_info(worker.info), _decode_report(worker.report), worker.beat_age_s
+            )
+            for worker in message.workers
+        ),
+        processes=tuple(
+            ProcessStatus(
+                process.name,
+                process.kind,
+                process.pid,
+                process.state,
+                process.num_restarts,
+                process.uptime_s,
+            )
+            for process in message.processes
+        ),
+    )

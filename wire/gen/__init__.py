@@ -1,0 +1,1 @@
+"""Output of protoc, committed; `make proto` writes it again."""

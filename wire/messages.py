@@ -1,0 +1,210 @@
+"""The messages between a gateway's router and a worker: one frozen dataclass each.
+
+A *leg* is one request on one worker. Its life on the wire:
+
+    StartLeg -> LegAccepted -> [LegPublished] -> LegTokens* -> LegFinished | LegFailed
+                                               (CancelLeg -> LegFinished CANCELLED)
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from wire.errors import ErrorCode
+from wire.kv import KVHandle
+
+PROTOCOL_VERSION = 1
+
+
+class Role(StrEnum):
+    """Which phase a worker is asked for first; every worker can run both."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class FinishReason(StrEnum):
+    """How a leg ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    PREFILLED = "prefilled"  # a prefill-only leg has given its token; the answer goes on elsewhere
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    max_tokens: int = 16
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One request as the router takes it: token ids in, token ids out.
+
+    block_hashes: wire.block_hash.block_hashes(prompt_tokens, cache_salt), computed once.
+    Stop strings are the gateway's: it sees text, and cancels.
+    """
+
+    request_id: str
+    prompt_tokens: tuple[int, ...]
+    sampling: SamplingParams
+    block_hashes: tuple[int, ...]
+    priority: int = 0
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartLeg:
+    """Run a request on this worker; output_tokens were already sent and are not sent again.
+
+    prefill_only: publish the KV, give one token, finish with PREFILLED.
+    handle: pull the prompt's KV from there; None: compute what the prefix cache does not hold.
+    """
+
+    leg_id: int
+    request: GenerateRequest
+    output_tokens: tuple[int, ...] = ()
+    prefill_only: bool = False
+    handle: KVHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLeg:
+    leg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first frame of a session; the worker answers with a block snapshot and a report."""
+
+    client_id: str
+    protocol: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """Asked for after a gap in the block events' sequence numbers."""
+
+
+ClientFrame = Hello | StartLeg | CancelLeg | SnapshotRequest
+
+
+@dataclass(frozen=True, slots=True)
+class LegAccepted:
+    """The leg holds a place in the worker's queue; cached tokens of the prompt are known."""
+
+    leg_id: int
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegPublished:
+    """The prompt's first chunk is scheduled; its KV can be pulled behind the watermark."""
+
+    leg_id: int
+    handle: KVHandle
+
+
+@dataclass(frozen=True, slots=True)
+class LegTokens:
+    """Output tokens index .. index + len(tokens) of the request."""
+
+    leg_id: int
+    index: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LegTransferred:
+    """The leg's KV arrived (failure empty) or did not and is recomputed here."""
+
+    leg_id: int
+    num_bytes: int
+    transfer_s: float
+    exposed_s: float
+    transport: str
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LegFinished:
+    """The leg's one good end."""
+
+    leg_id: int
+    reason: FinishReason
+    num_cached_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LegFailed:
+    """The leg's one bad end."""
+
+    leg_id: int
+    code: ErrorCode
+    message: str
+
+
+LegEvent = LegAccepted | LegPublished | LegTokens | LegTransferred | LegFinished | LegFailed
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEvent:
+    """Full blocks that entered (stored) or left (removed) a worker's prefix cache, in order.
+
+    Sequence numbers grow by one; a gap asks for a snapshot. `removed` applies before `stored`.
+    """
+
+    sequence_number: int
+    stored: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSnapshot:
+    """Every block of the prefix cache as of `sequence_number`."""
+
+    sequence_number: int
+    stored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """A worker's own account of its load, sent at least every 250 ms; its absence means hung."""
+
+    role: Role
+    num_steps: int = 0
+    has_work: bool = False
+    draining: bool = False
+    num_running: int = 0
+    num_waiting: int = 0
+    waiting_tokens: int = 0  # prompt tokens admitted but not computed, cached ones left out
+    num_blocks: int = 0
+    num_free_blocks: int = 0  # unreferenced: free or evictable
+    context_tokens: int = 0  # tokens in KV of all running sequences
+    num_exports: int = 0
+    num_imports: int = 0
+    step_s: float = 0.0  # the last step's duration
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFrame:
+    """One message per step and gateway: the events of all of its legs, and what rides along."""
+
+    events: tuple[LegEvent, ...] = ()
+    report: WorkerReport | None = None
+    block_events: tuple[BlockEvent, ...] = field(default=())
+    snapshot: BlockSnapshot | None = None

@@ -1,0 +1,1 @@
+"""One process around one engine: step thread, sessions, fabric, registration, drain."""
