@@ -135,7 +135,9 @@ class Paged:
             block_tables=torch.tensor(tables, dtype=torch.int32),
             query_start=torch.tensor(starts, dtype=torch.int32),
             context_len=torch.tensor([self.lengths[s] for s in chunks], dtype=torch.int32),
-            logit_rows=torch.tensor([s - 1 for s in starts[1:]] if rows is None else rows),
+            logit_rows=torch.tensor(
+                [s - 1 for s in starts[1:]] if rows is None else rows, dtype=torch.int64
+            ),
         )
         return self.model.forward(batch, self.kv)
 
