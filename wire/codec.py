@@ -1,19 +1,10 @@
-"""Between the frozen dataclasses and protobuf: one encode and one decode function per message."""
+"""Between the session messages and protobuf: one encode and one decode function each."""
 
 from array import array
 from collections.abc import Callable, Sequence
 
-from wire.cluster import (
-    ClusterSnapshot,
-    ClusterStatus,
-    Fingerprint,
-    ProcessStatus,
-    WorkerBeat,
-    WorkerInfo,
-    WorkerStatus,
-)
 from wire.errors import BatonError, ErrorCode
-from wire.gen import control_pb2, worker_pb2
+from wire.gen import worker_pb2
 from wire.kv import FabricAddress, KVHandle
 from wire.messages import (
     BlockEvent,
@@ -64,9 +55,6 @@ def _unpack(typecode: str, data: bytes) -> "array[int]":
         )
     values.frombytes(data)
     return values
-
-
-# --- sessions between a router and a worker ---------------------------------------------------
 
 
 def encode_client_frame(frame: ClientFrame) -> worker_pb2.ClientFrame:
@@ -163,7 +151,7 @@ def _decode_sampling(message: worker_pb2.Sampling) -> SamplingParams:
     )
 
 
-def _encode_address(address: FabricAddress) -> worker_pb2.FabricAddress:
+def encode_address(address: FabricAddress) -> worker_pb2.FabricAddress:
     return worker_pb2.FabricAddress(
         host=address.host,
         port=address.port,
@@ -173,7 +161,7 @@ def _encode_address(address: FabricAddress) -> worker_pb2.FabricAddress:
     )
 
 
-def _decode_address(message: worker_pb2.FabricAddress) -> FabricAddress:
+def decode_address(message: worker_pb2.FabricAddress) -> FabricAddress:
     return FabricAddress(
         message.host, message.port, message.host_id, message.shm_path, tuple(message.transports)
     )
@@ -184,7 +172,7 @@ def _encode_handle(handle: KVHandle) -> worker_pb2.KVHandle:
         handle_id=handle.handle_id,
         worker_id=handle.worker_id,
         epoch=handle.epoch,
-        address=_encode_address(handle.address),
+        address=encode_address(handle.address),
         num_tokens=handle.num_tokens,
         lease_s=handle.lease_s,
     )
@@ -195,7 +183,7 @@ def _decode_handle(message: worker_pb2.KVHandle) -> KVHandle:
         handle_id=message.handle_id,
         worker_id=message.worker_id,
         epoch=message.epoch,
-        address=_decode_address(message.address),
+        address=decode_address(message.address),
         num_tokens=message.num_tokens,
         lease_s=message.lease_s,
     )
@@ -205,7 +193,7 @@ def encode_worker_frame(frame: WorkerFrame) -> worker_pb2.WorkerFrame:
     snapshot = frame.snapshot
     return worker_pb2.WorkerFrame(
         events=[_encode_event(event) for event in frame.events],
-        report=None if frame.report is None else _encode_report(frame.report),
+        report=None if frame.report is None else encode_report(frame.report),
         block_events=[
             worker_pb2.BlockEvent(
                 sequence_number=event.sequence_number,
@@ -230,7 +218,7 @@ def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
         )
     return WorkerFrame(
         events=tuple(_decode_event(event) for event in message.events),
-        report=_decode_report(message.report) if message.HasField("report") else None,
+        report=decode_report(message.report) if message.HasField("report") else None,
         block_events=tuple(
             BlockEvent(event.sequence_number, _unpack_u64(event.stored), _unpack_u64(event.removed))
             for event in message.block_events
@@ -310,7 +298,7 @@ _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
 }
 
 
-def _encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
+def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
     return worker_pb2.WorkerReport(
         role=report.role.value,
         num_steps=report.num_steps,
@@ -328,7 +316,7 @@ def _encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
     )
 
 
-def _decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
+def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
     return WorkerReport(
         role=Role(message.role),
         num_steps=message.num_steps,
@@ -343,126 +331,4 @@ def _decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
         num_exports=message.num_exports,
         num_imports=message.num_imports,
         step_s=message.step_s,
-    )
-
-
-# --- the control plane ------------------------------------------------------------------------
-
-
-def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:
-    fingerprint = info.fingerprint
-    return control_pb2.WorkerInfo(
-        worker_id=info.worker_id,
-        epoch=info.epoch,
-        role=info.role.value,
-        address=info.address,
-        fabric=_encode_address(info.fabric),
-        fingerprint=control_pb2.Fingerprint(
-            model=fingerprint.model,
-            revision=fingerprint.revision,
-            dtype=fingerprint.dtype,
-            block_size=fingerprint.block_size,
-            kv_layout=fingerprint.kv_layout,
-            protocol=fingerprint.protocol,
-        ),
-        max_model_len=info.max_model_len,
-        num_blocks=info.num_blocks,
-        draining=info.draining,
-        pid=info.pid,
-        metrics_url=info.metrics_url,
-    )
-
-
-def decode_worker_info(message: control_pb2.WorkerInfo) -> WorkerInfo:
-    fingerprint = message.fingerprint
-    return WorkerInfo(
-        worker_id=message.worker_id,
-        epoch=message.epoch,
-        role=Role(message.role),
-        address=message.address,
-        fabric=_decode_address(message.fabric),
-        fingerprint=Fingerprint(
-            model=fingerprint.model,
-            revision=fingerprint.revision,
-            dtype=fingerprint.dtype,
-            block_size=fingerprint.block_size,
-            kv_layout=fingerprint.kv_layout,
-            protocol=fingerprint.protocol,
-        ),
-        max_model_len=message.max_model_len,
-        num_blocks=message.num_blocks,
-        draining=message.draining,
-        pid=message.pid,
-        metrics_url=message.metrics_url,
-    )
-
-
-def encode_beat(beat: WorkerBeat) -> control_pb2.WorkerBeat:
-    return control_pb2.WorkerBeat(
-        info=encode_worker_info(beat.info), report=_encode_report(beat.report)
-    )
-
-
-def decode_beat(message: control_pb2.WorkerBeat) -> WorkerBeat:
-    return WorkerBeat(decode_worker_info(message.info), _decode_report(message.report))
-
-
-def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:
-    return control_pb2.ClusterSnapshot(
-        version=snapshot.version,
-        workers=[encode_worker_info(worker) for worker in snapshot.workers],
-    )
-
-
-def decode_snapshot(message: control_pb2.ClusterSnapshot) -> ClusterSnapshot:
-    return ClusterSnapshot(
-        message.version, tuple(decode_worker_info(worker) for worker in message.workers)
-    )
-
-
-def encode_status(status: ClusterStatus) -> control_pb2.ClusterStatus:
-    return control_pb2.ClusterStatus(
-        version=status.version,
-        workers=[
-            control_pb2.WorkerStatus(
-                info=encode_worker_info(worker.info),
-                report=_encode_report(worker.report),
-                beat_age_s=worker.beat_age_s,
-            )
-            for worker in status.workers
-        ],
-        processes=[
-            control_pb2.ProcessStatus(
-                name=process.name,
-                kind=process.kind,
-                pid=process.pid,
-                state=process.state,
-                num_restarts=process.num_restarts,
-                uptime_s=process.uptime_s,
-            )
-            for process in status.processes
-        ],
-    )
-
-
-def decode_status(message: control_pb2.ClusterStatus) -> ClusterStatus:
-    return ClusterStatus(
-        version=message.version,
-        workers=tuple(
-            WorkerStatus(
-                decode_worker_info(worker.info), _decode_report(worker.report), worker.beat_age_s
-            )
-            for worker in message.workers
-        ),
-        processes=tuple(
-            ProcessStatus(
-                process.name,
-                process.kind,
-                process.pid,
-                process.state,
-                process.num_restarts,
-                process.uptime_s,
-            )
-            for process in message.processes
-        ),
     )

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from wire import codec
+from wire import cluster_codec, codec
 from wire.cluster import ClusterSnapshot, ClusterStatus, WorkerBeat
 from wire.gen import control_pb2, control_pb2_grpc, worker_pb2, worker_pb2_grpc
 from wire.messages import ClientFrame, WorkerFrame
@@ -100,7 +100,7 @@ async def register(
 ) -> AsyncIterator[str]:
     """Sends heartbeats and gives the control plane's orders ("ack", "drain")."""
     stub = control_pb2_grpc.ControlStub(channel)
-    call = stub.Register(_encoded(beats, codec.encode_beat), metadata=_metadata(token))
+    call = stub.Register(_encoded(beats, cluster_codec.encode_beat), metadata=_metadata(token))
     try:
         async for order in call:
             yield order.kind
@@ -117,7 +117,7 @@ async def watch(
     call = stub.Watch(request, metadata=_metadata(token))
     try:
         async for message in call:
-            yield codec.decode_snapshot(message)
+            yield cluster_codec.decode_snapshot(message)
     finally:
         call.cancel()
 
@@ -125,7 +125,7 @@ async def watch(
 async def fetch_status(channel: Channel, token: str = "", timeout_s: float = 5.0) -> ClusterStatus:
     stub = control_pb2_grpc.ControlStub(channel)
     request = control_pb2.StatusRequest()
-    return codec.decode_status(
+    return cluster_codec.decode_status(
         await stub.Status(request, metadata=_metadata(token), timeout=timeout_s)
     )
 
@@ -163,22 +163,24 @@ class _ControlAdapter(control_pb2_grpc.ControlServicer):
     async def Register(
         self, request_iterator: AsyncIterator[control_pb2.WorkerBeat], context: Any
     ) -> AsyncIterator[control_pb2.ControlOrder]:
-        async for kind in self._service.register(_decoded(request_iterator, codec.decode_beat)):
+        async for kind in self._service.register(
+            _decoded(request_iterator, cluster_codec.decode_beat)
+        ):
             yield control_pb2.ControlOrder(kind=kind)
 
     async def Watch(
         self, request: control_pb2.WatchRequest, context: Any
     ) -> AsyncIterator[control_pb2.ClusterSnapshot]:
         async for snapshot in self._service.watch(request.client_id):
-            yield codec.encode_snapshot(snapshot)
+            yield cluster_codec.encode_snapshot(snapshot)
 
     async def Status(
         self, request: control_pb2.StatusRequest, context: Any
     ) -> control_pb2.ClusterStatus:
-        return codec.encode_status(await self._service.status())
+        return cluster_codec.encode_status(await self._service.status())
 
 
-class _TokenCheck(grpc.aio.ServerInterceptor[Any, Any]):
+class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 

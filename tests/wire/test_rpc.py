@@ -1,0 +1,97 @@
+"""Services and streams over a real gRPC server."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from wire import rpc
+from wire.cluster import ClusterSnapshot, ClusterStatus, WorkerBeat
+from wire.messages import CancelLeg, ClientFrame, FinishReason, LegFinished, WorkerFrame
+
+
+class EchoWorker:
+    """Answers each cancel with the end of its leg."""
+
+    async def session(self, frames: AsyncIterator[ClientFrame]) -> AsyncIterator[WorkerFrame]:
+        async for frame in frames:
+            assert isinstance(frame, CancelLeg)
+            yield WorkerFrame((LegFinished(frame.leg_id, FinishReason.CANCELLED),))
+
+
+class OneSnapshot:
+    """A control plane with one version, which acknowledges every beat."""
+
+    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[str]:
+        async for _ in beats:
+            yield "ack"
+
+    async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
+        yield ClusterSnapshot(1)
+
+    async def status(self) -> ClusterStatus:
+        return ClusterStatus(1)
+
+
+async def cancels(*leg_ids: int) -> AsyncIterator[ClientFrame]:
+    for leg_id in leg_ids:
+        yield CancelLeg(leg_id)
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    server = rpc.build_server("secret")
+    rpc.add_worker_service(server, EchoWorker())
+    rpc.add_control_service(server, OneSnapshot())
+    port = rpc.bind(server, "127.0.0.1", 0)
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def test_a_session_carries_frames_both_ways(address: str) -> None:
+    channel = rpc.open_channel(address)
+    frames = [f async for f in rpc.open_session(channel, cancels(1, 2), "secret")]
+    await channel.close()
+    assert [f.events[0].leg_id for f in frames] == [1, 2]
+
+
+async def test_calls_without_the_cluster_token_are_refused(address: str) -> None:
+    channel = rpc.open_channel(address)
+    with pytest.raises(rpc.RpcError, match="cluster token"):
+        await anext(rpc.open_session(channel, cancels(1), "wrong"))
+    with pytest.raises(rpc.RpcError, match="cluster token"):
+        await anext(rpc.watch(channel, "client"))
+    with pytest.raises(rpc.RpcError, match="cluster token"):
+        await rpc.fetch_status(channel)
+    await channel.close()
+
+
+async def test_watch_and_status_answer_with_the_token(address: str) -> None:
+    channel = rpc.open_channel(address)
+    assert await anext(rpc.watch(channel, "client", "secret")) == ClusterSnapshot(1)
+    assert await rpc.fetch_status(channel, "secret") == ClusterStatus(1)
+    await channel.close()
+
+
+async def test_a_dead_peer_is_an_rpc_error_at_once() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        channel = rpc.open_channel(f"127.0.0.1:{probe.getsockname()[1]}")
+        async with asyncio.timeout(5):
+            with pytest.raises(rpc.RpcError):
+                await anext(rpc.open_session(channel, cancels(1)))
+        await channel.close()
+
+
+def test_a_busy_port_is_an_error_that_names_it() -> None:
+    async def bind_twice() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(OSError, match=str(port)):
+                rpc.bind(rpc.build_server(), "127.0.0.1", port)
+
+    asyncio.run(bind_twice())

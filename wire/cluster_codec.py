@@ -1,0 +1,133 @@
+"""Between the control plane's messages and protobuf: one encode and one decode function each."""
+
+from wire.cluster import (
+    ClusterSnapshot,
+    ClusterStatus,
+    Fingerprint,
+    ProcessStatus,
+    WorkerBeat,
+    WorkerInfo,
+    WorkerStatus,
+)
+from wire.codec import decode_address, decode_report, encode_address, encode_report
+from wire.gen import control_pb2
+from wire.messages import Role
+
+
+def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:
+    fingerprint = info.fingerprint
+    return control_pb2.WorkerInfo(
+        worker_id=info.worker_id,
+        epoch=info.epoch,
+        role=info.role.value,
+        address=info.address,
+        fabric=encode_address(info.fabric),
+        fingerprint=control_pb2.Fingerprint(
+            model=fingerprint.model,
+            revision=fingerprint.revision,
+            dtype=fingerprint.dtype,
+            block_size=fingerprint.block_size,
+            kv_layout=fingerprint.kv_layout,
+            protocol=fingerprint.protocol,
+        ),
+        max_model_len=info.max_model_len,
+        num_blocks=info.num_blocks,
+        draining=info.draining,
+        pid=info.pid,
+        metrics_url=info.metrics_url,
+    )
+
+
+def decode_worker_info(message: control_pb2.WorkerInfo) -> WorkerInfo:
+    fingerprint = message.fingerprint
+    return WorkerInfo(
+        worker_id=message.worker_id,
+        epoch=message.epoch,
+        role=Role(message.role),
+        address=message.address,
+        fabric=decode_address(message.fabric),
+        fingerprint=Fingerprint(
+            model=fingerprint.model,
+            revision=fingerprint.revision,
+            dtype=fingerprint.dtype,
+            block_size=fingerprint.block_size,
+            kv_layout=fingerprint.kv_layout,
+            protocol=fingerprint.protocol,
+        ),
+        max_model_len=message.max_model_len,
+        num_blocks=message.num_blocks,
+        draining=message.draining,
+        pid=message.pid,
+        metrics_url=message.metrics_url,
+    )
+
+
+def encode_beat(beat: WorkerBeat) -> control_pb2.WorkerBeat:
+    return control_pb2.WorkerBeat(
+        info=encode_worker_info(beat.info), report=encode_report(beat.report)
+    )
+
+
+def decode_beat(message: control_pb2.WorkerBeat) -> WorkerBeat:
+    return WorkerBeat(decode_worker_info(message.info), decode_report(message.report))
+
+
+def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:
+    return control_pb2.ClusterSnapshot(
+        version=snapshot.version,
+        workers=[encode_worker_info(worker) for worker in snapshot.workers],
+    )
+
+
+def decode_snapshot(message: control_pb2.ClusterSnapshot) -> ClusterSnapshot:
+    return ClusterSnapshot(
+        message.version, tuple(decode_worker_info(worker) for worker in message.workers)
+    )
+
+
+def encode_status(status: ClusterStatus) -> control_pb2.ClusterStatus:
+    return control_pb2.ClusterStatus(
+        version=status.version,
+        workers=[
+            control_pb2.WorkerStatus(
+                info=encode_worker_info(worker.info),
+                report=encode_report(worker.report),
+                beat_age_s=worker.beat_age_s,
+            )
+            for worker in status.workers
+        ],
+        processes=[
+            control_pb2.ProcessStatus(
+                name=process.name,
+                kind=process.kind,
+                pid=process.pid,
+                state=process.state,
+                num_restarts=process.num_restarts,
+                uptime_s=process.uptime_s,
+            )
+            for process in status.processes
+        ],
+    )
+
+
+def decode_status(message: control_pb2.ClusterStatus) -> ClusterStatus:
+    return ClusterStatus(
+        version=message.version,
+        workers=tuple(
+            WorkerStatus(
+                decode_worker_info(worker.info), decode_report(worker.report), worker.beat_age_s
+            )
+            for worker in message.workers
+        ),
+        processes=tuple(
+            ProcessStatus(
+                process.name,
+                process.kind,
+                process.pid,
+                process.state,
+                process.num_restarts,
+                process.uptime_s,
+            )
+            for process in message.processes
+        ),
+    )
