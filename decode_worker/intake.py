@@ -1,0 +1,104 @@
+"""Takes requests whose KV is computed elsewhere: reserves room, pulls, hands them to the engine.
+
+waiting --room--> pulling --arrived or failed--> in the engine's hands
+   |                 |
+   +----cancel-------+--> gone (a pull's blocks are freed once its link is fenced)
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.engine import Engine
+from engine.sequence import EngineRequest
+from kv_transfer.importer import Importer, PullResult
+from wire.kv import KVHandle
+
+
+@dataclass(slots=True)
+class _Pull:
+    seq_id: int
+    num_cached_tokens: int
+    is_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A pull that ended: the sequence runs, with the tokens that came along."""
+
+    seq_id: int
+    result: PullResult
+
+
+class Intake:
+    """The decode phase's side of the fabric; called from the engine's thread only.
+
+    A request waits here, not at its source, while there is no room: decode owns its memory.
+    """
+
+    def __init__(
+        self, engine: Engine, importer: Importer, on_pulled: Callable[[PullResult], None]
+    ) -> None:
+        """`on_pulled` is called from a fabric thread and has to lead to `pulled` here."""
+        self._engine = engine
+        self._importer = importer
+        self._on_pulled = on_pulled
+        self._waiting: deque[tuple[EngineRequest, KVHandle]] = deque()
+        self._pulls: dict[int, _Pull] = {}  # by ticket
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_active(self) -> int:
+        return len(self._waiting) + len(self._pulls)
+
+    def add(self, request: EngineRequest, handle: KVHandle) -> None:
+        self._waiting.append((request, handle))
+
+    def begin_pulls(self) -> list[tuple[int, int]]:
+        """Starts every pull that there is room for, in order: (seq_id, cached tokens) of each."""
+        begun = []
+        while self._waiting:
+            request, handle = self._waiting[0]
+            reservation = self._engine.reserve(request)
+            if reservation is None:
+                break
+            self._waiting.popleft()
+            cached = reservation.num_cached_tokens
+            num_blocks = -(-handle.num_tokens // self._engine.config.block_size)
+            ticket = self._importer.pull(
+                handle,
+                reservation.block_ids[:num_blocks],
+                cached // self._engine.config.block_size,
+                self._on_pulled,
+            )
+            self._pulls[ticket] = _Pull(request.seq_id, cached)
+            begun.append((request.seq_id, cached))
+        return begun
+
+    def pulled(self, result: PullResult) -> Arrival | None:
+        """A pull ended, well or not; None when its request was cancelled meanwhile."""
+        pull = self._pulls.pop(result.ticket)
+        if pull.is_cancelled:
+            self._engine.cancel(pull.seq_id)
+            return None
+        if result.ok:
+            self._engine.activate(pull.seq_id, result.num_ready_tokens, result.output_tokens)
+        else:
+            self._engine.activate(pull.seq_id, pull.num_cached_tokens)
+        return Arrival(pull.seq_id, result)
+
+    def cancel(self, seq_id: int) -> bool:
+        """True when the sequence was here: it is gone, or will be once its link is fenced."""
+        for entry in self._waiting:
+            if entry[0].seq_id == seq_id:
+                self._waiting.remove(entry)
+                return True
+        for ticket, pull in self._pulls.items():
+            if pull.seq_id == seq_id:
+                pull.is_cancelled = True
+                self._importer.cancel(ticket)
+                return True
+        return False

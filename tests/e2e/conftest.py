@@ -1,0 +1,269 @@
+"""Real clusters for the end-to-end tests: `baton up` as a user starts it, on tiny models."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from router.config import RouterConfig
+from router.router import Router
+from runtime.clock import SystemClock
+from runtime.lifecycle import free_port
+from runtime.metrics import GATEWAY_METRICS, Metrics
+from wire import rpc
+from wire.block_hash import block_hashes
+from wire.cluster import ClusterStatus, WorkerStatus
+from wire.messages import GenerateRequest, Role, SamplingParams
+
+VOCAB_SIZE = 512
+START_TIMEOUT_S = 120.0
+TOKEN = "a-cluster-token-for-tests"
+
+_COMMON = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 4096,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.4,
+}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+_WITHOUT_HEAD_DIM = {name: value for name, value in _COMMON.items() if name != "head_dim"}
+
+ARCHITECTURES: dict[str, Callable[[], transformers.PreTrainedModel]] = {
+    "llama2": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**_COMMON)),
+    "llama3": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**_COMMON, rope_parameters=_LLAMA3_ROPE)
+    ),
+    "mistral": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(**_COMMON, sliding_window=100)
+    ),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_WITHOUT_HEAD_DIM)),
+    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_COMMON)),
+}
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from an architecture's name to a directory with a tiny random fp32 model."""
+    made: dict[str, Path] = {}
+
+    def make(architecture: str) -> Path:
+        if architecture not in made:
+            directory = tmp_path_factory.mktemp("models") / architecture
+            torch.manual_seed(7)
+            ARCHITECTURES[architecture]().to(torch.float32).save_pretrained(directory)
+            _save_tokenizer(directory)
+            made[architecture] = directory
+        return made[architecture]
+
+    return make
+
+
+def _save_tokenizer(directory: Path) -> None:
+    """One token a printable word, so that every token id is visible in the text."""
+    vocabulary = {"<end>": 0, "<unk>": 1}
+    for index in range(2, VOCAB_SIZE):
+        vocabulary[f"w{index}"] = index
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<end>"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    config = {"chat_template": template, "eos_token": "<end>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="session")
+def reference(
+    model_directory: Callable[[str], Path],
+) -> Callable[[str, Sequence[int], int], list[int]]:
+    """Greedy tokens of `transformers` for (architecture, prompt, number of tokens)."""
+    loaded: dict[str, transformers.PreTrainedModel] = {}
+
+    def generate(architecture: str, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        if architecture not in loaded:
+            loaded[architecture] = transformers.AutoModelForCausalLM.from_pretrained(
+                model_directory(architecture), dtype=torch.float32
+            ).eval()
+        with torch.no_grad():
+            output = loaded[architecture].generate(
+                torch.tensor([list(prompt)]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=num_tokens,
+                min_new_tokens=num_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return [int(token) for token in output[0, len(prompt) :]]
+
+    return generate
+
+
+def random_prompt(length: int, seed: int) -> tuple[int, ...]:
+    generator = random.Random(seed)
+    return tuple(generator.randrange(2, VOCAB_SIZE) for _ in range(length))
+
+
+@pytest.fixture(scope="session")
+def prompt_of() -> Callable[[int, int], tuple[int, ...]]:
+    """A function from (length, seed) to a prompt of random tokens."""
+    return random_prompt
+
+
+@dataclass
+class Cluster:
+    """A running `baton up` and what a test needs to look at it."""
+
+    process: subprocess.Popen[bytes]
+    http_port: int
+    control_port: int
+    log_path: Path
+    _pids: set[int] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def status(self) -> ClusterStatus:
+        async def fetch() -> ClusterStatus:
+            channel = rpc.open_channel(f"127.0.0.1:{self.control_port}")
+            try:
+                return await rpc.fetch_status(channel, TOKEN)
+            finally:
+                await channel.close()
+
+        status = asyncio.run(fetch())
+        self._pids.update(process.pid for process in status.processes if process.pid)
+        return status
+
+    def workers(self, role: Role) -> list[WorkerStatus]:
+        return [worker for worker in self.status().workers if worker.info.role is role]
+
+    def signal_workers(self, role: Role, number: int) -> list[int]:
+        pids = [worker.info.pid for worker in self.workers(role)]
+        for pid in pids:
+            os.kill(pid, number)
+        return pids
+
+    def stop(self) -> None:
+        """SIGTERM, and everything it started is gone."""
+        self.status()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log_path.read_text()[-4000:]
+        leftovers = [pid for pid in self._pids if Path(f"/proc/{pid}").exists()]
+        assert not leftovers, f"processes outlived `baton up`: {leftovers}"
+
+
+@pytest.fixture(scope="session")
+def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
+    """A function that starts `baton up` on a model directory and waits until it serves."""
+    running: list[Cluster] = []
+
+    def start(model: Path, *flags: str, prefill: int = 1, decode: int = 1) -> Cluster:
+        state = tmp_path_factory.mktemp("state")
+        http_port, control_port = free_port(), free_port()
+        command = [
+            *(sys.executable, "-m", "baton", "up", "--model", str(model)),
+            *("--prefill", str(prefill), "--decode", str(decode)),
+            *("--port", str(http_port), "--control-port", str(control_port)),
+            *("--kv-memory", "64MiB", "--threads", "1", *flags),
+        ]
+        environment = {
+            **os.environ,
+            "BATON_STATE_DIR": str(state),
+            "BATON_CLUSTER_TOKEN": TOKEN,
+        }
+        log_path = state / "up.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        cluster = Cluster(process, http_port, control_port, log_path)
+        running.append(cluster)
+        _wait_ready(cluster)
+        return cluster
+
+    yield start
+    for cluster in running:
+        if cluster.process.poll() is None:
+            cluster.stop()
+
+
+def _wait_ready(cluster: Cluster) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        assert cluster.process.poll() is None, cluster.log_path.read_text()[-4000:]
+        try:
+            if httpx.get(f"{cluster.url}/readyz", timeout=2.0).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"not ready in time:\n{cluster.log_path.read_text()[-4000:]}")
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Callable[[Cluster], "asyncio.Future[Router]"]]:
+    """A function that gives a router of its own on a running cluster: token ids in and out."""
+    routers: list[Router] = []
+
+    async def open_router(cluster: Cluster, num_workers: int = 2) -> Router:
+        config = RouterConfig(
+            control_address=f"127.0.0.1:{cluster.control_port}",
+            cluster_token=TOKEN,
+            client_id=f"test-{len(routers)}",
+        )
+        router = Router(config, SystemClock(), Metrics(GATEWAY_METRICS))
+        await router.start()
+        routers.append(router)
+        async with asyncio.timeout(30):
+            while len(router.snapshot().workers) < num_workers:
+                await asyncio.sleep(0.05)
+        return router
+
+    yield open_router
+    for router in routers:
+        await router.stop()
+
+
+def greedy(request_id: str, prompt: tuple[int, ...], max_tokens: int) -> GenerateRequest:
+    return GenerateRequest(
+        request_id=request_id,
+        prompt_tokens=prompt,
+        sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+        block_hashes=tuple(block_hashes(prompt)),
+    )
+
+
+@pytest.fixture(scope="session")
+def greedy_request() -> Callable[[str, tuple[int, ...], int], GenerateRequest]:
+    """A function from (id, prompt, max tokens) to a greedy request that no token ends early."""
+    return greedy

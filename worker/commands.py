@@ -1,0 +1,59 @@
+"""What other threads ask of the engine's thread, one frozen dataclass each."""
+
+from dataclasses import dataclass
+
+from kv_transfer.importer import PullResult
+from wire.messages import StartLeg
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A gateway's session begins: it gets a snapshot, then every block event."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A session ended: its legs are cancelled."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    session_id: int
+    leg: StartLeg
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    session_id: int
+    leg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The importer is done with a pull."""
+
+    result: PullResult
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The exporter is done with a published sequence's blocks."""
+
+    seq_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """No new legs from here on."""
+
+
+Command = Join | Leave | Start | Cancel | Snapshot | Pulled | Released | Drain

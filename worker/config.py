@@ -1,0 +1,33 @@
+"""The settings of one worker process."""
+
+from dataclasses import dataclass
+
+from wire.messages import Role
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Zeros and empty strings ask for the default named beside the field."""
+
+    model: str  # a Hugging Face directory
+    role: Role = Role.DECODE
+    served_model_name: str = ""  # the directory's name
+    worker_id: str = ""  # role and process id
+    host: str = "127.0.0.1"
+    port: int = 0  # a free one
+    advertise_host: str = ""  # host
+    control_address: str = "127.0.0.1:8090"
+    cluster_token: str = ""
+    kv_memory: str = "1GiB"
+    dtype: str = "auto"  # the checkpoint's
+    device: str = "auto"  # cuda where there is one, else cpu
+    max_model_len: int = 0  # the model's
+    max_batch_tokens: int = 0  # the role's
+    max_num_seqs: int = 64
+    threads: int = 0  # one a core
+    transport: str = "auto"
+    lease_s: float = 30.0
+    drain_timeout_s: float = 30.0
+    metrics_port: int = 0  # none
+    parent_pid: int = 0  # none
+    log_level: str = "info"

@@ -1,0 +1,289 @@
+"""The heart of a worker: commands in, engine steps, events out. One thread owns it.
+
+A leg's life here:
+
+    Start --handle--> intake --arrived--> engine --finish--> LegFinished
+      |                                     ^
+      +--no handle--------------------------+--prefill_only--> published, HELD until released
+
+A prefill-only leg is kept after its LegFinished until its export ends, so that a late cancel
+still finds the export.
+"""
+
+from dataclasses import dataclass, field
+
+from decode_worker.intake import Intake
+from engine.engine import Engine
+from engine.sequence import EngineRequest, SeqOutput
+from kv_transfer.importer import PullResult
+from prefill_worker.publisher import Publisher
+from wire.errors import BatonError, ErrorCode
+from wire.messages import (
+    BlockEvent,
+    BlockSnapshot,
+    FinishReason,
+    LegAccepted,
+    LegEvent,
+    LegFailed,
+    LegFinished,
+    LegPublished,
+    LegTokens,
+    LegTransferred,
+    Role,
+    StartLeg,
+    WorkerReport,
+)
+from worker import commands
+
+
+@dataclass(slots=True)
+class _Leg:
+    session_id: int
+    start: StartLeg
+    num_cached_tokens: int = 0
+    is_finished: bool = False
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What the sessions are to be told after one turn of the loop."""
+
+    events: dict[int, list[LegEvent]] = field(default_factory=dict)  # by session
+    snapshots: dict[int, BlockSnapshot] = field(default_factory=dict)
+    block_event: BlockEvent | None = None
+    pulls: list[PullResult] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.events or self.snapshots or self.block_event or self.pulls)
+
+
+class WorkerCore:
+    """Runs both phases on one engine. No I/O and no threads: calls happen on the owner's thread."""
+
+    def __init__(self, role: Role, engine: Engine, publisher: Publisher, intake: Intake) -> None:
+        self._role = role
+        self._engine = engine
+        self._publisher = publisher
+        self._intake = intake
+        self._legs: dict[int, _Leg] = {}  # by seq_id
+        self._seq_ids: dict[tuple[int, int], int] = {}  # (session_id, leg_id) -> seq_id
+        self._last_seq_id = 0
+        self._sessions: set[int] = set()
+        self._num_steps = 0
+        self._last_step_s = 0.0
+        self._is_draining = False
+        self._outbox = Outbox()
+
+    # --- what the loop calls -----------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return self._engine.has_work
+
+    @property
+    def is_quiet(self) -> bool:
+        """No leg is alive and no published block is held."""
+        return not self._legs and not self._intake.num_active
+
+    def apply(self, command: commands.Command) -> None:
+        match command:
+            case commands.Start(session_id, leg):
+                self._start(session_id, leg)
+            case commands.Cancel(session_id, leg_id):
+                self._cancel(session_id, leg_id)
+            case commands.Join(session_id):
+                self._sessions.add(session_id)
+                self._send_snapshot(session_id)
+            case commands.Leave(session_id):
+                self._leave(session_id)
+            case commands.Snapshot(session_id):
+                self._send_snapshot(session_id)
+            case commands.Pulled(result):
+                self._pulled(result)
+            case commands.Released(seq_id):
+                self._released(seq_id)
+            case commands.Drain():
+                self._is_draining = True
+
+    def step(self) -> bool:
+        """One turn: begin pulls, schedule, forward, emit. False when there was nothing to run."""
+        for seq_id, cached in self._intake.begin_pulls():
+            self._accepted(seq_id, cached)
+        plan = self._engine.schedule()
+        if plan is None:
+            return False
+        prefill_only = {c.seq_id for c in plan.chunks if self._is_prefill_only(c.seq_id)}
+        for seq_id, handle in self._publisher.begin_step(plan.chunks, prefill_only):
+            self._emit(seq_id, LegPublished(self._legs[seq_id].start.leg_id, handle))
+        result = self._engine.execute(plan, self._publisher.on_layers)
+        self._num_steps += 1
+        self._last_step_s = result.step_s
+        for output in result.outputs:
+            self._sampled(output)
+        return True
+
+    def fail_all(self, message: str) -> None:
+        """After an exception in a step: every leg fails, and the engine is empty again."""
+        for seq_id in list(self._legs):
+            self._fail(seq_id, ErrorCode.INTERNAL, message)
+
+    def take_outbox(self) -> Outbox:
+        """What has gathered since the last call."""
+        outbox, self._outbox = self._outbox, Outbox()
+        outbox.block_event = self._engine.take_block_event()
+        return outbox
+
+    def report(self) -> WorkerReport:
+        load = self._engine.load()
+        return WorkerReport(
+            role=self._role,
+            num_steps=self._num_steps,
+            has_work=self.has_work,
+            draining=self._is_draining,
+            num_running=load.num_running,
+            num_waiting=load.num_waiting + self._intake.num_waiting,
+            waiting_tokens=load.waiting_tokens,
+            num_blocks=load.num_blocks,
+            num_free_blocks=load.num_free_blocks,
+            context_tokens=load.context_tokens,
+            num_exports=self._publisher.num_active,
+            num_imports=self._intake.num_active,
+            step_s=self._last_step_s,
+        )
+
+    # --- commands ----------------------------------------------------------------------------
+
+    def _start(self, session_id: int, leg: StartLeg) -> None:
+        self._last_seq_id += 1
+        seq_id = self._last_seq_id
+        self._legs[seq_id] = _Leg(session_id, leg)
+        self._seq_ids[session_id, leg.leg_id] = seq_id
+        if self._is_draining:
+            self._fail(seq_id, ErrorCode.DRAINING, "the worker is draining")
+            return
+        try:
+            if leg.handle is not None:
+                self._intake.add(_engine_request(seq_id, leg), leg.handle)
+            else:
+                self._accepted(seq_id, self._engine.add(_engine_request(seq_id, leg)))
+        except BatonError as error:
+            self._fail(seq_id, error.code, error.message)
+
+    def _cancel(self, session_id: int, leg_id: int) -> None:
+        seq_id = self._seq_ids.get((session_id, leg_id))
+        if seq_id is None:
+            return
+        leg = self._legs[seq_id]
+        if not leg.is_finished:
+            leg.is_finished = True
+            self._emit(seq_id, LegFinished(leg_id, FinishReason.CANCELLED))
+        self._discard(seq_id, "the request was cancelled")
+
+    def _leave(self, session_id: int) -> None:
+        self._sessions.discard(session_id)
+        for seq_id in [s for s, leg in self._legs.items() if leg.session_id == session_id]:
+            self._legs[seq_id].is_finished = True
+            self._discard(seq_id, "the gateway's session ended")
+
+    def _pulled(self, result: PullResult) -> None:
+        self._outbox.pulls.append(result)
+        arrival = self._intake.pulled(result)
+        if arrival is None:
+            return
+        leg = self._legs[arrival.seq_id].start
+        self._emit(arrival.seq_id, _transferred(leg.leg_id, result))
+        if result.ok and result.output_tokens:
+            index = len(leg.output_tokens)
+            self._emit(arrival.seq_id, LegTokens(leg.leg_id, index, result.output_tokens))
+
+    def _released(self, seq_id: int) -> None:
+        self._publisher.forget(seq_id)
+        self._engine.release(seq_id)
+        leg = self._legs.get(seq_id)
+        if leg is not None and leg.is_finished:
+            self._forget(seq_id)
+
+    def _send_snapshot(self, session_id: int) -> None:
+        self._outbox.snapshots[session_id] = self._engine.block_snapshot()
+
+    # --- a leg's progress --------------------------------------------------------------------
+
+    def _accepted(self, seq_id: int, num_cached_tokens: int) -> None:
+        leg = self._legs[seq_id]
+        leg.num_cached_tokens = num_cached_tokens
+        self._emit(seq_id, LegAccepted(leg.start.leg_id, num_cached_tokens))
+
+    def _sampled(self, output: SeqOutput) -> None:
+        leg = self._legs[output.seq_id]
+        leg_id = leg.start.leg_id
+        self._emit(output.seq_id, LegTokens(leg_id, output.index, (output.token,)))
+        if output.finish is None:
+            return
+        leg.is_finished = True
+        self._emit(
+            output.seq_id,
+            LegFinished(
+                leg_id, output.finish, leg.num_cached_tokens, output.queue_s, output.prefill_s
+            ),
+        )
+        if not leg.start.prefill_only:
+            self._forget(output.seq_id)
+        elif output.finish is FinishReason.PREFILLED:
+            self._publisher.complete(output.seq_id, (output.token,))
+        else:
+            self._publisher.abort(output.seq_id, "the answer ended with its first token")
+
+    def _fail(self, seq_id: int, code: ErrorCode, message: str) -> None:
+        leg = self._legs[seq_id]
+        if not leg.is_finished:
+            leg.is_finished = True
+            self._emit(seq_id, LegFailed(leg.start.leg_id, code, message))
+        self._discard(seq_id, message)
+
+    def _discard(self, seq_id: int, reason: str) -> None:
+        """Frees what the sequence holds, or has its export or its pull do so when they end."""
+        if not self._intake.cancel(seq_id):
+            self._engine.cancel(seq_id)
+        if self._publisher.is_published(seq_id):
+            self._publisher.abort(seq_id, reason)
+        else:
+            self._forget(seq_id)
+
+    def _forget(self, seq_id: int) -> None:
+        leg = self._legs.pop(seq_id, None)
+        if leg is not None:
+            self._seq_ids.pop((leg.session_id, leg.start.leg_id), None)
+
+    def _emit(self, seq_id: int, event: LegEvent) -> None:
+        session_id = self._legs[seq_id].session_id
+        if session_id in self._sessions:
+            self._outbox.events.setdefault(session_id, []).append(event)
+
+    def _is_prefill_only(self, seq_id: int) -> bool:
+        return self._legs[seq_id].start.prefill_only
+
+
+def _engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:
+    request = leg.request
+    return EngineRequest(
+        seq_id=seq_id,
+        prompt_tokens=request.prompt_tokens,
+        sampling=request.sampling,
+        block_hashes=request.block_hashes,
+        output_tokens=leg.output_tokens,
+        prefill_only=leg.prefill_only,
+        cache_salt=request.cache_salt,
+        priority=request.priority,
+    )
+
+
+def _transferred(leg_id: int, result: PullResult) -> LegTransferred:
+    return LegTransferred(
+        leg_id,
+        result.num_bytes,
+        result.transfer_s,
+        result.exposed_s,
+        result.transport,
+        "" if result.ok else (result.error or "the pull failed"),
+    )

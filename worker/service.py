@@ -1,0 +1,107 @@
+"""The Worker service: one multiplexed stream per gateway, one frame per engine turn."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+
+from runtime.log import get_logger
+from wire.errors import BatonError, ErrorCode
+from wire.messages import (
+    PROTOCOL_VERSION,
+    CancelLeg,
+    ClientFrame,
+    Hello,
+    SnapshotRequest,
+    StartLeg,
+    WorkerFrame,
+    WorkerReport,
+)
+from worker import commands
+from worker.core import Outbox
+
+REPORT_INTERVAL_S = 0.25
+log = get_logger("worker")
+
+
+class SessionHub:
+    """Fans the engine thread's outboxes out to the sessions; lives on the event loop.
+
+    A session is an unbounded queue of frames: its legs bound it, and one that does not read is
+    cut by the transport's keepalive.
+    """
+
+    def __init__(
+        self, post: Callable[[commands.Command], None], report: Callable[[], WorkerReport]
+    ) -> None:
+        self._post = post
+        self._report = report
+        self._queues: dict[int, asyncio.Queue[WorkerFrame | None]] = {}
+        self._ids = itertools.count(1)
+
+    def deliver(self, outbox: Outbox) -> None:
+        """Called on the loop with what one engine turn brought."""
+        block_events = () if outbox.block_event is None else (outbox.block_event,)
+        for session_id, frames in self._queues.items():
+            events = outbox.events.get(session_id, ())
+            snapshot = outbox.snapshots.get(session_id)
+            if events or snapshot or block_events:
+                frames.put_nowait(WorkerFrame(tuple(events), None, block_events, snapshot=snapshot))
+
+    async def send_reports(self) -> None:
+        """Tells every session this worker's load, four times a second, until cancelled."""
+        while True:
+            frame = WorkerFrame(report=self._report())
+            for frames in self._queues.values():
+                frames.put_nowait(frame)
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    def close(self) -> None:
+        """Ends every session."""
+        for frames in self._queues.values():
+            frames.put_nowait(None)
+
+    async def session(self, frames: AsyncIterator[ClientFrame]) -> AsyncIterator[WorkerFrame]:
+        """Answers one gateway until either side ends the stream; then its legs are cancelled."""
+        session_id = next(self._ids)
+        outgoing: asyncio.Queue[WorkerFrame | None] = asyncio.Queue()
+        self._queues[session_id] = outgoing
+        reader = asyncio.create_task(self._read(session_id, frames, outgoing))
+        try:
+            outgoing.put_nowait(WorkerFrame(report=self._report()))
+            while (frame := await outgoing.get()) is not None:
+                yield frame
+        finally:
+            reader.cancel()
+            del self._queues[session_id]
+            self._post(commands.Leave(session_id))
+
+    async def _read(
+        self,
+        session_id: int,
+        frames: AsyncIterator[ClientFrame],
+        outgoing: "asyncio.Queue[WorkerFrame | None]",
+    ) -> None:
+        try:
+            async for frame in frames:
+                self._post(_command(session_id, frame))
+        except BatonError as error:
+            log.warning("session_refused", session=session_id, error=error.message)
+        finally:
+            outgoing.put_nowait(None)
+
+
+def _command(session_id: int, frame: ClientFrame) -> commands.Command:
+    match frame:
+        case StartLeg():
+            return commands.Start(session_id, frame)
+        case CancelLeg(leg_id):
+            return commands.Cancel(session_id, leg_id)
+        case SnapshotRequest():
+            return commands.Snapshot(session_id)
+        case Hello(client_id, protocol):
+            if protocol != PROTOCOL_VERSION:
+                raise BatonError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"{client_id} speaks protocol {protocol}, this worker {PROTOCOL_VERSION}",
+                )
+            return commands.Join(session_id)
