@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -23,6 +24,12 @@ class BatchInput:
     query_start: Tensor  # [S + 1] int32, first row of each sequence, then T
     context_len: Tensor  # [S] int32, tokens in the cache once this step's are stored
     logit_rows: Tensor  # [L] int64, rows of T whose logits are wanted
+
+    def __post_init__(self) -> None:
+        for tensor in (self.token_ids, self.positions, self.slots, self.logit_rows):
+            assert tensor.dtype == torch.int64 and tensor.is_contiguous(), tensor.dtype
+        for tensor in (self.block_tables, self.query_start, self.context_len):
+            assert tensor.dtype == torch.int32 and tensor.is_contiguous(), tensor.dtype
 
     @property
     def num_tokens(self) -> int:

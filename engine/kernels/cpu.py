@@ -1,0 +1,140 @@
+"""The operators on a CPU: C++ for what torch has no fast form of, oneDNN for the projections."""
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.kernels.batch_input import BatchInput
+from engine.kernels.cpu_build import load_library
+from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.reference import PlainLinear, ReferenceKernels
+
+BLOCK_SIZE = 16  # what the C++ kernels are written for
+HEAD_DIMS = (16, 32, 64, 96, 128, 256)  # the same
+DTYPES = (torch.float32, torch.bfloat16)
+
+_P, _I, _F, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_SIGNATURES = {
+    "baton_rms_norm": ([_INT, _P, _P, _P, _P, _I, _I, _F, _INT], None),
+    "baton_silu_mul": ([_INT, _P, _P, _I, _I, _INT], None),
+    "baton_store_kv": ([_INT, *[_P] * 8, *[_I] * 5, _F, _INT], None),
+    "baton_attention": ([_INT, *[_P] * 6, *[_I] * 6, _INT, _P, _INT], _I),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """A bfloat16 weight in the layout that oneDNN chose for it."""
+
+    packed: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return out
+
+
+class CpuKernels:
+    """C++ operators over float32 and bfloat16, one step at a time: it owns their working memory."""
+
+    def __init__(self) -> None:
+        self._library = load_library()
+        for name, (arguments, result) in _SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = arguments, result
+        self._reference = ReferenceKernels()
+        self._workspace = torch.empty(0, dtype=torch.uint8)
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        if weight.dtype != torch.bfloat16:
+            return PlainLinear(weight, bias)
+        return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()), bias)
+
+    def rms_norm(
+        self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        added = x.data_ptr() if residual is not None else None
+        residual = x if residual is None else residual
+        out = torch.empty_like(x)
+        self._library.baton_rms_norm(
+            _wide(x),
+            added,
+            residual.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            *x.shape,
+            eps,
+            torch.get_num_threads(),
+        )
+        return out, residual
+
+    def store_kv(
+        self, qkv: Tensor, heads: HeadShape, rope: Tensor, batch: BatchInput, layer_kv: Tensor
+    ) -> Tensor:
+        q = qkv.new_empty(qkv.shape[0], heads.num_heads, heads.head_dim)
+        self._library.baton_store_kv(
+            _wide(qkv),
+            qkv.data_ptr(),
+            None if heads.q_norm is None else heads.q_norm.data_ptr(),
+            None if heads.k_norm is None else heads.k_norm.data_ptr(),
+            rope.data_ptr(),
+            batch.positions.data_ptr(),
+            batch.slots.data_ptr(),
+            layer_kv.data_ptr(),
+            q.data_ptr(),
+            qkv.shape[0],
+            heads.num_heads,
+            heads.num_kv_heads,
+            heads.head_dim,
+            layer_kv.shape[3],
+            heads.rms_norm_eps,
+            torch.get_num_threads(),
+        )
+        return q
+
+    def attention(
+        self, q: Tensor, batch: BatchInput, layer_kv: Tensor, window: int | None
+    ) -> Tensor:
+        if q.shape[2] not in HEAD_DIMS or layer_kv.shape[3] != BLOCK_SIZE:
+            return self._reference.attention(q, batch, layer_kv, window)
+        out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+        arguments = (
+            _wide(q),
+            q.data_ptr(),
+            layer_kv.data_ptr(),
+            batch.block_tables.data_ptr(),
+            batch.query_start.data_ptr(),
+            batch.context_len.data_ptr(),
+            out.data_ptr(),
+            *batch.block_tables.shape,
+            q.shape[1],
+            layer_kv.shape[2],
+            q.shape[2],
+            window or 0,
+            torch.get_num_threads(),
+        )
+        attend = self._library.baton_attention
+        workspace = self._reserve(attend(*arguments, None, 1))
+        attend(*arguments, workspace, 0)
+        return out
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        rows, both = gate_up.shape
+        out = gate_up.new_empty(rows, both // 2)
+        self._library.baton_silu_mul(
+            _wide(out), gate_up.data_ptr(), out.data_ptr(), rows, both // 2, torch.get_num_threads()
+        )
+        return out
+
+    def _reserve(self, num_bytes: int) -> int | None:
+        """The address of at least so many bytes of working memory; None for none."""
+        if num_bytes > self._workspace.shape[0]:
+            self._workspace = torch.empty(num_bytes, dtype=torch.uint8)
+        return self._workspace.data_ptr() if num_bytes else None
+
+
+def _wide(tensor: Tensor) -> int:
+    assert tensor.dtype in DTYPES and tensor.is_contiguous(), (tensor.dtype, tensor.stride())
+    return int(tensor.dtype == torch.float32)

@@ -1,0 +1,53 @@
+"""The Triton operators behind the interface that the layers use."""
+
+import torch
+from torch import Tensor
+
+from engine.kernels.batch_input import BatchInput
+from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.reference import PlainLinear
+from engine.kernels.triton_kernels.decode_attention import decode_attention
+from engine.kernels.triton_kernels.norm import rms_norm
+from engine.kernels.triton_kernels.prefill_attention import prefill_attention
+from engine.kernels.triton_kernels.rope_cache import store_kv
+from engine.kernels.triton_kernels.silu import silu_mul
+
+
+class TritonKernels:
+    """Fused kernels for an NVIDIA GPU; matrix products stay with torch. Nothing here waits for
+    the device, so that a decode step can be captured in a CUDA graph."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        return PlainLinear(weight, bias)
+
+    def rms_norm(
+        self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return rms_norm(x, residual, weight, eps)
+
+    def store_kv(
+        self, qkv: Tensor, heads: HeadShape, rope: Tensor, batch: BatchInput, layer_kv: Tensor
+    ) -> Tensor:
+        return store_kv(qkv, heads, rope, batch, layer_kv)
+
+    def attention(
+        self, q: Tensor, batch: BatchInput, layer_kv: Tensor, window: int | None
+    ) -> Tensor:
+        out = torch.empty_like(q)
+        num_tokens, num_sequences = q.shape[0], batch.num_sequences
+        # Every sequence gives a token, so the counts alone tell which lengths can occur.
+        if num_tokens == num_sequences or num_sequences > 1:
+            decode_attention(q, batch, layer_kv, window, out, num_processors(q.device))
+        if num_tokens > num_sequences:
+            prefill_attention(q, batch, layer_kv, window, out, min_queries=2)
+        return out.view(num_tokens, -1)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        return silu_mul(gate_up)
+
+
+def num_processors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 1 in the interpreter."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
