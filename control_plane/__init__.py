@@ -1,1 +1,1 @@
-"""Registry of workers and the actuators that start, restart and stop them."""
+"""Registry of live workers, its gRPC service, and the actuators that start and stop processes."""

@@ -1,0 +1,1 @@
+"""What turns a wanted number of processes into processes: here, on this host."""

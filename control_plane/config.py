@@ -1,0 +1,24 @@
+"""The settings of one control plane process."""
+
+from dataclasses import dataclass
+
+from control_plane.registry import BEAT_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """Where the control plane listens, and how long it waits for heartbeats.
+
+    settle_s: how long a fresh registry hears beats before it shows its first snapshot, so that
+    its restart does not look like the loss of every worker. metrics_port 0: no metrics over HTTP.
+    parent_pid 0: this process outlives the one that started it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8090
+    cluster_token: str = ""
+    beat_timeout_s: float = BEAT_TIMEOUT_S
+    settle_s: float = 2.0
+    metrics_port: int = 0
+    parent_pid: int = 0
+    log_level: str = "info"

@@ -1,0 +1,130 @@
+"""Which workers are alive: heartbeats in, versioned snapshots out."""
+
+import asyncio
+from dataclasses import dataclass
+
+from runtime.clock import Clock
+from wire.cluster import ClusterSnapshot, WorkerBeat, WorkerInfo, WorkerStatus
+from wire.messages import WorkerReport
+
+BEAT_TIMEOUT_S = 5.0
+_REMEMBER_EPOCH_S = 600.0
+
+
+@dataclass(slots=True)
+class _Member:
+    info: WorkerInfo
+    report: WorkerReport
+    beat_at_s: float
+
+
+class Registry:
+    """The one owner of liveness. All calls come from one event loop.
+
+    A worker_id's epochs grow: a higher epoch replaces a lower one, and a lower one is refused,
+    also for ten minutes after the higher one left.
+
+        unknown --beat--> live --beat_timeout_s without a beat | clean close | process died--> gone
+                           ^                                                                    |
+                           +---------------------- beat of the same or a higher epoch ----------+
+    """
+
+    def __init__(self, clock: Clock, beat_timeout_s: float = BEAT_TIMEOUT_S) -> None:
+        self._clock = clock
+        self._beat_timeout_s = beat_timeout_s
+        self._members: dict[str, _Member] = {}
+        self._departed: dict[str, tuple[int, float]] = {}  # worker_id -> (epoch, left_at_s)
+        self._snapshot = ClusterSnapshot(version=0)
+        self._changed = asyncio.Event()
+
+    @property
+    def snapshot(self) -> ClusterSnapshot:
+        return self._snapshot
+
+    def beat(self, beat: WorkerBeat) -> bool:
+        """Applies a heartbeat. False when a newer process has this worker_id: the beat is late."""
+        info = beat.info
+        if info.epoch < self._highest_epoch(info.worker_id):
+            return False
+        known = self._members.get(info.worker_id)
+        self._departed.pop(info.worker_id, None)
+        self._members[info.worker_id] = _Member(info, beat.report, self._clock.now())
+        if known is None or known.info != info:
+            self._publish()
+        return True
+
+    def remove(self, worker_id: str, epoch: int) -> bool:
+        """Drops a worker that said goodbye. False when this epoch is not the live one."""
+        member = self._members.get(worker_id)
+        if member is None or member.info.epoch != epoch:
+            return False
+        self._drop([member])
+        return True
+
+    def remove_process(self, worker_id: str, pid: int) -> bool:
+        """Drops a worker whose process is known to be dead. False when another process has it."""
+        member = self._members.get(worker_id)
+        if member is None or member.info.pid != pid:
+            return False
+        self._drop([member])
+        return True
+
+    def expire(self) -> tuple[WorkerInfo, ...]:
+        """Drops and gives the workers whose last beat is older than the timeout."""
+        now_s = self._clock.now()
+        silent = [
+            member
+            for member in self._members.values()
+            if now_s - member.beat_at_s > self._beat_timeout_s
+        ]
+        if silent:
+            self._drop(silent)
+        self._departed = {
+            worker_id: (epoch, left_at_s)
+            for worker_id, (epoch, left_at_s) in self._departed.items()
+            if now_s - left_at_s <= _REMEMBER_EPOCH_S
+        }
+        return tuple(member.info for member in silent)
+
+    def excuse(self, pause_s: float) -> None:
+        """Moves every deadline: this process itself was paused, nobody could have been heard."""
+        now_s = self._clock.now()
+        for member in self._members.values():
+            member.beat_at_s = min(now_s, member.beat_at_s + pause_s)
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """Every live worker with its last report and the age of its last beat."""
+        now_s = self._clock.now()
+        return tuple(
+            WorkerStatus(member.info, member.report, now_s - member.beat_at_s)
+            for _, member in sorted(self._members.items())
+        )
+
+    async def after(self, version: int) -> ClusterSnapshot:
+        """The first snapshot that differs from `version`; a slow watcher skips those between."""
+        while self._snapshot.version == version:
+            await self._changed.wait()
+        return self._snapshot
+
+    def check_integrity(self) -> None:
+        """Asserts that the snapshot shows the members, and that nobody is both here and gone."""
+        members = {worker_id: member.info for worker_id, member in self._members.items()}
+        assert members == {worker.worker_id: worker for worker in self._snapshot.workers}
+        assert not members.keys() & self._departed.keys()
+
+    def _highest_epoch(self, worker_id: str) -> int:
+        member = self._members.get(worker_id)
+        return member.info.epoch if member else self._departed.get(worker_id, (0, 0.0))[0]
+
+    def _drop(self, members: list[_Member]) -> None:
+        now_s = self._clock.now()
+        for member in members:
+            del self._members[member.info.worker_id]
+            self._departed[member.info.worker_id] = (member.info.epoch, now_s)
+        self._publish()
+
+    def _publish(self) -> None:
+        workers = tuple(member.info for _, member in sorted(self._members.items()))
+        self._snapshot = ClusterSnapshot(self._snapshot.version + 1, workers)
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,179 @@
+"""The control plane over real gRPC."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from control_plane.config import ControlConfig
+from control_plane.server import ControlServer
+from runtime.clock import SystemClock
+from runtime.lifecycle import free_port
+from wire import rpc
+from wire.cluster import ProcessStatus, WorkerBeat
+
+BeatOf = Callable[..., WorkerBeat]
+
+
+@contextlib.asynccontextmanager
+async def serving(**changes: object) -> AsyncIterator[tuple[ControlServer, rpc.Channel]]:
+    settings = {"port": 0, "settle_s": 0.0, **changes}
+    server = ControlServer(ControlConfig(**settings), SystemClock())  # type: ignore[arg-type]
+    await server.start()
+    channel = rpc.open_channel(f"127.0.0.1:{server.port}")
+    try:
+        yield server, channel
+    finally:
+        await channel.close()
+        await server.stop()
+
+
+class Beating:
+    """A worker's side of a Register stream, one beat at a time."""
+
+    def __init__(self, channel: rpc.Channel, token: str = "") -> None:
+        self._beats: asyncio.Queue[WorkerBeat | None] = asyncio.Queue()
+        self.orders = rpc.register(channel, self._stream(), token)
+
+    async def beat(self, beat: WorkerBeat) -> str:
+        self._beats.put_nowait(beat)
+        return await anext(self.orders)
+
+    async def say_goodbye(self) -> None:
+        self._beats.put_nowait(None)
+        async for _ in self.orders:
+            pass
+
+    async def _stream(self) -> AsyncIterator[WorkerBeat]:
+        while (beat := await self._beats.get()) is not None:
+            yield beat
+
+
+async def test_a_watcher_sees_a_worker_come_and_leave_at_its_goodbye(beat_of: BeatOf):
+    async with serving() as (_, channel):
+        snapshots = rpc.watch(channel, "gateway")
+        assert (await anext(snapshots)).workers == ()
+        worker = Beating(channel)
+        assert await worker.beat(beat_of()) == "ack"
+        assert (await anext(snapshots)).workers == (beat_of().info,)
+        await worker.say_goodbye()
+        assert (await anext(snapshots)).workers == ()
+        await snapshots.aclose()
+
+
+async def test_a_broken_stream_keeps_the_worker_until_its_beats_expire(beat_of: BeatOf):
+    async with serving(beat_timeout_s=0.6) as (server, channel):
+        other = rpc.open_channel(f"127.0.0.1:{server.port}")
+        worker = Beating(other)
+        await worker.beat(beat_of())
+        snapshots = rpc.watch(channel, "gateway")
+        assert len((await anext(snapshots)).workers) == 1
+        await worker.orders.aclose()
+        await other.close()
+        lost_after = SystemClock().now()
+        assert (await anext(snapshots)).workers == ()
+        assert SystemClock().now() - lost_after > 0.3
+        assert b"baton_control_expired_total 1.0" in server.metrics.exposition()
+        await snapshots.aclose()
+
+
+async def test_a_worker_whose_stream_broke_comes_back_on_another_one(beat_of: BeatOf):
+    async with serving() as (server, channel):
+        first = Beating(channel)
+        await first.beat(beat_of())
+        version = server.registry.snapshot.version
+        await first.orders.aclose()
+        second = Beating(channel)
+        assert await second.beat(beat_of()) == "ack"
+        assert server.registry.snapshot.version == version
+        await second.say_goodbye()
+
+
+async def test_the_old_process_of_a_replaced_worker_is_told_to_drain(beat_of: BeatOf):
+    async with serving() as (server, channel):
+        old, new = Beating(channel), Beating(channel)
+        await old.beat(beat_of(epoch=1))
+        await new.beat(beat_of(epoch=2))
+        assert await old.beat(beat_of(epoch=1)) == "drain"
+        await old.say_goodbye()
+        assert [worker.epoch for worker in server.registry.snapshot.workers] == [2]
+        await new.say_goodbye()
+
+
+async def test_a_dead_process_leaves_without_waiting_for_its_beats(beat_of: BeatOf):
+    async with serving() as (server, channel):
+        worker = Beating(channel)
+        await worker.beat(beat_of(pid=99))
+        server.plane.process_died("decode-0", 98)
+        assert len(server.registry.snapshot.workers) == 1
+        server.plane.process_died("decode-0", 99)
+        assert server.registry.snapshot.workers == ()
+        await worker.orders.aclose()
+
+
+async def test_the_status_tells_workers_and_kept_processes(beat_of: BeatOf):
+    kept = (ProcessStatus("decode-0", "decode", 99, "running", 1, 2.5),)
+    server = ControlServer(ControlConfig(port=0), SystemClock(), lambda: kept)
+    await server.start()
+    channel = rpc.open_channel(f"127.0.0.1:{server.port}")
+    worker = Beating(channel)
+    await worker.beat(beat_of())
+    status = await rpc.fetch_status(channel)
+    assert status.processes == kept
+    assert [entry.info for entry in status.workers] == [beat_of().info]
+    assert status.workers[0].report.num_running == 3
+    await worker.say_goodbye()
+    await channel.close()
+    await server.stop()
+
+
+async def test_a_restarted_control_plane_hears_beats_before_it_shows_a_snapshot(beat_of: BeatOf):
+    async with serving(settle_s=0.5) as (_, channel):
+        snapshots = rpc.watch(channel, "gateway")
+        first = asyncio.ensure_future(anext(snapshots))
+        worker = Beating(channel)
+        await worker.beat(beat_of())
+        assert [info.worker_id for info in (await first).workers] == ["decode-0"]
+        await snapshots.aclose()
+        await worker.say_goodbye()
+
+
+async def test_calls_without_the_cluster_token_are_refused(beat_of: BeatOf):
+    async with serving(cluster_token="secret") as (server, channel):
+        with pytest.raises(rpc.RpcError, match="cluster token"):
+            await rpc.fetch_status(channel)
+        with pytest.raises(rpc.RpcError, match="cluster token"):
+            await Beating(channel, "wrong").beat(beat_of())
+        assert server.registry.snapshot.workers == ()
+        assert (await rpc.fetch_status(channel, "secret")).workers == ()
+
+
+async def test_the_health_service_says_serving():
+    async with serving() as (_, channel):
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_metrics_are_served_over_http_when_a_port_is_given(beat_of: BeatOf):
+    port = free_port()
+    async with serving(metrics_port=port) as (_, channel):
+        worker = Beating(channel)
+        await worker.beat(beat_of())
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+            missing = await client.get(f"http://127.0.0.1:{port}/other")
+        assert 'baton_control_workers{role="decode"} 1.0' in answer.text
+        assert missing.status_code == 404
+        await worker.say_goodbye()
+
+
+async def test_a_taken_port_is_named():
+    async with serving() as (server, _):
+        second = ControlServer(ControlConfig(port=server.port), SystemClock())
+        with pytest.raises(OSError, match=str(server.port)):
+            await second.start()
+        await second.stop()
