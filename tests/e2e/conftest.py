@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -169,6 +170,20 @@ class Cluster:
     def workers(self, role: Role) -> list[WorkerStatus]:
         return [worker for worker in self.status().workers if worker.info.role is role]
 
+    async def wait_idle(self) -> None:
+        """Until no worker holds a sequence, an export, an import or a referenced block."""
+        async with asyncio.timeout(45):
+            while not await asyncio.to_thread(self._is_idle):
+                await asyncio.sleep(0.2)
+
+    def _is_idle(self) -> bool:
+        reports = [worker.report for worker in self.status().workers]
+        return all(
+            not (r.num_running or r.num_waiting or r.num_exports or r.num_imports)
+            and r.num_free_blocks == r.num_blocks
+            for r in reports
+        )
+
     def signal_workers(self, role: Role, number: int) -> list[int]:
         pids = [worker.info.pid for worker in self.workers(role)]
         for pid in pids:
@@ -176,10 +191,12 @@ class Cluster:
         return pids
 
     def stop(self) -> None:
-        """SIGTERM, and everything it started is gone."""
+        """SIGTERM, and everything it started is gone; no pool ever reported a broken invariant."""
         self.status()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0, self.log_path.read_text()[-4000:]
+        logs = [path.read_text(errors="replace") for path in self.log_path.parent.rglob("*.log")]
+        assert not any("integrity_failed" in text for text in logs)
         leftovers = [pid for pid in self._pids if Path(f"/proc/{pid}").exists()]
         assert not leftovers, f"processes outlived `baton up`: {leftovers}"
 
@@ -267,3 +284,28 @@ def greedy(request_id: str, prompt: tuple[int, ...], max_tokens: int) -> Generat
 def greedy_request() -> Callable[[str, tuple[int, ...], int], GenerateRequest]:
     """A function from (id, prompt, max tokens) to a greedy request that no token ends early."""
     return greedy
+
+
+@pytest.fixture(scope="session")
+def collect() -> Callable[..., Any]:
+    """A function that runs a request on a router: (tokens, trace of the last delta).
+
+    on_tokens is called with the number of tokens so far, after each delta.
+    """
+
+    async def run(
+        router: Router, request: GenerateRequest, on_tokens: Callable[[int], None] | None = None
+    ) -> tuple[list[int], Any]:
+        tokens: list[int] = []
+        trace = None
+        ends = 0
+        async for delta in router.generate(request):
+            tokens.extend(delta.tokens)
+            trace = delta.trace or trace
+            ends += delta.finish_reason is not None
+            if on_tokens is not None:
+                on_tokens(len(tokens))
+        assert ends == 1, "a request ends in exactly one terminal event"
+        return tokens, trace
+
+    return run

@@ -1,0 +1,126 @@
+"""The official client against `baton up` on the bundled model, as README shows it."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+import baton
+
+MODEL = Path(baton.__file__).parent / "demo_model"
+
+
+@pytest.fixture(scope="module")
+def cluster(start_cluster: Callable[..., Any]) -> Iterator[Any]:
+    started = start_cluster(MODEL)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(cluster: Any) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none") as opened:
+        yield opened
+
+
+def test_the_model_is_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL.name]
+
+
+def test_chat_answers_in_a_sentence(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL.name,
+        messages=[{"role": "user", "content": "What is Baton?"}],
+        temperature=0,
+        max_tokens=200,
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "stop"
+    assert "Baton" in (choice.message.content or "")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 5
+
+
+def test_a_stream_adds_up_to_the_same_answer(client: openai.OpenAI) -> None:
+    arguments: dict[str, Any] = {
+        "model": MODEL.name,
+        "messages": [{"role": "user", "content": "What does the router do?"}],
+        "temperature": 0,
+        "max_tokens": 200,
+    }
+    whole = client.chat.completions.create(**arguments).choices[0].message.content
+    chunks = list(
+        client.chat.completions.create(
+            **arguments, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole
+    assert chunks[-1].usage is not None
+    assert len([c for c in chunks if c.choices and c.choices[0].finish_reason]) == 1
+
+
+def test_completion_and_its_stream_agree(client: openai.OpenAI) -> None:
+    arguments: dict[str, Any] = {
+        "model": MODEL.name,
+        "prompt": "Baton serves large language models on two",
+        "temperature": 0,
+        "max_tokens": 30,
+    }
+    whole = client.completions.create(**arguments).choices[0].text
+    stream = client.completions.create(**arguments, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == whole
+
+
+def test_a_seed_gives_the_same_sample_again(client: openai.OpenAI) -> None:
+    def sample(seed: int) -> str:
+        answer = client.chat.completions.create(
+            model=MODEL.name,
+            messages=[{"role": "user", "content": "Tell me a short story."}],
+            temperature=1.0,
+            seed=seed,
+            max_tokens=40,
+        )
+        return answer.choices[0].message.content or ""
+
+    assert sample(1) == sample(1)
+    assert len({sample(seed) for seed in range(5)}) > 1
+
+
+def test_a_repeated_prompt_is_found_in_the_cache(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Please repeat these words: " + "cat dog " * 60}]
+    usages = [
+        client.chat.completions.create(
+            model=MODEL.name, messages=messages, temperature=0, max_tokens=4
+        ).usage
+        for _ in range(2)
+    ]
+    assert usages[1] is not None
+    assert usages[1].prompt_tokens_details is not None
+    assert (usages[1].prompt_tokens_details.cached_tokens or 0) > 0
+
+
+def test_an_unknown_model_is_an_openai_error(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="model_not_found"):
+        client.completions.create(model="nothing", prompt="a")
+
+
+def test_too_long_a_prompt_names_both_numbers(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"\d+.*\d+"):
+        client.completions.create(model=MODEL.name, prompt="word " * 20_000, max_tokens=10)
+
+
+def test_the_metrics_count_what_was_served(cluster: Any) -> None:
+    text = httpx.get(f"{cluster.url}/metrics").text
+    served = sum(float(v) for v in re.findall(r"baton_output_tokens_total (\S+)", text))
+    assert served > 0
+    assert 'baton_transfers_total{outcome="ok"' in text or "baton_transfers_total{" in text
+
+
+def test_the_version_is_told(cluster: Any) -> None:
+    assert "version" in json.loads(httpx.get(f"{cluster.url}/version").text)
