@@ -1,0 +1,228 @@
+"""One placement of one request: its legs, and what each of their events means."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.mailbox import Mailbox
+from router.placement import Placement
+from router.policies.policy import RequestFacts
+from router.session import WorkerSession
+from router.stitcher import Stitcher
+from runtime.metrics import Metrics
+from wire.errors import BatonError, ErrorCode
+from wire.messages import (
+    FinishReason,
+    GenerateRequest,
+    LegAccepted,
+    LegEvent,
+    LegFailed,
+    LegFinished,
+    LegPublished,
+    LegTokens,
+    LegTransferred,
+    StartLeg,
+)
+
+_ANSWER_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the attempt failed, and the worker process to avoid next."""
+
+    error: BatonError
+    worker_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RescueDue:
+    """The decode worker has had its time to notice that the prefill worker is lost."""
+
+
+@dataclass(slots=True)
+class LegTimes:
+    """What the workers told about this attempt, in seconds."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0
+    exposed_s: float = 0.0
+
+
+class Attempt:
+    """Starts the legs of a placement and follows them until the answer ends or the attempt fails.
+
+        remote:  PREFILL --published--> BOTH --prefilled, or prefill lost--> DECODE --> finished
+                 PREFILL, BOTH --the first token ends the answer--> finished
+        whole:   DECODE --> finished
+        PREFILL --prefill lost--> failed;  any --decode lost--> failed
+
+    Owns its legs: close() ends whatever is still open on either worker and gives an export back
+    that nobody has pulled. Tokens go through the request's stitcher, shared by its attempts.
+    """
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        placement: Placement,
+        facts: RequestFacts,
+        workers: tuple[WorkerSession | None, WorkerSession],
+        stitcher: Stitcher,
+        next_leg_id: Callable[[], int],
+        metrics: Metrics,
+        rescue_s: float,
+    ) -> None:
+        self.placement = placement
+        self.times = LegTimes()
+        self.num_cached_tokens = 0
+        self.finish: FinishReason | None = None
+        self.failure: Failure | None = None
+        self.mailbox: Mailbox[LegEvent | RescueDue] = Mailbox()
+        self._request = request
+        self._facts = facts
+        self._prefill, self._decode = workers
+        self._prefill_leg = next_leg_id()
+        self._decode_leg = next_leg_id()
+        self._stitcher = stitcher
+        self._metrics = metrics
+        self._rescue_s = rescue_s
+        self._rescue: asyncio.TimerHandle | None = None
+        self._has_export = False  # published, and not known to be pulled or ended
+        self._is_prefill_open = False
+        self._decode_spoke = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.finish is not None or self.failure is not None
+
+    def start(self) -> None:
+        facts, decode = self._facts, self._decode
+        rest = facts.uncached_tokens(decode.info.worker_id)
+        if self._prefill is None:
+            decode.reserve_leg(self._decode_leg, compute_tokens=rest, new_tokens=rest)
+            self._start_decode(None)
+            return
+        decode.reserve_leg(self._decode_leg, compute_tokens=0, new_tokens=rest)
+        rest = facts.uncached_tokens(self._prefill.info.worker_id)
+        self._prefill.reserve_leg(self._prefill_leg, compute_tokens=rest, new_tokens=rest)
+        self._is_prefill_open = True
+        leg = StartLeg(self._prefill_leg, self._request, self._stitcher.sent, prefill_only=True)
+        self._prefill.start_leg(leg, self.mailbox.put)
+
+    def handle(self, event: LegEvent | RescueDue) -> tuple[int, ...]:
+        """Takes the next event; gives the tokens that are in turn for the client."""
+        if self.is_over:
+            return ()
+        if isinstance(event, RescueDue):
+            if not self._decode_spoke:
+                self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._decode)
+            return ()
+        is_prefill = event.leg_id == self._prefill_leg
+        if isinstance(event, LegTokens):
+            self._decode_spoke |= not is_prefill
+            return self._stitcher.push(event.index, event.tokens)
+        if isinstance(event, LegAccepted):
+            if is_prefill or self._prefill is None:
+                self.num_cached_tokens = event.num_cached_tokens
+        elif is_prefill:
+            self._handle_prefill(event)
+        else:
+            self._handle_decode(event)
+        return ()
+
+    def close(self) -> None:
+        """Ends what is open on both workers; safe to repeat."""
+        if self._rescue is not None:
+            self._rescue.cancel()
+        self._decode.cancel_leg(self._decode_leg)
+        if self._prefill is None:
+            return
+        if self._is_prefill_open:
+            self._prefill.cancel_leg(self._prefill_leg)
+        elif self._has_export:
+            self._prefill.release_export(self._prefill_leg)
+        self._is_prefill_open = self._has_export = False
+
+    # --- the prefill leg ----------------------------------------------------------------------
+
+    def _handle_prefill(self, event: LegEvent) -> None:
+        if isinstance(event, LegPublished):
+            self._has_export = True
+            self._start_decode(event)
+        elif isinstance(event, LegFinished):
+            self._is_prefill_open = False
+            self._note_times(event)
+            self._end_prefill(event.reason)
+        elif isinstance(event, LegFailed):
+            self._is_prefill_open = False
+            self._lose_prefill(event)
+
+    def _end_prefill(self, reason: FinishReason) -> None:
+        if reason in _ANSWER_ENDS:
+            self.finish = reason
+        elif reason is FinishReason.CANCELLED:
+            assert self._prefill is not None
+            self._fail(ErrorCode.DRAINING, "the prefill worker cancelled the leg", self._prefill)
+        elif not self._has_export:
+            self._start_decode(None)
+
+    def _lose_prefill(self, event: LegFailed) -> None:
+        """A decode worker that has the handle recomputes by itself; it gets a while to do so."""
+        assert self._prefill is not None
+        if not self._has_export:
+            self._fail(event.code, event.message, self._prefill)
+            return
+        self._has_export = False
+        if not self._decode_spoke:
+            loop = asyncio.get_running_loop()
+            self._rescue = loop.call_later(self._rescue_s, self.mailbox.put, RescueDue())
+
+    # --- the decode leg -----------------------------------------------------------------------
+
+    def _start_decode(self, published: LegPublished | None) -> None:
+        handle = None if published is None else published.handle
+        leg = StartLeg(self._decode_leg, self._request, self._stitcher.sent, handle=handle)
+        self._decode.start_leg(leg, self.mailbox.put)
+
+    def _handle_decode(self, event: LegEvent) -> None:
+        if isinstance(event, LegTransferred):
+            self._note_transfer(event)
+        elif isinstance(event, LegFailed):
+            self._fail(event.code, event.message, self._decode)
+        elif isinstance(event, LegFinished):
+            if self._prefill is None:
+                self._note_times(event)
+            self._end_decode(event.reason)
+
+    def _end_decode(self, reason: FinishReason) -> None:
+        if reason is FinishReason.CANCELLED:
+            self._fail(ErrorCode.DRAINING, "the worker cancelled the leg", self._decode)
+        elif reason not in _ANSWER_ENDS or self._stitcher.has_gap:
+            message = f"the leg ended with {reason} behind {self._stitcher.num_sent} tokens"
+            self._fail(ErrorCode.INTERNAL, message, self._decode)
+        else:
+            self.finish = reason
+
+    def _note_transfer(self, event: LegTransferred) -> None:
+        self._decode_spoke = True
+        outcome = "failed" if event.failure else "ok"
+        self._metrics.counter(
+            "baton_transfers_total", transport=event.transport or "none", outcome=outcome
+        ).inc()
+        if event.failure:
+            return
+        self._has_export = False
+        self.times.transfer_s, self.times.exposed_s = event.transfer_s, event.exposed_s
+        self._metrics.histogram("baton_transfer_exposed_seconds").observe(event.exposed_s)
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def _note_times(self, event: LegFinished) -> None:
+        self.times.queue_s, self.times.prefill_s = event.queue_s, event.prefill_s
+        self.num_cached_tokens = max(self.num_cached_tokens, event.num_cached_tokens)
+
+    def _fail(self, code: ErrorCode, message: str, worker: WorkerSession) -> None:
+        info = worker.info
+        self.failure = Failure(BatonError(code, message), info.worker_id, info.epoch)

@@ -1,0 +1,35 @@
+"""What an operator can choose about the router."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """One router's settings; the gateway builds it once.
+
+    client_id: names this router to workers and control plane, and seeds its random ties.
+    heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
+    step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
+    a request waits for a first live worker. local_prefill_max_tokens: a decode worker computes
+    an uncached rest up to this itself. rescue_s: how long a decode worker may stay silent after
+    the prefill worker that it pulls from was lost. relist_grace_s: how long workers are kept
+    that a control plane does not list after it (re)connected.
+    """
+
+    control_address: str
+    client_id: str
+    cluster_token: str = ""
+    policy: str = "uncached_tokens"
+    heartbeat_timeout_s: float = 2.5
+    step_timeout_s: float = 4.5
+    max_attempts: int = 4
+    worker_wait_s: float = 15.0
+    local_prefill_max_tokens: int = 64
+    speculative_ttl_s: float = 2.0
+    max_prefix_blocks: int = 1 << 18  # per worker
+    rescue_s: float = 2.0
+    relist_grace_s: float = 5.0
+    retry_min_s: float = 0.05
+    retry_max_s: float = 0.5
+    reconnect_min_s: float = 0.05
+    reconnect_max_s: float = 1.0

@@ -1,0 +1,55 @@
+"""Whether a worker can be believed: its frames keep coming and its steps advance."""
+
+from wire.messages import WorkerReport
+
+
+class Liveness:
+    """Watches one session. All times are seconds of the router's clock.
+
+    A worker found stuck stays unbelievable over reconnections until a step is made or its work
+    is gone.
+    """
+
+    def __init__(self, heartbeat_timeout_s: float, step_timeout_s: float, now_s: float) -> None:
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._step_timeout_s = step_timeout_s
+        self._frame_at_s = now_s
+        self._progress_at_s = now_s
+        self._num_steps = -1
+        self._has_work = False
+        self._is_stuck = False
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._is_stuck
+
+    def opened(self, now_s: float) -> None:
+        self._frame_at_s = now_s
+
+    def frame_came(self, now_s: float) -> None:
+        self._frame_at_s = now_s
+
+    def report_came(self, now_s: float, report: WorkerReport) -> None:
+        advanced = report.num_steps != self._num_steps
+        if advanced or not report.has_work or not self._has_work:
+            self._progress_at_s = now_s
+        if advanced or not report.has_work:
+            self._is_stuck = False
+        self._num_steps = report.num_steps
+        self._has_work = report.has_work
+
+    def forgive(self, seconds: float) -> None:
+        """The router itself stood still for so long; the worker is not to blame."""
+        self._frame_at_s += seconds
+        self._progress_at_s += seconds
+
+    def complaint(self, now_s: float) -> str | None:
+        """Why the worker counts as lost, None while it does not."""
+        silent_s = now_s - self._frame_at_s
+        if silent_s > self._heartbeat_timeout_s:
+            return f"no frame for {silent_s:.1f} s"
+        stuck_s = now_s - self._progress_at_s
+        if self._has_work and not self._is_stuck and stuck_s > self._step_timeout_s:
+            self._is_stuck = True
+            return f"work but no step for {stuck_s:.1f} s"
+        return None

@@ -1,0 +1,106 @@
+"""One worker's load: its last report, and what this router gave or took since."""
+
+from dataclasses import dataclass
+
+from wire.block_hash import BLOCK_SIZE
+from wire.messages import WorkerReport
+
+
+@dataclass(slots=True)
+class _LegLoad:
+    compute_tokens: int  # prompt tokens that this worker has still to compute
+    room_blocks: int
+    is_accepted: bool = False
+    is_reported: bool = False  # the last report counts it already
+
+
+class WorkerLoad:
+    """Load as of now: the worker's report plus this router's legs that the report misses.
+
+    A leg counts from its reservation (placement), so that a burst spreads before any report.
+    It is part of the report from the first report after LegAccepted.
+    """
+
+    def __init__(self) -> None:
+        self._report: WorkerReport | None = None
+        self._legs: dict[int, _LegLoad] = {}
+        self._num_seqs = 0  # these three are corrections to the report
+        self._waiting_tokens = 0
+        self._used_blocks = 0
+
+    @property
+    def report(self) -> WorkerReport | None:
+        return self._report
+
+    @property
+    def num_seqs(self) -> int:
+        """Sequences that run or wait, legs under way to the worker included."""
+        base = 0 if self._report is None else self._report.num_running + self._report.num_waiting
+        return max(0, base + self._num_seqs)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens admitted but not computed."""
+        base = 0 if self._report is None else self._report.waiting_tokens
+        return max(0, base + self._waiting_tokens)
+
+    @property
+    def num_free_blocks(self) -> int:
+        base = 0 if self._report is None else self._report.num_free_blocks
+        return max(0, base - self._used_blocks)
+
+    def reserve(self, leg_id: int, *, compute_tokens: int, new_tokens: int) -> None:
+        """A leg was placed: tokens to compute, and tokens that need new room in the KV pool."""
+        leg = _LegLoad(compute_tokens, -(-new_tokens // BLOCK_SIZE))
+        self._legs[leg_id] = leg
+        self._count(leg, 1)
+
+    def accepted(self, leg_id: int, *, num_tokens: int, num_cached_tokens: int) -> None:
+        """The worker knows how much of the leg's num_tokens its cache holds."""
+        leg = self._legs.get(leg_id)
+        if leg is None:
+            return
+        leg.is_accepted = True
+        if leg.compute_tokens:
+            self._set_compute(leg, max(1, num_tokens - num_cached_tokens))
+
+    def computed(self, leg_id: int) -> None:
+        """The leg's first token is here: nothing of its prompt waits."""
+        leg = self._legs.get(leg_id)
+        if leg is not None:
+            self._set_compute(leg, 0)
+
+    def ended(self, leg_id: int) -> None:
+        leg = self._legs.pop(leg_id, None)
+        if leg is not None:
+            self._count(leg, -1)
+
+    def reported(self, report: WorkerReport) -> None:
+        """The worker's own account replaces this router's for every accepted leg."""
+        self._report = report
+        self._num_seqs = self._waiting_tokens = self._used_blocks = 0
+        for leg in self._legs.values():
+            leg.is_reported = leg.is_accepted
+            if not leg.is_reported:
+                self._count(leg, 1)
+
+    def forget(self) -> None:
+        """The worker is lost: no leg and no report of it holds."""
+        self._report = None
+        self._legs.clear()
+        self._num_seqs = self._waiting_tokens = self._used_blocks = 0
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when corrections remain though no leg is under way."""
+        unreported = [leg for leg in self._legs.values() if not leg.is_reported]
+        if self._report is None:
+            assert self._num_seqs == len(unreported), "the corrections miss or repeat a leg"
+
+    def _count(self, leg: _LegLoad, sign: int) -> None:
+        self._num_seqs += sign
+        self._waiting_tokens += sign * leg.compute_tokens
+        self._used_blocks += sign * leg.room_blocks
+
+    def _set_compute(self, leg: _LegLoad, compute_tokens: int) -> None:
+        self._waiting_tokens += compute_tokens - leg.compute_tokens
+        leg.compute_tokens = compute_tokens

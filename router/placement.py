@@ -1,0 +1,91 @@
+"""Where a request runs: pure decision from the request's facts and both pools."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from router.candidates import Candidate, ClusterView
+from router.policies.policy import Policy, RequestFacts
+from wire.messages import Role
+
+
+class PlacementKind(StrEnum):
+    """remote: prefill and decode apart. local: one worker by choice. degraded: by need."""
+
+    REMOTE = "remote"
+    LOCAL = "local"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """prefill is None when `decode` computes the prompt itself; both are worker ids."""
+
+    prefill: str | None
+    decode: str
+    kind: PlacementKind
+    explanation: str
+
+
+def place(
+    facts: RequestFacts,
+    view: ClusterView,
+    policy: Policy,
+    rng: Random,
+    local_prefill_max_tokens: int,
+) -> Placement | None:
+    """Chooses the workers of one request; None when no worker takes one.
+
+    The decode worker is chosen first. Whether it prefills itself is decided on confirmed blocks
+    alone: KV that is still on its way there would be computed a second time.
+    """
+    prefill = _allowed(view.prefill, facts)
+    decode = _allowed(view.decode, facts)
+    if not prefill or not decode:
+        return _place_degraded(facts, decode or prefill, policy, rng, bool(decode))
+    if facts.num_left_tokens == 1:
+        worker = policy(facts, Role.PREFILL, prefill, rng)
+        return _whole(facts, worker, PlacementKind.LOCAL, "one token is wanted")
+    groups = {candidate.group for candidate in prefill}
+    paired = [candidate for candidate in decode if candidate.group in groups]
+    if not paired:
+        worker = policy(facts, Role.DECODE, decode, rng)
+        return _whole(facts, worker, PlacementKind.DEGRADED, "no prefill worker has its layout")
+    reader = policy(facts, Role.DECODE, paired, rng)
+    rest_tokens = facts.surely_uncached_tokens(reader.worker_id)
+    if rest_tokens <= local_prefill_max_tokens:
+        return _whole(facts, reader, PlacementKind.LOCAL, f"{rest_tokens} tokens to compute")
+    partners = [candidate for candidate in prefill if candidate.group == reader.group]
+    source = policy(facts, Role.PREFILL, partners, rng)
+    explanation = f"{_cost(facts, source)} of {len(partners)}; {_cost(facts, reader)} of "
+    return Placement(
+        source.worker_id, reader.worker_id, PlacementKind.REMOTE, f"{explanation}{len(paired)}"
+    )
+
+
+def _allowed(pool: Sequence[Candidate], facts: RequestFacts) -> Sequence[Candidate]:
+    if not facts.excluded:
+        return pool
+    return [found for found in pool if (found.worker_id, found.epoch) not in facts.excluded]
+
+
+def _place_degraded(
+    facts: RequestFacts, pool: Sequence[Candidate], policy: Policy, rng: Random, has_decode: bool
+) -> Placement | None:
+    if not pool:
+        return None
+    worker = policy(facts, Role.DECODE, pool, rng)
+    missing = "prefill" if has_decode else "decode"
+    return _whole(facts, worker, PlacementKind.DEGRADED, f"no {missing} worker is live")
+
+
+def _whole(facts: RequestFacts, worker: Candidate, kind: PlacementKind, why: str) -> Placement:
+    return Placement(None, worker.worker_id, kind, f"{why}; {_cost(facts, worker)}")
+
+
+def _cost(facts: RequestFacts, worker: Candidate) -> str:
+    return (
+        f"{worker.worker_id}: {facts.uncached_tokens(worker.worker_id)} of {facts.num_tokens} "
+        f"tokens uncached, {worker.waiting_tokens} queued, {worker.num_seqs} sequences"
+    )

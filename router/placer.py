@@ -1,0 +1,71 @@
+"""Places requests on the live cluster: gathers the facts, asks the policy, notes the outcome."""
+
+from random import Random
+
+from router.candidates import ClusterView
+from router.config import RouterConfig
+from router.placement import Placement, place
+from router.policies.named import POLICIES
+from router.policies.policy import RequestFacts
+from router.prefix_map import PrefixMap
+from router.sessions import Sessions
+from runtime.clock import Clock
+from wire.messages import GenerateRequest
+
+
+class Placer:
+    """The edge around the pure `place`: owns the ordinal of placements."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        sessions: Sessions,
+        prefix_map: PrefixMap,
+        clock: Clock,
+        rng: Random,
+    ) -> None:
+        self._config = config
+        self._sessions = sessions
+        self._prefix_map = prefix_map
+        self._clock = clock
+        self._rng = rng
+        self._policy = POLICIES[config.policy]
+        self._ordinal = 0
+
+    def place(
+        self, request: GenerateRequest, num_sent: int, excluded: frozenset[tuple[str, int]]
+    ) -> tuple[Placement, RequestFacts] | None:
+        """Where the request runs next; None while no worker takes it.
+
+        Excluded workers are asked again when only they are left.
+        """
+        view = self._sessions.view()
+        if not view.prefill and not view.decode:
+            return None
+        now_s = self._clock.now()
+        self._prefix_map.expire(now_s)
+        match = self._prefix_map.match(request.block_hashes)
+        facts = RequestFacts(
+            num_tokens=len(request.prompt_tokens) + num_sent,
+            num_left_tokens=request.sampling.max_tokens - num_sent,
+            ordinal=self._ordinal,
+            held_blocks=match.held,
+            confirmed_blocks=match.confirmed,
+            excluded=_useful_exclusions(excluded, view),
+        )
+        local_max = self._config.local_prefill_max_tokens
+        placement = place(facts, view, self._policy, self._rng, local_max)
+        if placement is None:
+            return None
+        self._ordinal += 1
+        expires_at_s = now_s + self._config.speculative_ttl_s
+        for worker_id in {placement.prefill or placement.decode, placement.decode}:
+            self._prefix_map.speculate(worker_id, request.block_hashes, expires_at_s)
+        return placement, facts
+
+
+def _useful_exclusions(
+    excluded: frozenset[tuple[str, int]], view: ClusterView
+) -> frozenset[tuple[str, int]]:
+    live = {(found.worker_id, found.epoch) for found in (*view.prefill, *view.decode)}
+    return frozenset() if excluded >= live else excluded

@@ -1,0 +1,1 @@
+"""Named ways to choose a worker for one phase of one request."""

@@ -1,0 +1,198 @@
+"""Which worker holds which prefix: block hashes to workers, fed by block events and by guesses."""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from wire.messages import BlockEvent, BlockSnapshot
+
+_CONFIRMED = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """Leading blocks of a prompt by worker_id; workers without any are left out.
+
+    held includes what was only just routed there; confirmed is what the worker itself said.
+    """
+
+    held: dict[str, int]
+    confirmed: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Worker:
+    """blocks: hash -> when the guess ends (infinity: confirmed), least recently used first."""
+
+    bit: int
+    sequence_number: int | None = None  # None: events mean nothing until a snapshot comes
+    blocks: OrderedDict[int, float] = field(default_factory=OrderedDict)
+
+
+class PrefixMap:
+    """Every worker's prefix cache as far as it is known, bounded per worker.
+
+    A block maps to a bit set of workers, so a match costs its matched blocks whatever the number
+    of workers. Guesses (what was just routed) live until they are confirmed or expire.
+    """
+
+    def __init__(self, max_blocks_per_worker: int) -> None:
+        self._max_blocks = max_blocks_per_worker
+        self._workers: dict[str, _Worker] = {}
+        self._names: dict[int, str] = {}  # bit -> worker_id
+        self._holders: dict[int, int] = {}  # hash -> bits of workers that hold or will hold it
+        self._guesses: dict[int, int] = {}  # hash -> bits of workers where it is a guess
+        self._expiries: deque[tuple[float, str, tuple[int, ...]]] = deque()
+
+    def add_worker(self, worker_id: str) -> None:
+        bit = 1
+        while bit in self._names:
+            bit <<= 1
+        self._names[bit] = worker_id
+        self._workers[worker_id] = _Worker(bit)
+
+    def remove_worker(self, worker_id: str) -> None:
+        worker = self._workers.pop(worker_id, None)
+        if worker is None:
+            return
+        for block in list(worker.blocks):
+            self._drop(worker, block)
+        del self._names[worker.bit]
+
+    def expect_snapshot(self, worker_id: str) -> None:
+        """Events are skipped until the worker's next snapshot."""
+        self._workers[worker_id].sequence_number = None
+
+    def load_snapshot(self, worker_id: str, snapshot: BlockSnapshot) -> None:
+        """Replaces all that was confirmed; guesses stay until they expire."""
+        worker = self._workers[worker_id]
+        stored = set(snapshot.stored)
+        for block, expiry in list(worker.blocks.items()):
+            if expiry == _CONFIRMED and block not in stored:
+                self._drop(worker, block)
+        self._store(worker, snapshot.stored)
+        worker.sequence_number = snapshot.sequence_number
+
+    def apply(self, worker_id: str, event: BlockEvent) -> bool:
+        """Applies the next event. False: events are missing, ask the worker for a snapshot.
+
+        Old events, and all events until the expected snapshot, change nothing and give True.
+        """
+        worker = self._workers[worker_id]
+        if worker.sequence_number is None or event.sequence_number <= worker.sequence_number:
+            return True
+        if event.sequence_number != worker.sequence_number + 1:
+            worker.sequence_number = None
+            return False
+        worker.sequence_number = event.sequence_number
+        for block in event.removed:
+            if block in worker.blocks:
+                self._drop(worker, block)
+        self._store(worker, event.stored)
+        return True
+
+    def speculate(self, worker_id: str, hashes: Sequence[int], expires_at_s: float) -> None:
+        """Notes that the worker will soon hold these blocks, and that they are in use."""
+        worker = self._workers[worker_id]
+        blocks, bit = worker.blocks, worker.bit
+        guessed = []
+        for block in reversed(hashes):
+            if blocks.get(block) == _CONFIRMED:
+                blocks.move_to_end(block)
+                continue
+            guessed.append(block)
+            self._put(worker, block, expires_at_s)
+            self._guesses[block] = self._guesses.get(block, 0) | bit
+        if guessed:
+            self._expiries.append((expires_at_s, worker_id, tuple(guessed)))
+            self._trim(worker)
+
+    def expire(self, now_s: float) -> None:
+        """Forgets the guesses that nobody confirmed in time."""
+        while self._expiries and self._expiries[0][0] <= now_s:
+            _, worker_id, guessed = self._expiries.popleft()
+            worker = self._workers.get(worker_id)
+            if worker is None:
+                continue
+            for block in guessed:
+                if worker.blocks.get(block, _CONFIRMED) <= now_s:
+                    self._drop(worker, block)
+
+    def match(self, hashes: Sequence[int]) -> PrefixMatch:
+        """How many leading blocks of a prompt each worker holds; [num_blocks] chained hashes."""
+        held: dict[str, int] = {}
+        confirmed: dict[str, int] = {}
+        if not hashes:
+            return PrefixMatch(held, confirmed)
+        holders, guesses = self._holders.get, self._guesses.get
+        alive = holders(hashes[0], 0)
+        sure = alive & ~guesses(hashes[0], 0)
+        depth = 0
+        for depth, block in enumerate(hashes):
+            here = holders(block, 0)
+            there = here & ~guesses(block, 0)
+            if sure & ~there:
+                self._note(confirmed, sure & ~there, depth)
+                sure &= there
+            if alive & ~here:
+                self._note(held, alive & ~here, depth)
+                alive &= here
+            if not alive:
+                return PrefixMatch(held, confirmed)
+        self._note(confirmed, sure, depth + 1)
+        self._note(held, alive, depth + 1)
+        return PrefixMatch(held, confirmed)
+
+    def num_blocks(self, worker_id: str) -> int:
+        worker = self._workers.get(worker_id)
+        return 0 if worker is None else len(worker.blocks)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when both directions of the map disagree or a bound is broken."""
+        holders: dict[int, int] = {}
+        guesses: dict[int, int] = {}
+        for worker_id, worker in self._workers.items():
+            assert self._names[worker.bit] == worker_id, f"{worker_id} has a foreign bit"
+            assert len(worker.blocks) <= self._max_blocks, f"{worker_id} holds too many blocks"
+            for block, expiry in worker.blocks.items():
+                holders[block] = holders.get(block, 0) | worker.bit
+                if expiry != _CONFIRMED:
+                    guesses[block] = guesses.get(block, 0) | worker.bit
+        assert len(self._names) == len(self._workers), "a bit belongs to nobody"
+        assert holders == self._holders, "the holders of blocks disagree with the workers' blocks"
+        assert guesses == self._guesses, "the guesses disagree with the workers' blocks"
+
+    def _note(self, depths: dict[str, int], bits: int, depth: int) -> None:
+        while bits and depth:
+            bit = bits & -bits
+            depths[self._names[bit]] = depth
+            bits ^= bit
+
+    def _store(self, worker: _Worker, stored: Iterable[int]) -> None:
+        for block in reversed(tuple(stored)):  # leaves are older than their roots
+            self._put(worker, block, _CONFIRMED)
+            self._clear(self._guesses, block, worker.bit)
+        self._trim(worker)
+
+    def _put(self, worker: _Worker, block: int, expiry_s: float) -> None:
+        worker.blocks[block] = expiry_s
+        worker.blocks.move_to_end(block)
+        self._holders[block] = self._holders.get(block, 0) | worker.bit
+
+    def _trim(self, worker: _Worker) -> None:
+        while len(worker.blocks) > self._max_blocks:
+            self._drop(worker, next(iter(worker.blocks)))
+
+    def _drop(self, worker: _Worker, block: int) -> None:
+        del worker.blocks[block]
+        self._clear(self._holders, block, worker.bit)
+        self._clear(self._guesses, block, worker.bit)
+
+    @staticmethod
+    def _clear(bits: dict[int, int], block: int, bit: int) -> None:
+        rest = bits.get(block, 0) & ~bit
+        if rest:
+            bits[block] = rest
+        else:
+            bits.pop(block, None)

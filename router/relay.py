@@ -1,0 +1,152 @@
+"""Carries one request from placement to its one terminal event; the only place that retries."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from random import Random
+
+from router.attempt import Attempt, Failure
+from router.config import RouterConfig
+from router.output import OutputDelta, RequestTrace
+from router.placer import Placer
+from router.sessions import Sessions
+from router.stitcher import Stitcher
+from runtime.clock import Clock
+from runtime.log import get_logger
+from runtime.metrics import Metrics
+from wire.errors import BatonError, ErrorCode
+from wire.messages import FinishReason, GenerateRequest
+
+_JITTER = 0.2
+_RETRY_AFTER_S = 1.0
+_log = get_logger("router")
+
+
+class Relay:
+    """One request's way over as many attempts as it takes; the client sees one stream.
+
+    run() ends in exactly one of: a delta with a finish_reason, a BatonError, or its caller's
+    aclose() or cancellation. Each way ends all legs.
+    """
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        config: RouterConfig,
+        sessions: Sessions,
+        placer: Placer,
+        clock: Clock,
+        rng: Random,
+        metrics: Metrics,
+        next_leg_id: Callable[[], int],
+    ) -> None:
+        self._request = request
+        self._config = config
+        self._sessions = sessions
+        self._placer = placer
+        self._clock = clock
+        self._rng = rng
+        self._metrics = metrics
+        self._next_leg_id = next_leg_id
+        self._stitcher = Stitcher()
+        self._excluded: frozenset[tuple[str, int]] = frozenset()
+        self._num_attempts = 0
+        self._num_cached_tokens = 0
+        self._arrived_s = clock.now()
+        self._placed_s = 0.0
+
+    async def run(self) -> AsyncGenerator[OutputDelta, None]:
+        """The answer's deltas. Raises BatonError: not retryable, or attempts or workers ran out."""
+        while True:
+            attempt = await self._place()
+            try:
+                attempt.start()
+                while not attempt.is_over:
+                    events = await attempt.mailbox.take()
+                    tokens = tuple(token for event in events for token in attempt.handle(event))
+                    self._note_cached(attempt, len(tokens))
+                    if attempt.finish is not None:
+                        attempt.close()
+                        yield self._last(tokens, attempt.finish, attempt)
+                        return
+                    if tokens:
+                        yield OutputDelta(tokens, num_cached_tokens=self._num_cached_tokens)
+            finally:
+                attempt.close()
+            if self._stitcher.num_sent >= self._request.sampling.max_tokens:
+                yield self._last((), FinishReason.LENGTH, attempt)
+                return
+            assert attempt.failure is not None
+            await self._back_off(attempt.failure)
+
+    async def _place(self) -> Attempt:
+        """The next attempt, as soon as a live worker takes it."""
+        deadline_s = self._clock.now() + self._config.worker_wait_s
+        num_sent = self._stitcher.num_sent
+        while (placed := self._placer.place(self._request, num_sent, self._excluded)) is None:
+            left_s = deadline_s - self._clock.now()
+            if self._sessions.is_stopped or left_s <= 0:
+                raise BatonError(
+                    ErrorCode.UNAVAILABLE, "no worker is live", retry_after_s=_RETRY_AFTER_S
+                )
+            await self._sessions.wait_for_change(left_s)
+        placement, facts = placed
+        self._num_attempts += 1
+        self._placed_s = self._clock.now() - self._arrived_s
+        self._metrics.counter("baton_placements_total", kind=placement.kind.value).inc()
+        prefill = None if placement.prefill is None else self._sessions.get(placement.prefill)
+        return Attempt(
+            self._request,
+            placement,
+            facts,
+            (prefill, self._sessions.get(placement.decode)),
+            self._stitcher,
+            self._next_leg_id,
+            self._metrics,
+            self._config.rescue_s,
+        )
+
+    async def _back_off(self, failure: Failure) -> None:
+        """Waits before the next attempt. Raises the failure when there is none."""
+        error = failure.error
+        if not (error.code.is_retryable or error.code is ErrorCode.CANCELLED):
+            raise error
+        if self._num_attempts >= self._config.max_attempts or self._sessions.is_stopped:
+            is_overload = error.code is ErrorCode.OVERLOADED
+            raise BatonError(
+                error.code if is_overload else ErrorCode.UNAVAILABLE,
+                f"gave up after {self._num_attempts} attempts; the last: {error.message}",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from error
+        self._excluded |= {(failure.worker_id, failure.epoch)}
+        self._stitcher.forget_early()
+        self._metrics.counter("baton_retries_total", reason=error.code.value).inc()
+        _log.info(
+            "placing again",
+            request_id=self._request.request_id,
+            reason=error.message,
+            num_sent=self._stitcher.num_sent,
+        )
+        delay_s = self._config.retry_min_s * 2 ** (self._num_attempts - 1)
+        jitter = 1 + _JITTER * (2 * self._rng.random() - 1)
+        await asyncio.sleep(min(delay_s, self._config.retry_max_s) * jitter)
+
+    def _note_cached(self, attempt: Attempt, num_new: int) -> None:
+        """What counts for the client is what was cached before its first token."""
+        if self._num_attempts == 1 or self._stitcher.num_sent == num_new:
+            self._num_cached_tokens = attempt.num_cached_tokens
+
+    def _last(self, tokens: tuple[int, ...], reason: FinishReason, attempt: Attempt) -> OutputDelta:
+        placement, times = attempt.placement, attempt.times
+        trace = RequestTrace(
+            kind=placement.kind.value,
+            prefill_worker=placement.prefill or "",
+            decode_worker=placement.decode,
+            attempts=self._num_attempts,
+            placed_s=self._placed_s,
+            queue_s=times.queue_s,
+            prefill_s=times.prefill_s,
+            transfer_s=times.transfer_s,
+            exposed_s=times.exposed_s,
+            explanation=placement.explanation,
+        )
+        return OutputDelta(tokens, reason, self._num_cached_tokens, trace)

@@ -1,0 +1,81 @@
+"""The router as its host sees it: requests in, tokens out, over the live workers."""
+
+import itertools
+from collections.abc import AsyncGenerator
+from random import Random
+
+from router.candidates import RouterSnapshot
+from router.config import RouterConfig
+from router.output import OutputDelta
+from router.placer import Placer
+from router.prefix_map import PrefixMap
+from router.relay import Relay
+from router.sessions import Sessions
+from router.watch import ClusterWatch
+from runtime.clock import Clock
+from runtime.metrics import Metrics
+from wire.errors import BatonError, ErrorCode
+from wire.messages import GenerateRequest
+
+
+class Router:
+    """Wires watch, sessions, prefix map and placement; lives in its host's event loop."""
+
+    def __init__(self, config: RouterConfig, clock: Clock, metrics: Metrics) -> None:
+        self._config = config
+        self._clock = clock
+        self._metrics = metrics
+        self._rng = Random(config.client_id)
+        self._leg_ids = itertools.count(1)
+        prefix_map = PrefixMap(config.max_prefix_blocks)
+        self._sessions = Sessions(config, clock, metrics, prefix_map)
+        self._placer = Placer(config, self._sessions, prefix_map, clock, self._rng)
+        self._watch = ClusterWatch(config, self._sessions.update)
+
+    async def start(self) -> None:
+        """Follows the control plane from here on; workers join as they are found."""
+        self._sessions.start()
+        self._watch.start()
+
+    async def stop(self) -> None:
+        """Leaves all workers; requests still under way end with UNAVAILABLE."""
+        await self._watch.stop()
+        await self._sessions.stop()
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[OutputDelta, None]:
+        """The answer to one request, token by token.
+
+        aclose() or cancellation ends both legs at once. Raises BatonError before or while
+        streaming: INVALID_REQUEST, CONTEXT_LENGTH_EXCEEDED, OVERLOADED, UNAVAILABLE.
+        """
+        if not request.prompt_tokens:
+            raise BatonError(ErrorCode.INVALID_REQUEST, "the prompt has no tokens", param="prompt")
+        if request.sampling.max_tokens < 1:
+            raise BatonError(
+                ErrorCode.INVALID_REQUEST, "max_tokens must be at least 1", param="max_tokens"
+            )
+        relay = Relay(
+            request,
+            self._config,
+            self._sessions,
+            self._placer,
+            self._clock,
+            self._rng,
+            self._metrics,
+            self._leg_ids.__next__,
+        )
+        return relay.run()
+
+    def snapshot(self) -> RouterSnapshot:
+        """The workers as the router sees them."""
+        sessions = self._sessions.all()
+        lengths = [session.info.max_model_len for session in sessions]
+        return RouterSnapshot(
+            tuple(session.view() for session in sessions),
+            min(lengths, default=0),
+            self._watch.is_connected,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when sessions, loads or the prefix map are inconsistent."""
+        self._sessions.check_integrity()

@@ -1,0 +1,307 @@
+"""One worker as the router sees it: a multiplexed stream of legs, its load and its liveness."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from router.candidates import Candidate, WorkerState, WorkerView
+from router.config import RouterConfig
+from router.liveness import Liveness
+from router.load import WorkerLoad
+from router.prefix_map import PrefixMap
+from runtime.clock import Clock
+from runtime.log import get_logger
+from wire.cluster import WorkerInfo
+from wire.errors import ErrorCode
+from wire.messages import (
+    CancelLeg,
+    ClientFrame,
+    Hello,
+    LegAccepted,
+    LegEvent,
+    LegFailed,
+    LegFinished,
+    LegTokens,
+    Role,
+    SnapshotRequest,
+    StartLeg,
+    WorkerFrame,
+    WorkerReport,
+)
+from wire.rpc import RpcError, open_channel, open_session
+
+LegSink = Callable[[LegEvent], None]
+_log = get_logger("router")
+
+
+@dataclass(slots=True)
+class _OpenLeg:
+    sink: LegSink
+    num_tokens: int
+    has_tokens: bool = False
+
+
+class WorkerSession:
+    """Keeps one stream to one worker process (worker_id and epoch), reopened when it breaks.
+
+        CONNECTING --first believable report--> LIVE <--> DRAINING
+        any --stream broke, silent, or stuck--> LOST --backoff--> CONNECTING
+
+    On loss every open leg gets LegFailed WORKER_LOST, and closing the stream makes the worker
+    cancel its legs as soon as it can. Owns the legs, the load and the worker's share of the
+    prefix map; `on_change` tells that the candidate or the state changed.
+    """
+
+    def __init__(
+        self,
+        info: WorkerInfo,
+        group: int,
+        config: RouterConfig,
+        clock: Clock,
+        prefix_map: PrefixMap,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.info = info
+        self.load = WorkerLoad()
+        self.state = WorkerState.CONNECTING
+        self._group = group
+        self._config = config
+        self._clock = clock
+        self._prefix_map = prefix_map
+        self._on_change = on_change
+        self._liveness = Liveness(config.heartbeat_timeout_s, config.step_timeout_s, clock.now())
+        self._legs: dict[int, _OpenLeg] = {}
+        self._outbox: asyncio.Queue[ClientFrame] = asyncio.Queue()
+        self._candidate: Candidate | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._backoff_s = config.reconnect_min_s
+
+    @property
+    def role(self) -> Role:
+        """The role that the worker reports; it may flip while it serves."""
+        report = self.load.report
+        return self.info.role if report is None else report.role
+
+    @property
+    def num_legs(self) -> int:
+        return len(self._legs)
+
+    def open(self) -> None:
+        self._runner = asyncio.get_running_loop().create_task(self._run())
+
+    def close(self) -> None:
+        """Ends the stream for good; open legs fail with WORKER_LOST."""
+        self._is_closed = True
+        self._lose("its session was closed")
+        if self._runner is not None:
+            self._runner.cancel()
+
+    async def wait_closed(self) -> None:
+        if self._runner is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._runner
+
+    def update(self, info: WorkerInfo) -> None:
+        """The registry says something new about the same process, for instance that it drains."""
+        self.info = info
+        self._settle()
+
+    def candidate(self) -> Candidate | None:
+        """This worker's load as a value, None while it takes no new legs."""
+        if self.state is not WorkerState.LIVE:
+            return None
+        if self._candidate is None:
+            load = self.load
+            self._candidate = Candidate(
+                self.info.worker_id,
+                self.info.epoch,
+                self.role,
+                self._group,
+                load.num_seqs,
+                load.waiting_tokens,
+                load.num_free_blocks,
+            )
+        return self._candidate
+
+    def view(self) -> WorkerView:
+        return WorkerView(
+            self.info.worker_id,
+            self.info.epoch,
+            self.role,
+            self.state,
+            self.info.address,
+            len(self._legs),
+            self.load.num_seqs,
+            self.load.waiting_tokens,
+            self.info.num_blocks,
+            self.load.num_free_blocks,
+            self._prefix_map.num_blocks(self.info.worker_id),
+        )
+
+    # --- legs ---------------------------------------------------------------------------------
+
+    def reserve_leg(self, leg_id: int, *, compute_tokens: int, new_tokens: int) -> None:
+        """Counts a leg that was placed here, before it starts. Ended by cancel_leg or its end."""
+        self.load.reserve(leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens)
+        self._changed()
+
+    def start_leg(self, leg: StartLeg, sink: LegSink) -> None:
+        """Starts a reserved leg; `sink` gets its events, the last one is its end.
+
+        A worker that was lost in the meantime ends the leg at once.
+        """
+        if self.state not in (WorkerState.LIVE, WorkerState.DRAINING):
+            self._end_load(leg.leg_id)
+            sink(LegFailed(leg.leg_id, ErrorCode.WORKER_LOST, f"{self.info.worker_id} is gone"))
+            return
+        num_tokens = len(leg.request.prompt_tokens) + len(leg.output_tokens)
+        self._legs[leg.leg_id] = _OpenLeg(sink, num_tokens)
+        self._outbox.put_nowait(leg)
+
+    def cancel_leg(self, leg_id: int) -> None:
+        """Ends a reserved or open leg; its sink hears nothing more. Safe to repeat."""
+        self._end_load(leg_id)
+        if self._legs.pop(leg_id, None) is not None:
+            self._outbox.put_nowait(CancelLeg(leg_id))
+
+    def release_export(self, leg_id: int) -> None:
+        """Tells the worker that nobody will pull the KV of a prefill leg that has ended."""
+        if self.state is not WorkerState.LOST:
+            self._outbox.put_nowait(CancelLeg(leg_id))
+
+    # --- liveness -----------------------------------------------------------------------------
+
+    def check(self, now_s: float) -> None:
+        """Loses the worker when it is silent or stuck."""
+        if self.state is WorkerState.LOST:
+            return
+        complaint = self._liveness.complaint(now_s)
+        if complaint is not None:
+            self._lose(complaint)
+            if self._reader is not None:
+                self._reader.cancel()
+
+    def forgive(self, seconds: float) -> None:
+        self._liveness.forgive(seconds)
+
+    # --- the stream ---------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        channel = open_channel(self.info.address)
+        try:
+            while True:
+                self._connect()
+                self._reader = asyncio.get_running_loop().create_task(
+                    self._read(open_session(channel, self._outgoing(), self._config.cluster_token))
+                )
+                await asyncio.wait({self._reader})
+                self._lose(_reason(self._reader))
+                await asyncio.sleep(self._backoff_s)
+                self._backoff_s = min(2 * self._backoff_s, self._config.reconnect_max_s)
+        finally:
+            if self._reader is not None and not self._reader.done():
+                self._reader.cancel()
+                await asyncio.wait({self._reader})
+            await channel.close(None)
+
+    def _connect(self) -> None:
+        self.state = WorkerState.CONNECTING
+        self._outbox = asyncio.Queue()
+        self._outbox.put_nowait(Hello(self._config.client_id))
+        self._prefix_map.expect_snapshot(self.info.worker_id)
+        self._liveness.opened(self._clock.now())
+        self._changed()
+
+    async def _outgoing(self) -> AsyncIterator[ClientFrame]:
+        outbox = self._outbox
+        while True:
+            yield await outbox.get()
+
+    async def _read(self, frames: AsyncIterator[WorkerFrame]) -> None:
+        async for frame in frames:
+            self._take(frame)
+
+    def _take(self, frame: WorkerFrame) -> None:
+        if self._is_closed or self.state is WorkerState.LOST:
+            return
+        now_s = self._clock.now()
+        self._liveness.frame_came(now_s)
+        for event in frame.events:
+            self._dispatch(event)
+        if frame.snapshot is not None:
+            self._prefix_map.load_snapshot(self.info.worker_id, frame.snapshot)
+        for blocks in frame.block_events:
+            if not self._prefix_map.apply(self.info.worker_id, blocks):
+                self._outbox.put_nowait(SnapshotRequest())
+        if frame.report is not None:
+            self._take_report(frame.report, now_s)
+
+    def _take_report(self, report: WorkerReport, now_s: float) -> None:
+        self._backoff_s = self._config.reconnect_min_s
+        self._liveness.report_came(now_s, report)
+        self.load.reported(report)
+        self._settle()
+
+    def _settle(self) -> None:
+        report = self.load.report
+        if self.state is not WorkerState.LOST and report is not None:
+            if self.info.draining or report.draining:
+                self.state = WorkerState.DRAINING
+            elif not self._liveness.is_stuck:
+                self.state = WorkerState.LIVE
+        self._changed()
+
+    def _dispatch(self, event: LegEvent) -> None:
+        leg = self._legs.get(event.leg_id)
+        if leg is None:
+            return
+        if isinstance(event, LegTokens):
+            if not leg.has_tokens:
+                leg.has_tokens = True
+                self.load.computed(event.leg_id)
+                self._changed()
+        elif isinstance(event, LegAccepted):
+            self.load.accepted(
+                event.leg_id, num_tokens=leg.num_tokens, num_cached_tokens=event.num_cached_tokens
+            )
+            self._changed()
+        elif isinstance(event, LegFinished | LegFailed):
+            del self._legs[event.leg_id]
+            self._end_load(event.leg_id)
+        leg.sink(event)
+
+    def _lose(self, why: str) -> None:
+        if self.state is WorkerState.LOST:
+            return
+        if self.state is not WorkerState.CONNECTING:
+            _log.warning("worker lost", worker=self.info.worker_id, reason=why)
+        self.state = WorkerState.LOST
+        self.load.forget()
+        legs, self._legs = self._legs, {}
+        self._changed()
+        for leg_id, leg in legs.items():
+            message = f"{self.info.worker_id} was lost: {why}"
+            leg.sink(LegFailed(leg_id, ErrorCode.WORKER_LOST, message))
+
+    def _end_load(self, leg_id: int) -> None:
+        self.load.ended(leg_id)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._candidate = None
+        self._on_change()
+
+
+def _reason(reader: asyncio.Task[None]) -> str:
+    if reader.cancelled():
+        return "the router gave it up"
+    error = reader.exception()
+    if error is None:
+        return "the worker ended the session"
+    if isinstance(error, RpcError):
+        return f"{error.code().name}: {error.details()}"
+    _log.error("session failed", exc_info=error)
+    return repr(error)

@@ -1,0 +1,172 @@
+"""All workers of the cluster: one session each, and what placement may choose among."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from router.candidates import ClusterView, WorkerState
+from router.config import RouterConfig
+from router.prefix_map import PrefixMap
+from router.session import WorkerSession
+from runtime.clock import Clock
+from runtime.metrics import Metrics
+from wire.cluster import Fingerprint, WorkerInfo
+from wire.messages import Role
+
+_CHECKS_PER_TIMEOUT = 20
+_LATE_FACTOR = 5
+
+
+class Sessions:
+    """Follows the registry: opens, updates and ends sessions; checks that workers are alive.
+
+    A worker that the registry drops gets no new legs and is left when its last leg has ended; a
+    new epoch of a worker replaces the old one at once.
+    """
+
+    def __init__(
+        self, config: RouterConfig, clock: Clock, metrics: Metrics, prefix_map: PrefixMap
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._metrics = metrics
+        self._prefix_map = prefix_map
+        self._by_id: dict[str, WorkerSession] = {}
+        self._dropped: set[str] = set()  # not listed any more, but legs still run
+        self._groups: dict[Fingerprint, int] = {}
+        self._view: ClusterView | None = None
+        self._change: asyncio.Event | None = None  # there while somebody waits for a change
+        self._closing: set[asyncio.Task[None]] = set()
+        self._watchdog: asyncio.Task[None] | None = None
+        self._is_stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._is_stopped
+
+    def start(self) -> None:
+        self._watchdog = asyncio.get_running_loop().create_task(self._watch_liveness())
+
+    async def stop(self) -> None:
+        """Ends every session; open legs fail with WORKER_LOST."""
+        self._is_stopped = True
+        self._on_change()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watchdog
+        for worker_id in list(self._by_id):
+            self._end(worker_id)
+        await asyncio.gather(*self._closing)
+
+    def get(self, worker_id: str) -> WorkerSession:
+        """The session of a worker that the current view holds."""
+        return self._by_id[worker_id]
+
+    def all(self) -> tuple[WorkerSession, ...]:
+        return tuple(self._by_id.values())
+
+    def update(self, workers: Sequence[WorkerInfo]) -> None:
+        """The registry's newest list of all workers."""
+        listed = {info.worker_id for info in workers}
+        for info in workers:
+            self._dropped.discard(info.worker_id)
+            known = self._by_id.get(info.worker_id)
+            if known is not None and _is_same_process(known.info, info):
+                known.update(info)
+                continue
+            if known is not None:
+                self._end(info.worker_id)
+            self._open(info)
+        self._dropped |= set(self._by_id) - listed
+        self._end_idle_dropped()
+        self._on_change()
+
+    def view(self) -> ClusterView:
+        """Workers that take new legs; the same object until something changes."""
+        if self._view is None:
+            candidates = [
+                candidate
+                for worker_id, session in self._by_id.items()
+                if worker_id not in self._dropped and (candidate := session.candidate()) is not None
+            ]
+            self._view = ClusterView(
+                tuple(found for found in candidates if found.role is Role.PREFILL),
+                tuple(found for found in candidates if found.role is Role.DECODE),
+            )
+        return self._view
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Returns at the next change of any worker, or after timeout_s."""
+        if self._change is None:
+            self._change = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._change.wait(), timeout_s)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a session, its load or the prefix map is inconsistent."""
+        assert self._dropped <= set(self._by_id), "an unknown worker counts as dropped"
+        for session in self._by_id.values():
+            session.load.check_integrity()
+        self._prefix_map.check_integrity()
+
+    def _open(self, info: WorkerInfo) -> None:
+        group = self._groups.setdefault(info.fingerprint, len(self._groups))
+        self._prefix_map.add_worker(info.worker_id)
+        session = WorkerSession(
+            info, group, self._config, self._clock, self._prefix_map, self._on_change
+        )
+        self._by_id[info.worker_id] = session
+        session.open()
+
+    def _end(self, worker_id: str) -> None:
+        session = self._by_id.pop(worker_id)
+        self._dropped.discard(worker_id)
+        self._prefix_map.remove_worker(worker_id)
+        self._metrics.gauge("baton_prefix_map_blocks").remove(worker_id)
+        session.close()
+        task = asyncio.get_running_loop().create_task(session.wait_closed())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        self._on_change()
+
+    def _end_idle_dropped(self) -> None:
+        for worker_id in list(self._dropped):
+            if self._by_id[worker_id].num_legs == 0:
+                self._end(worker_id)
+
+    def _on_change(self) -> None:
+        self._view = None
+        if self._change is not None:
+            self._change.set()
+            self._change = None
+
+    async def _watch_liveness(self) -> None:
+        timeout_s = min(self._config.heartbeat_timeout_s, self._config.step_timeout_s)
+        period_s = timeout_s / _CHECKS_PER_TIMEOUT
+        last_s = self._clock.now()
+        while True:
+            await asyncio.sleep(period_s)
+            now_s = self._clock.now()
+            late_s = now_s - last_s - period_s
+            last_s = now_s
+            for session in list(self._by_id.values()):
+                if late_s > _LATE_FACTOR * period_s:
+                    session.forgive(late_s)
+                session.check(now_s)
+            self._end_idle_dropped()
+            self._publish()
+
+    def _publish(self) -> None:
+        view = self.view()
+        gauge = self._metrics.gauge
+        gauge("baton_router_workers", role=Role.PREFILL.value).set(len(view.prefill))
+        gauge("baton_router_workers", role=Role.DECODE.value).set(len(view.decode))
+        for worker_id, session in self._by_id.items():
+            if session.state is not WorkerState.LOST:
+                num_blocks = self._prefix_map.num_blocks(worker_id)
+                gauge("baton_prefix_map_blocks", worker=worker_id).set(num_blocks)
+
+
+def _is_same_process(known: WorkerInfo, info: WorkerInfo) -> bool:
+    return known.epoch == info.epoch and known.address == info.address

@@ -1,0 +1,90 @@
+"""The cluster as the control plane tells it; the last word counts while it is away."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+from router.config import RouterConfig
+from runtime.log import get_logger
+from wire.cluster import ClusterSnapshot, WorkerInfo
+from wire.rpc import Channel, RpcError, open_channel, watch
+
+_log = get_logger("router")
+
+
+class ClusterWatch:
+    """Hands every list of workers to `on_workers`, and reconnects with backoff.
+
+    A control plane that restarted lists only workers that have beaten since: for
+    relist_grace_s after a connection, known workers that are missing are kept.
+    """
+
+    def __init__(
+        self, config: RouterConfig, on_workers: Callable[[Sequence[WorkerInfo]], None]
+    ) -> None:
+        self._config = config
+        self._on_workers = on_workers
+        self._known: dict[str, WorkerInfo] = {}
+        self._listed: tuple[WorkerInfo, ...] = ()
+        self._is_settled = False
+        self._is_connected = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._is_connected
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        channel = open_channel(self._config.control_address)
+        backoff_s = self._config.reconnect_min_s
+        try:
+            while True:
+                reason = await self._follow(channel)
+                if self._is_connected:
+                    _log.warning("control plane lost", reason=reason)
+                    backoff_s = self._config.reconnect_min_s
+                self._is_connected = False
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, self._config.reconnect_max_s)
+        finally:
+            await channel.close(None)
+
+    async def _follow(self, channel: Channel) -> str:
+        """Reads one stream to its end; returns why it ended."""
+        loop = asyncio.get_running_loop()
+        self._is_settled = not self._known
+        settling: asyncio.TimerHandle | None = None
+        try:
+            async for snapshot in watch(
+                channel, self._config.client_id, self._config.cluster_token
+            ):
+                self._is_connected = True
+                if settling is None:
+                    settling = loop.call_later(self._config.relist_grace_s, self._settle)
+                self._take(snapshot)
+        except RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+        finally:
+            if settling is not None:
+                settling.cancel()
+        return "it ended the stream"
+
+    def _take(self, snapshot: ClusterSnapshot) -> None:
+        self._listed = snapshot.workers
+        workers = {info.worker_id: info for info in snapshot.workers}
+        self._known = workers if self._is_settled else {**self._known, **workers}
+        self._on_workers(tuple(self._known.values()))
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        self._known = {info.worker_id: info for info in self._listed}
+        self._on_workers(tuple(self._known.values()))
