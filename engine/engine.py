@@ -1,0 +1,222 @@
+"""The engine: requests in, one step at a time, tokens out. One thread owns it."""
+
+from array import array
+from collections.abc import Callable
+from itertools import count
+
+import torch
+
+from engine.batch import ScheduledChunk, Scheduler, StepPlan
+from engine.block_pool import BlockPool
+from engine.block_tables import BlockTables
+from engine.intake import check_request
+from engine.integrity import check_references
+from engine.models import Model
+from engine.options import EngineConfig
+from engine.prefix import match_prefix, store_blocks
+from engine.progress import finish_of, sample_row, times_of
+from engine.results import EngineLoad, SeqOutput, StepResult
+from engine.sampler import sample
+from engine.sequence import EngineRequest, Reservation, SeqState, Sequence
+from runtime.clock import Clock
+from wire.messages import BlockEvent, BlockSnapshot
+
+
+class Engine:
+    """Continuous batching of many requests over one model and one paged KV cache.
+
+        while engine.has_work and (plan := engine.schedule()) is not None:
+            result = engine.execute(plan)
+
+    kv is [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the model's dtype;
+    its memory stays the caller's.
+    """
+
+    def __init__(self, model: Model, kv: torch.Tensor, config: EngineConfig, clock: Clock) -> None:
+        shape = model.config.kv_shape(config.num_blocks, config.block_size)
+        if tuple(kv.shape) != shape:
+            raise ValueError(f"the KV cache has shape {tuple(kv.shape)}, the engine needs {shape}")
+        self._model = model
+        self._kv = kv
+        self._config = config
+        self._clock = clock
+        self._pool = BlockPool(config.num_blocks)
+        self._tables = BlockTables(config.max_running, config.max_table_blocks, config.block_size)
+        self._scheduler = Scheduler(self._pool, self._tables, config)
+        self._sequences: dict[int, Sequence] = {}
+        self._arrivals = count()
+        self._is_stalled = False
+
+    def add(self, request: EngineRequest) -> int:
+        """Queues a request; gives how many of its tokens the prefix cache holds right now.
+
+        Raises BatonError: INVALID_REQUEST, CONTEXT_LENGTH_EXCEEDED, or OVERLOADED for a request
+        that even the empty pool could not hold.
+        """
+        seq = self._new_sequence(request)
+        seq.cached_estimate = len(match_prefix(self._pool, seq)) * self._config.block_size
+        self._sequences[seq.seq_id] = seq
+        self._scheduler.enqueue(seq)
+        self._is_stalled = False
+        return seq.cached_estimate
+
+    def reserve(self, request: EngineRequest) -> Reservation | None:
+        """Takes blocks for a request whose KV arrives from elsewhere; None: no room right now.
+
+        Raises BatonError as `add` does.
+        """
+        seq = self._new_sequence(request)
+        if not self._scheduler.reserve_blocks(seq):
+            return None
+        seq.state = SeqState.RESERVED
+        seq.cached_estimate = seq.num_computed
+        self._sequences[seq.seq_id] = seq
+        return Reservation(seq.seq_id, tuple(seq.block_ids), seq.num_computed)
+
+    def activate(
+        self, seq_id: int, num_ready_tokens: int, new_output_tokens: tuple[int, ...] = ()
+    ) -> None:
+        """Lets a reserved sequence join: KV of its tokens below `num_ready_tokens` is valid.
+
+        The rest is computed here; 0 stands for a transfer that failed. `new_output_tokens` became
+        known since the reservation and are not emitted again.
+        """
+        seq = self._sequences[seq_id]
+        assert seq.state is SeqState.RESERVED, f"sequence {seq_id} is {seq.state}, not reserved"
+        ready = max(seq.num_computed, min(num_ready_tokens, seq.num_tokens))
+        seq.tokens.extend(new_output_tokens)
+        seq.num_computed = min(ready, seq.num_tokens - 1)
+        seq.prefill_end = seq.num_tokens if seq.num_uncomputed > 1 else seq.num_computed
+        store_blocks(self._pool, seq)
+        self._scheduler.enqueue(seq)
+        self._is_stalled = False
+
+    def cancel(self, seq_id: int) -> None:
+        """Ends a sequence in any state and frees its blocks at once. Unknown ids are ignored."""
+        seq = self._sequences.pop(seq_id, None)
+        if seq is not None:
+            self._scheduler.free(seq)
+            self._is_stalled = False
+
+    def release(self, seq_id: int) -> None:
+        """Frees the blocks of a held sequence. Sequences that are not held are left alone."""
+        seq = self._sequences.get(seq_id)
+        if seq is not None and seq.state is SeqState.HELD:
+            self.cancel(seq_id)
+
+    def schedule(self) -> StepPlan | None:
+        """Decides the next step; None when no sequence can go on until another call changes it."""
+        plan = self._scheduler.schedule()
+        self._is_stalled = plan is None
+        now = self._clock.now()
+        for chunk in plan.chunks if plan is not None else ():
+            if chunk.is_first:
+                self._sequences[chunk.seq_id].scheduled_s = now
+        return plan
+
+    def execute(self, plan: StepPlan, on_layers: Callable[[int], None] | None = None) -> StepResult:
+        """Computes a plan's tokens and samples where a sequence's known tokens end.
+
+        on_layers(n) is called when the first n layers of the step are in the cache. Chunks of
+        sequences that were cancelled since `schedule` are left out.
+        """
+        started_s = self._clock.now()
+        work = [(self._sequences[c.seq_id], c) for c in plan.chunks if self._is_current(c)]
+        if not work:
+            return StepResult((), 0.0, 0, 0)
+        sampled = [seq for seq, chunk in work if chunk.end == seq.num_tokens]
+        logits = self._forward(work, on_layers)
+        tokens = sample(logits, [sample_row(seq, self._config) for seq in sampled])
+        for seq, chunk in work:
+            seq.num_computed = chunk.end
+            store_blocks(self._pool, seq)
+        now = self._clock.now()
+        outputs = [self._emit(seq, t, now) for seq, t in zip(sampled, tokens, strict=True)]
+        num_prefill = sum(c.end - c.start for _, c in work if c.is_prefill)
+        num_decode = sum(not c.is_prefill for _, c in work)
+        return StepResult(tuple(outputs), now - started_s, num_prefill, num_decode)
+
+    def take_block_event(self) -> BlockEvent | None:
+        """What entered and left the prefix cache since the last call, or None for nothing."""
+        return self._pool.take_event()
+
+    def block_snapshot(self) -> BlockSnapshot:
+        """The prefix cache as of the last event taken."""
+        return self._pool.snapshot()
+
+    @property
+    def has_work(self) -> bool:
+        """`schedule` could return a plan; false once it found every sequence blocked."""
+        scheduler = self._scheduler
+        queued = scheduler.running or scheduler.ready or scheduler.waiting
+        return bool(queued) and not self._is_stalled
+
+    def load(self) -> EngineLoad:
+        """The load of this moment; held and reserved sequences count in the blocks only."""
+        scheduler = self._scheduler
+        unstarted = sum(max(s.num_tokens - s.cached_estimate, 0) for s in scheduler.waiting)
+        started = (*scheduler.ready, *scheduler.running)
+        return EngineLoad(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting) + len(scheduler.ready),
+            waiting_tokens=unstarted + sum(s.num_uncomputed for s in started if s.is_prefilling),
+            num_blocks=self._pool.num_blocks,
+            num_free_blocks=self._pool.num_free,
+            context_tokens=sum(s.num_computed for s in scheduler.running),
+            num_preemptions=scheduler.num_preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Blocks, queues and tables agree with the sequences. Raises AssertionError."""
+        self._pool.check_integrity()
+        self._scheduler.check_integrity()
+        check_references(self._pool, self._sequences.values())
+
+    def _new_sequence(self, request: EngineRequest) -> Sequence:
+        assert request.seq_id not in self._sequences, f"sequence {request.seq_id} exists already"
+        check_request(request, self._config, self._model.config.vocab_size)
+        return Sequence(request, next(self._arrivals), self._config.block_size, self._clock.now())
+
+    def _is_current(self, chunk: ScheduledChunk) -> bool:
+        seq = self._sequences.get(chunk.seq_id)
+        return seq is not None and seq.state is SeqState.RUNNING and seq.num_computed == chunk.start
+
+    def _forward(
+        self,
+        work: list[tuple[Sequence, ScheduledChunk]],
+        on_layers: Callable[[int], None] | None,
+    ) -> torch.Tensor:
+        """Logits [num_sampled, vocab] of the chunks that reach the end of their known tokens."""
+        tokens, logit_rows = array("I"), []
+        for seq, chunk in work:
+            tokens.extend(seq.tokens[chunk.start : chunk.end])
+            if chunk.end == seq.num_tokens:
+                logit_rows.append(len(tokens) - 1)
+        batch = self._tables.batch_input(
+            rows=[seq.row for seq, _ in work],
+            starts=[chunk.start for _, chunk in work],
+            ends=[chunk.end for _, chunk in work],
+            tokens=tokens,
+            logit_rows=logit_rows,
+            device=self._model.device,
+        )
+        return self._model.forward(batch, self._kv, on_layers)
+
+    def _emit(self, seq: Sequence, token: int, now_s: float) -> SeqOutput:
+        index = seq.num_outputs
+        seq.append(token)
+        is_first = seq.first_token_s < 0
+        if is_first:
+            seq.first_token_s = now_s
+        finish = finish_of(seq, token, self._config)
+        if finish is not None:
+            self._end(seq)
+        times = times_of(seq) if is_first or finish is not None else None
+        return SeqOutput(seq.seq_id, index, token, finish, times)
+
+    def _end(self, seq: Sequence) -> None:
+        if seq.request.prefill_only:
+            self._scheduler.retire(seq)
+            seq.state = SeqState.HELD
+        else:
+            self.cancel(seq.seq_id)

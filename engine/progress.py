@@ -1,0 +1,41 @@
+"""How a sequence's next token is chosen, and what that token ends."""
+
+import numpy as np
+
+from engine.options import EngineConfig
+from engine.results import SeqTimes
+from engine.sampler import SampleRow, has_penalties
+from engine.sequence import Sequence
+from engine.token_history import TokenHistory
+from wire.messages import FinishReason
+
+
+def sample_row(seq: Sequence, config: EngineConfig) -> SampleRow:
+    """The sampler's view of the sequence; its token history starts with the first sample."""
+    params = seq.request.sampling
+    if seq.history is None and has_penalties(params):
+        known = np.array(seq.tokens, dtype=np.int64)
+        seq.history = TokenHistory(known[: seq.num_prompt], known[seq.num_prompt :])
+    banned = _ending_ids(seq, config) if seq.num_outputs < params.min_tokens else ()
+    return SampleRow(params, seq.num_tokens, banned, seq.history)
+
+
+def finish_of(seq: Sequence, token: int, config: EngineConfig) -> FinishReason | None:
+    """What `token`, the sequence's last, ends."""
+    if token in _ending_ids(seq, config):
+        return FinishReason.STOP
+    is_full = seq.num_tokens >= config.max_model_len
+    if is_full or seq.num_outputs >= seq.request.sampling.max_tokens:
+        return FinishReason.LENGTH
+    return FinishReason.PREFILLED if seq.request.prefill_only else None
+
+
+def times_of(seq: Sequence) -> SeqTimes:
+    return SeqTimes(seq.scheduled_s - seq.added_s, seq.first_token_s - seq.scheduled_s)
+
+
+def _ending_ids(seq: Sequence, config: EngineConfig) -> tuple[int, ...]:
+    params = seq.request.sampling
+    if params.ignore_eos:
+        return params.stop_token_ids
+    return config.eos_token_ids + params.stop_token_ids

@@ -1,0 +1,47 @@
+"""What a step of the engine gives back, and how loaded the engine is."""
+
+from dataclasses import dataclass
+
+from wire.messages import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class SeqTimes:
+    """How long a sequence waited for its first chunk, and from there to its first token here."""
+
+    queue_s: float
+    prefill_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeqOutput:
+    """Output token `index` of a request. `times` stands in a sequence's first and last output."""
+
+    seq_id: int
+    index: int
+    token: int
+    finish: FinishReason | None = None
+    times: SeqTimes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step gave. Prompt tokens that are recomputed count as prefill tokens again."""
+
+    outputs: tuple[SeqOutput, ...]
+    step_s: float
+    num_prefill_tokens: int
+    num_decode_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """The engine's load at one moment; `WorkerReport` gives the same fields to the router."""
+
+    num_running: int
+    num_waiting: int
+    waiting_tokens: int
+    num_blocks: int
+    num_free_blocks: int
+    context_tokens: int
+    num_preemptions: int

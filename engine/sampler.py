@@ -1,0 +1,115 @@
+"""Chooses the next token of every row of logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.counter_random import uniform
+from engine.nucleus import draw, floors
+from engine.token_history import TokenHistory
+from wire.messages import SamplingParams
+
+GREEDY_BELOW = 1e-5  # temperatures under this are greedy
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """How one row's token is chosen.
+
+    position: the token's index in prompt and output together; with the seed it is the whole key
+    of the draw. banned: ids that must not be chosen. history: needed for penalties only.
+    """
+
+    params: SamplingParams
+    position: int
+    banned: tuple[int, ...] = ()
+    history: TokenHistory | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.params.temperature < GREEDY_BELOW
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        return self.is_greedy and not self.banned and self.history is None
+
+
+def has_penalties(params: SamplingParams) -> bool:
+    return (
+        params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+    )
+
+
+@torch.inference_mode()
+def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
+    """The token of each row of logits [N, vocab] float32, which this changes in place.
+
+    The order is: bans, penalties, temperature, min-p, top-k, top-p, draw.
+    """
+    if all(row.is_plain_greedy for row in rows):
+        return greedy(logits)
+    _ban(logits, rows)
+    _penalise(logits, rows)
+    if all(row.is_greedy for row in rows):
+        return greedy(logits)
+    drawn = [i for i, row in enumerate(rows) if not row.is_greedy]
+    tokens = greedy(logits) if len(drawn) < len(rows) else [0] * len(rows)
+    for i, token in zip(drawn, _draw_rows(logits, rows, drawn), strict=True):
+        tokens[i] = token
+    return tokens
+
+
+def greedy(logits: Tensor) -> list[int]:
+    tokens: list[int] = logits.argmax(-1).tolist()
+    return tokens
+
+
+def _draw_rows(logits: Tensor, rows: Sequence[SampleRow], drawn: list[int]) -> list[int]:
+    params = [rows[i].params for i in drawn]
+    device = logits.device
+    temperature = torch.tensor([p.temperature for p in params], device=device)
+    scaled = logits[torch.tensor(drawn, device=device)] / temperature.unsqueeze(1)
+    floor = floors(
+        scaled,
+        top_k=[p.top_k for p in params],
+        top_p=[p.top_p for p in params],
+        min_p=[p.min_p for p in params],
+    )
+    numbers = uniform([p.seed for p in params], [rows[i].position for i in drawn])
+    return draw(scaled, floor, torch.from_numpy(numbers).to(device))
+
+
+def _ban(logits: Tensor, rows: Sequence[SampleRow]) -> None:
+    pairs = [(i, token) for i, row in enumerate(rows) for token in row.banned]
+    if pairs:
+        where, tokens = torch.tensor(pairs, device=logits.device).unbind(1)
+        logits[where, tokens] = float("-inf")
+
+
+def _penalise(logits: Tensor, rows: Sequence[SampleRow]) -> None:
+    """Repetition over prompt and output, frequency and presence over output, as vLLM has them."""
+    marked = [(i, row, row.history) for i, row in enumerate(rows) if row.history is not None]
+    if not marked:
+        return
+    sizes = [len(history.ids) for _, _, history in marked]
+
+    def spread(values: list[float]) -> Tensor:
+        return torch.from_numpy(np.repeat(np.array(values, np.float32), sizes)).to(logits.device)
+
+    where = torch.from_numpy(np.repeat([i for i, _, _ in marked], sizes)).to(logits.device)
+    ids = torch.from_numpy(np.concatenate([h.ids for _, _, h in marked])).to(logits.device)
+    counts = torch.from_numpy(np.concatenate([h.output_counts for _, _, h in marked])).to(
+        logits.device
+    )
+    params = [row.params for _, row, _ in marked]
+    repetition = spread([p.repetition_penalty for p in params])
+    values = logits[where, ids]
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    values -= spread([p.frequency_penalty for p in params]) * counts
+    values -= spread([p.presence_penalty for p in params]) * (counts > 0)
+    logits[where, ids] = values

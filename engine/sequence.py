@@ -1,0 +1,145 @@
+"""One request inside the engine: its tokens, its blocks and where it stands."""
+
+from array import array
+from dataclasses import dataclass, field
+from enum import Enum
+
+from engine.block_pool import CachedBlock
+from engine.token_history import TokenHistory
+from wire.block_hash import next_hash, root_hash
+from wire.messages import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What the engine is asked for.
+
+    block_hashes: of the prompt's full blocks, chained from the salt's root.
+    output_tokens: generated elsewhere; known, and never emitted again.
+    prefill_only: give one token, then hold the blocks until `release`.
+    priority: lower numbers go first.
+    """
+
+    seq_id: int
+    prompt_tokens: tuple[int, ...]
+    sampling: SamplingParams
+    block_hashes: tuple[int, ...] = ()
+    output_tokens: tuple[int, ...] = ()
+    prefill_only: bool = False
+    cache_salt: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Blocks for all known tokens of a request; the first num_cached_tokens are valid already."""
+
+    seq_id: int
+    block_ids: tuple[int, ...]
+    num_cached_tokens: int
+
+
+class SeqState(Enum):
+    """Where a sequence stands; `Sequence` draws how it moves."""
+
+    WAITING = "waiting"
+    RESERVED = "reserved"
+    RUNNING = "running"
+    HELD = "held"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The engine's mutable record of a request; only the engine and its scheduler change it.
+
+        add ------> WAITING --schedule--> RUNNING --last token---------> FINISHED
+                    ^   ^                 |     |
+                    |   +----preempted----+     +--prefill_only--> HELD --release--> FINISHED
+        reserve --> RESERVED --activate--> WAITING, with its blocks
+        cancel: from every state to FINISHED
+
+    Tokens below `num_computed` have their keys and values in the blocks.
+    """
+
+    request: EngineRequest
+    arrival: int
+    block_size: int
+    added_s: float
+    tokens: "array[int]" = field(init=False)
+    hashes: list[int] = field(init=False)  # of full blocks, as far as they were asked for
+    state: SeqState = SeqState.WAITING
+    block_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    prefill_end: int = 0  # a chunk that starts below it is prefill
+    row: int = -1  # in the running batch's block tables
+    tip: CachedBlock | None = None  # the cached block of the last stored one's content
+    num_stored_blocks: int = 0
+    can_store: bool = True
+    cached_estimate: int = 0  # tokens found in the prefix cache on arrival
+    was_scheduled: bool = False
+    scheduled_s: float = 0.0
+    first_token_s: float = -1.0
+    history: TokenHistory | None = None  # kept for penalties only
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.tokens = array("I", request.prompt_tokens)
+        self.tokens.extend(request.output_tokens)
+        self.hashes = list(request.block_hashes[: self.num_prompt // self.block_size])
+
+    @property
+    def seq_id(self) -> int:
+        return self.request.seq_id
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """First come, first served within a priority."""
+        return self.request.priority, self.arrival
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_tokens)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_missing_blocks(self) -> int:
+        """Blocks that the known tokens need and the sequence does not hold."""
+        return -(-len(self.tokens) // self.block_size) - len(self.block_ids)
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.num_computed < self.prefill_end
+
+    @property
+    def can_be_preempted(self) -> bool:
+        return not self.request.prefill_only
+
+    def append(self, token: int) -> None:
+        """Adds a generated token."""
+        self.tokens.append(token)
+        if self.history is not None:
+            self.history.append(token)
+
+    def block_tokens(self, index: int) -> bytes:
+        """The tokens of a full block, as the pool compares them."""
+        return self.tokens[index * self.block_size : (index + 1) * self.block_size].tobytes()
+
+    def block_hash(self, index: int) -> int:
+        """The chained hash of a full block; hashes of generated blocks are made on demand."""
+        for i in range(len(self.hashes), index + 1):
+            parent = self.hashes[-1] if i else root_hash(self.request.cache_salt)
+            start = i * self.block_size
+            self.hashes.append(next_hash(parent, self.tokens[start : start + self.block_size]))
+        return self.hashes[index]
