@@ -1,0 +1,107 @@
+"""The HTTP application: which path goes where, and the small pages."""
+
+from importlib.metadata import version
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.endpoint import GenerateEndpoint, Services
+from gateway.errors import ApiError
+from gateway.prepare import Preparer
+from gateway.replies import ChatReplies, TextReplies
+from runtime.metrics import CONTENT_TYPE, Metrics
+
+DISTRIBUTION = "baton-serve"
+
+
+def build_app(services: Services, preparer: Preparer, metrics: Metrics, created: int) -> Starlette:
+    """created: when this server started, in seconds since 1970, for the list of models."""
+    chat = GenerateEndpoint("chat", "chatcmpl", preparer.chat, ChatReplies, services)
+    completion = GenerateEndpoint("completions", "cmpl", preparer.completion, TextReplies, services)
+    pages = _Pages(services, metrics, created)
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completion, methods=["POST"]),
+            Route("/v1/models", pages.models),
+            Route("/v1/models/{model_id:path}", pages.model),
+            Route("/livez", pages.livez),
+            Route("/readyz", pages.readyz),
+            Route("/metrics", pages.metrics),
+            Route("/version", pages.version),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Pages:
+    """The endpoints that answer from what the process knows."""
+
+    def __init__(self, services: Services, metrics: Metrics, created: int) -> None:
+        self._services = services
+        self._metrics = metrics
+        self._created = created
+        self._version = version(DISTRIBUTION)
+
+    async def models(self, request: Request) -> Response:
+        return _json({"object": "list", "data": [self._model_card()]})
+
+    async def model(self, request: Request) -> Response:
+        model_id = request.path_params["model_id"]
+        if model_id != self._services.model.name:
+            message = f"the model {model_id!r} does not exist"
+            return _failed(ApiError(404, message, code="model_not_found", param="model"))
+        return _json(self._model_card())
+
+    async def livez(self, request: Request) -> Response:
+        return _json({"status": "alive"})
+
+    async def readyz(self, request: Request) -> Response:
+        snapshot = self._services.source.snapshot()
+        state = {
+            "status": "ready" if snapshot.is_ready else "no live worker",
+            "workers": len(snapshot.workers),
+        }
+        return _json(state, 200 if snapshot.is_ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+
+    async def version(self, request: Request) -> Response:
+        return _json({"version": self._version})
+
+    def _model_card(self) -> dict[str, object]:
+        return {
+            "id": self._services.model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "baton",
+            "max_model_len": self._services.max_model_len,
+        }
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+def _failed(error: ApiError) -> Response:
+    return Response(error.body, error.status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    response = _failed(ApiError(error.status_code, message, code=codes.get(error.status_code)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return _failed(ApiError(500, "internal error", code="internal"))

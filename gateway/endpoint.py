@@ -1,0 +1,131 @@
+"""A generating endpoint: body in, JSON answer or server-sent events out."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.answer import AnswerSet
+from gateway.body import read_body
+from gateway.errors import ApiError, ClientGone, from_baton
+from gateway.generation import Generation, TokenSource
+from gateway.http_reply import HttpReply
+from gateway.meter import GatewayMeter, RequestMeter
+from gateway.model_directory import ModelFiles
+from gateway.prepare import Prepared
+from gateway.replies import Replies
+from gateway.sse import stream_answers, whole_answers
+from runtime.clock import wall_time_s
+from runtime.lifecycle import new_id
+from runtime.log import get_logger
+from wire.errors import BatonError, ErrorCode
+
+_log = get_logger("gateway")
+
+PrepareFunction = Callable[[bytes, str, int], Awaitable[Prepared]]
+RepliesFactory = Callable[[str, int, str, bool], Replies]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the endpoints share; live: the generations under way."""
+
+    model: ModelFiles
+    source: TokenSource
+    meter: GatewayMeter
+    max_body_bytes: int
+    body_timeout_s: float
+    live: set[Generation] = field(default_factory=set)
+
+    @property
+    def max_model_len(self) -> int:
+        """The least of the model's own limit and the live workers'."""
+        of_workers = self.source.snapshot().max_model_len
+        return min(self.model.max_model_len, of_workers or self.model.max_model_len)
+
+    def fail_all(self) -> None:
+        """Ends what is under way with an error that asks the clients to try again."""
+        for generation in self.live:
+            message = "the gateway is shutting down"
+            generation.fail(BatonError(ErrorCode.DRAINING, message, retry_after_s=1.0))
+
+
+class GenerateEndpoint:
+    """An ASGI application for one path; it holds no state of single requests."""
+
+    def __init__(
+        self,
+        name: str,
+        id_prefix: str,
+        prepare: PrepareFunction,
+        replies: RepliesFactory,
+        services: Services,
+    ) -> None:
+        """name: the endpoint's label in the metrics."""
+        self._name = name
+        self._id_prefix = id_prefix
+        self._prepare = prepare
+        self._replies = replies
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_id(self._id_prefix)
+        meter = self._services.meter.open(self._name)
+        reply = HttpReply(send, request_id)
+        outcome = "cancelled"
+        try:
+            outcome = await self._answer(request_id, scope, receive, reply, meter)
+        finally:
+            meter.end(outcome)
+
+    async def _answer(
+        self,
+        request_id: str,
+        scope: Scope,
+        receive: Receive,
+        reply: HttpReply,
+        meter: RequestMeter,
+    ) -> str:
+        """Gives the outcome; every failure is answered here, in OpenAI's shape."""
+        try:
+            await self._serve(request_id, scope, receive, reply, meter)
+            return "ok"
+        except ClientGone:
+            return "disconnected"
+        except ApiError as error:
+            failure = error
+        except BatonError as error:
+            failure = from_baton(error)
+        except Exception:
+            _log.exception("a request failed inside the gateway", request_id=request_id)
+            failure = ApiError(500, "internal error", code=ErrorCode.INTERNAL.value)
+        if failure.status >= 500:
+            _log.warning("request failed", request_id=request_id, reason=failure.message)
+        await reply.fail(failure)
+        return failure.code or ErrorCode.INVALID_REQUEST.value
+
+    async def _serve(
+        self,
+        request_id: str,
+        scope: Scope,
+        receive: Receive,
+        reply: HttpReply,
+        meter: RequestMeter,
+    ) -> None:
+        services = self._services
+        raw = await read_body(
+            receive, scope["headers"], services.max_body_bytes, services.body_timeout_s
+        )
+        prepared = await self._prepare(raw, request_id, services.max_model_len)
+        meter.accept(prepared.num_prompt_tokens)
+        replies = self._replies(
+            request_id, int(wall_time_s()), services.model.name, prepared.include_usage
+        )
+        answers = AnswerSet(prepared, services.model.detokenizers, meter)
+        write = stream_answers if prepared.stream else whole_answers
+        async with Generation(services.source, prepared.requests, receive) as generation:
+            services.live.add(generation)
+            try:
+                await write(generation, answers, replies, reply)
+            finally:
+                services.live.discard(generation)

@@ -1,0 +1,104 @@
+"""The running generators of one HTTP request, which a failure or the client can end at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from starlette.types import Receive
+
+from gateway.errors import ClientGone
+from router.candidates import RouterSnapshot
+from router.output import OutputDelta
+from runtime.log import get_logger
+from wire.errors import BatonError, ErrorCode
+from wire.messages import GenerateRequest
+
+_log = get_logger("gateway")
+
+
+class TokenSource(Protocol):
+    """The router as the gateway uses it. Closing or cancelling the iterator cancels the request."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[OutputDelta]: ...
+
+    def snapshot(self) -> RouterSnapshot: ...
+
+
+class Generation:
+    """Pumps one generator per prompt, so that tokens that wait are taken together.
+
+    Used as `async with`, whose end cancels every pump: nothing runs on for a client that is gone.
+    What waits is bounded by the requests' max_tokens.
+    """
+
+    def __init__(
+        self, source: TokenSource, requests: Sequence[GenerateRequest], receive: Receive
+    ) -> None:
+        self._source = source
+        self._requests = requests
+        self._receive = receive
+        self._waiting: list[tuple[int, OutputDelta]] = []
+        self._failure: Exception | None = None
+        self._wake = asyncio.Event()
+        self._pumps: list[asyncio.Task[None]] = []
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Generation":
+        self._watch = asyncio.create_task(self._watch_client())
+        self._pumps = [
+            asyncio.create_task(self._pump(index, request))
+            for index, request in enumerate(self._requests)
+        ]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        tasks = [task for task in (self._watch, *self._pumps) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def take(self) -> list[tuple[int, OutputDelta]]:
+        """What arrived since the last take, as (prompt's index, delta), waiting for a first one.
+
+        Raises BatonError when a request failed, after everything that came before it was taken;
+        ClientGone at once.
+        """
+        while not self._waiting and self._failure is None:
+            self._wake.clear()
+            await self._wake.wait()
+        if isinstance(self._failure, ClientGone) or not self._waiting:
+            assert self._failure is not None
+            raise self._failure
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def end(self, index: int) -> None:
+        """Cancels one prompt's generator; its answer is complete."""
+        self._pumps[index].cancel()
+
+    def fail(self, failure: Exception) -> None:
+        """Ends the request with `failure`; the first one given counts."""
+        if self._failure is None:
+            self._failure = failure
+            self._wake.set()
+
+    async def _pump(self, index: int, request: GenerateRequest) -> None:
+        is_finished = False
+        try:
+            async for delta in self._source.generate(request):
+                is_finished = delta.finish_reason is not None
+                self._waiting.append((index, delta))
+                self._wake.set()
+        except BatonError as error:
+            self.fail(error)
+        except Exception:
+            _log.exception("the router failed", request_id=request.request_id)
+            self.fail(BatonError(ErrorCode.INTERNAL, "the request failed inside the gateway"))
+        else:
+            if not is_finished:
+                self.fail(BatonError(ErrorCode.INTERNAL, "the answer stopped without an end"))
+
+    async def _watch_client(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.fail(ClientGone())

@@ -1,0 +1,59 @@
+"""One HTTP response as it is sent: whole, or as server-sent events."""
+
+from collections.abc import Iterable
+
+from starlette.types import Send
+
+from gateway.errors import ApiError
+from gateway.replies import DONE, error_event
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_EVENT_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class HttpReply:
+    """NEW -> whole -> ENDED, or NEW -> events -> STREAMING -> events(last) -> ENDED.
+
+    The status line goes out with the first events, so that a failure before them has its own
+    status; fail() answers in whichever form is still possible.
+    """
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = (b"x-request-id", request_id.encode())
+        self._is_started = False
+
+    async def whole(self, status: int, body: bytes, headers: Headers = ()) -> None:
+        length = (b"content-length", b"%d" % len(body))
+        await self._start(status, (_JSON, length, *headers))
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def events(self, events: bytes, *, last: bool = False) -> None:
+        if not self._is_started:
+            await self._start(200, _EVENT_STREAM)
+        await self._send({"type": "http.response.body", "body": events, "more_body": not last})
+
+    async def fail(self, error: ApiError) -> None:
+        if self._is_started:
+            await self.events(error_event(error.body) + DONE, last=True)
+            return
+        headers = error.headers
+        if error.status in (408, 413):  # the rest of the body is not read
+            headers = [*headers, (b"connection", b"close")]
+        await self.whole(error.status, error.body, headers)
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self._is_started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [self._request_id, *headers],
+            }
+        )

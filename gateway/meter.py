@@ -1,0 +1,63 @@
+"""The gateway's metrics, bound once, and the measuring of one request."""
+
+from runtime.clock import Clock
+from runtime.metrics import Metrics
+
+
+class GatewayMeter:
+    """Looks the metrics up once for all requests."""
+
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self.clock = clock
+        self.in_flight = metrics.gauge("baton_requests_in_flight")
+        self.ttft = metrics.histogram("baton_ttft_seconds")
+        self.itl = metrics.histogram("baton_itl_seconds")
+        self.e2e = metrics.histogram("baton_e2e_seconds")
+        self.prompt_tokens = metrics.counter("baton_prompt_tokens_total")
+        self.cached_tokens = metrics.counter("baton_cached_tokens_total")
+        self.output_tokens = metrics.counter("baton_output_tokens_total")
+
+    def open(self, endpoint: str) -> "RequestMeter":
+        return RequestMeter(self, endpoint)
+
+    def count(self, endpoint: str, outcome: str) -> None:
+        self._metrics.counter("baton_requests_total", endpoint=endpoint, outcome=outcome).inc()
+
+
+class RequestMeter:
+    """One request: opened at its arrival, accepted once valid, ended exactly once."""
+
+    def __init__(self, meter: GatewayMeter, endpoint: str) -> None:
+        self._meter = meter
+        self._endpoint = endpoint
+        self._start_s = meter.clock.now()
+        self._last_s: float | None = None
+        self._is_accepted = False
+
+    def accept(self, num_prompt_tokens: int) -> None:
+        self._is_accepted = True
+        self._meter.in_flight.inc()
+        self._meter.prompt_tokens.inc(num_prompt_tokens)
+
+    def tokens(self, num_tokens: int) -> None:
+        """Tokens that are about to be sent, or are ready where the answer goes out whole."""
+        if not num_tokens:
+            return
+        now_s = self._meter.clock.now()
+        if self._last_s is None:
+            self._meter.ttft.observe(now_s - self._start_s)
+        else:
+            self._meter.itl.observe(now_s - self._last_s)
+        self._last_s = now_s
+        self._meter.output_tokens.inc(num_tokens)
+
+    def cached(self, num_tokens: int) -> None:
+        """Prompt tokens found in a prefix cache; called once a request."""
+        self._meter.cached_tokens.inc(num_tokens)
+
+    def end(self, outcome: str) -> None:
+        self._meter.count(self._endpoint, outcome)
+        if self._is_accepted:
+            self._meter.in_flight.dec()
+            self._meter.e2e.observe(self._meter.clock.now() - self._start_s)

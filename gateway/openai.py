@@ -1,0 +1,141 @@
+"""OpenAI's request bodies: which fields exist and their types; ranges are sampling.py's."""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.errors import ApiError, invalid
+
+B = TypeVar("B", bound="CommonBody")
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: bool | None = None  # padding against traffic analysis: never sent
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: str
+    json_schema: Any = None
+
+
+class ContentPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: str
+    text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message of a conversation; a client may send back an answer's message as it got it."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: Any = None
+    function_call: Any = None
+
+
+class CommonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields that both endpoints share. None: left out, a default applies."""
+
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    metadata: dict[str, str] | None = None
+    logit_bias: dict[str, float] | None = None
+
+
+class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """POST /v1/chat/completions"""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    store: bool | None = None
+
+
+class CompletionBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """POST /v1/completions"""
+
+    prompt: str | list[str | int | list[int]]
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+def decode_body(decoder: "msgspec.json.Decoder[B]", body: bytes) -> B:
+    """Raises ApiError 400 for malformed JSON, a wrong type or an unknown field, naming it."""
+    try:
+        decoded = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise invalid("the body's JSON is nested too deeply", code="invalid_json") from error
+    _refuse_unsupported(decoded)
+    return decoded
+
+
+def _wrong_field(reason: str) -> ApiError:
+    """msgspec says "Expected `int`, got `str` - at `$.max_tokens`"."""
+    what, _, place = reason.partition(" - at ")
+    path = place.strip("`").removeprefix("$").removeprefix(".")
+    named = re.search(r"(unknown|required) field `(.*)`", what)
+    if named:
+        path = f"{path}.{named[2]}".removeprefix(".")
+    code = "unknown_field" if named and named[1] == "unknown" else "invalid_type"
+    where = f" (field {path!r})" if path else ""
+    return invalid(f"{what}{where}", path or None, code)
+
+
+def _refuse_unsupported(body: CommonBody) -> None:
+    """Known fields that would change the answer and that nothing here acts on yet."""
+    for field in _UNSUPPORTED:
+        value = getattr(body, field, None)
+        if value is not None and value is not False and value not in ([], {}, ""):
+            raise invalid(f"{field} is not supported", field, "unsupported_field")
+    if getattr(body, "tool_choice", None) not in (None, "none", "auto"):
+        raise invalid("tool_choice is not supported", "tool_choice", "unsupported_field")
+    for field in ("n", "best_of"):
+        if getattr(body, field, None) not in (None, 1):
+            message = f"{field} must be 1: several answers to one prompt are not supported"
+            raise invalid(message, field)
+    response_format = getattr(body, "response_format", None)
+    if response_format is not None and response_format.type != "text":
+        message = f"response_format of type {response_format.type!r} is not supported, only 'text'"
+        raise invalid(message, "response_format", "unsupported_field")
+
+
+_UNSUPPORTED = ("logprobs", "top_logprobs", "logit_bias", "tools", "echo", "suffix")

@@ -1,0 +1,153 @@
+"""The gateway's process: builds its parts, serves until SIGTERM, drains, exits."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from gateway.app import build_app
+from gateway.config import GatewayConfig
+from gateway.endpoint import Services
+from gateway.meter import GatewayMeter
+from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
+from gateway.prepare import Preparer
+from gateway.tokenizer import PromptEncoder
+from router.config import RouterConfig
+from router.router import Router
+from runtime import log
+from runtime.clock import SystemClock, wall_time_s
+from runtime.lifecycle import die_with_parent, new_id, stop_event
+from runtime.metrics import GATEWAY_METRICS, Metrics
+
+KEEP_ALIVE_S = 75
+_AFTER_DRAIN_S = 5
+
+_log = log.get_logger("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one process; whoever builds it starts the router and closes the encoder."""
+
+    app: Starlette
+    services: Services
+    router: Router
+    encoder: PromptEncoder
+
+
+def run(config: GatewayConfig) -> int:
+    """Serves until SIGTERM or SIGINT; gives the exit status, 0 after a drain."""
+    log.configure("gateway", level=config.log_level)
+    if config.parent_pid:
+        die_with_parent(config.parent_pid)
+    try:
+        model = read_model_directory(
+            Path(config.model), config.served_model_name, config.max_model_len
+        )
+        listener = _listen(config.host, config.port)
+    except (ModelDirectoryError, OSError) as error:
+        _log.error("the gateway cannot start", reason=str(error))
+        return 1
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, model, listener))
+    return 0
+
+
+def build(config: GatewayConfig, model: ModelFiles) -> Gateway:
+    """Wires the process; called inside the running loop."""
+    clock = SystemClock()
+    metrics = Metrics(GATEWAY_METRICS)
+    router = Router(
+        RouterConfig(
+            control_address=config.control_address,
+            client_id=new_id("gateway"),
+            cluster_token=config.cluster_token,
+        ),
+        clock,
+        metrics,
+    )
+    services = Services(
+        model=model,
+        source=router,
+        meter=GatewayMeter(metrics, clock),
+        max_body_bytes=config.max_body_bytes,
+        body_timeout_s=config.body_timeout_s,
+    )
+    encoder = PromptEncoder(model.tokenizer)
+    app = build_app(services, Preparer(model, encoder), metrics, int(wall_time_s()))
+    return Gateway(app, services, router, encoder)
+
+
+async def _serve(config: GatewayConfig, model: ModelFiles, listener: socket.socket) -> None:
+    stop = stop_event()
+    gateway = build(config, model)
+    await gateway.router.start()
+    try:
+        await serve_app(gateway.app, gateway.services, listener, stop, config.drain_s)
+    finally:
+        await gateway.router.stop()
+        gateway.encoder.close()
+
+
+async def serve_app(
+    app: Starlette,
+    services: Services,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    drain_s: float,
+) -> None:
+    """Serves on a bound socket until `stop`; running streams then have drain_s to end."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(drain_s) + _AFTER_DRAIN_S,
+        )
+    )
+    host, port = listener.getsockname()[:2]
+    _log.info("the gateway listens", url=f"http://{host}:{port}", model=services.model.name)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    _log.info("the gateway drains", streams=len(services.live))
+    deadline = asyncio.get_running_loop().call_later(drain_s, services.fail_all)
+    try:
+        await serving
+    finally:
+        deadline.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process, which has more to stop than the server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises OSError naming the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = f"the gateway's port {host}:{port} is not free: {error.strerror}"
+        raise OSError(reason) from error
+    return listener

@@ -1,0 +1,125 @@
+"""A request's sampling fields: checked against their ranges, filled up with defaults."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.errors import invalid
+from gateway.model_directory import SamplingDefaults
+from gateway.openai import CommonBody
+from wire.messages import SamplingParams
+
+MAX_STOP_STRINGS = 16
+MAX_SALT_CHARACTERS = 256
+_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """What a field may be; NaN is in no range."""
+
+    field: str
+    lowest: float
+    highest: float
+    open_below: bool = False
+
+    def check(self, value: float | None) -> None:
+        if value is None:
+            return
+        above = value > self.lowest if self.open_below else value >= self.lowest
+        if not (above and value <= self.highest):
+            relation = "greater than" if self.open_below else "at least"
+            raise invalid(
+                f"{self.field} must be {relation} {self.lowest} and at most {self.highest}, "
+                f"is {value}",
+                self.field,
+            )
+
+
+_RANGES = (
+    _Range("temperature", 0, 2),
+    _Range("top_p", 0, 1, open_below=True),
+    _Range("top_k", -1, _INT32),
+    _Range("min_p", 0, 1),
+    _Range("presence_penalty", -2, 2),
+    _Range("frequency_penalty", -2, 2),
+    _Range("repetition_penalty", 0, 10, open_below=True),
+    _Range("max_tokens", 1, _INT32),
+    _Range("max_completion_tokens", 1, _INT32),
+    _Range("min_tokens", 0, _INT32),
+    _Range("seed", -(2**63), 2**63 - 1),
+    _Range("priority", -(2**31), _INT32),
+)
+
+
+def check_ranges(body: CommonBody, vocab_size: int) -> None:
+    """Raises ApiError 400 naming the field, its value and its limits."""
+    for limits in _RANGES:
+        limits.check(getattr(body, limits.field, None))
+    check_token_ids(body.stop_token_ids or (), vocab_size, "stop_token_ids")
+    stops = stop_strings(body)
+    if len(stops) > MAX_STOP_STRINGS:
+        raise invalid(f"stop has {len(stops)} strings, at most {MAX_STOP_STRINGS} go", "stop")
+    if "" in stops:
+        raise invalid("stop must not be an empty string", "stop")
+    if len(body.cache_salt or "") > MAX_SALT_CHARACTERS:
+        raise invalid(f"cache_salt is over {MAX_SALT_CHARACTERS} characters", "cache_salt")
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options needs stream to be true", "stream_options")
+
+
+def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> None:
+    if token_ids and (min(token_ids) < 0 or max(token_ids) >= vocab_size):
+        wrong = next(token for token in token_ids if not 0 <= token < vocab_size)
+        message = f"{field} has the token id {wrong}; the model's go from 0 to {vocab_size - 1}"
+        raise invalid(message, field)
+
+
+def stop_strings(body: CommonBody) -> tuple[str, ...]:
+    if body.stop is None:
+        return ()
+    return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+
+
+def answer_limit(num_prompt_tokens: int, asked: int | None, max_model_len: int, field: str) -> int:
+    """How many tokens the answer may have; what is left of the context if the client says nothing.
+
+    Raises ApiError 400 context_length_exceeded with both numbers when they do not fit.
+    """
+    room = max_model_len - num_prompt_tokens
+    if room >= (asked or 1):
+        return asked or room
+    answer = f"{asked} for max_tokens" if asked else "at least 1 for the answer"
+    message = (
+        f"the model's context holds {max_model_len} tokens, but the request needs "
+        f"{num_prompt_tokens + (asked or 1)}: {num_prompt_tokens} in the prompt and {answer}"
+    )
+    raise invalid(message, field, "context_length_exceeded")
+
+
+def sampling_params(
+    body: CommonBody, defaults: SamplingDefaults, max_tokens: int
+) -> SamplingParams:
+    """Raises ApiError 400 when min_tokens is over max_tokens. An omitted seed is random."""
+    min_tokens = body.min_tokens or 0
+    if min_tokens > max_tokens:
+        message = f"min_tokens is {min_tokens}, over max_tokens, {max_tokens}"
+        raise invalid(message, "min_tokens")
+    return SamplingParams(
+        temperature=_given(body.temperature, defaults.temperature),
+        top_p=_given(body.top_p, defaults.top_p),
+        top_k=max(0, defaults.top_k if body.top_k is None else body.top_k),
+        min_p=_given(body.min_p, 0.0),
+        repetition_penalty=_given(body.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=_given(body.presence_penalty, 0.0),
+        frequency_penalty=_given(body.frequency_penalty, 0.0),
+        seed=secrets.randbits(64) if body.seed is None else body.seed % 2**64,
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        ignore_eos=bool(body.ignore_eos),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+    )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
