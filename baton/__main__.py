@@ -1,0 +1,62 @@
+"""The command line `baton`; a subcommand's module is imported only when that command runs.
+
+`baton status` answers in a fraction of a second although `baton decode` needs torch. So the
+commands stand here by name and summary, which is all that `baton --help` shows, and the one that
+was asked for is loaded.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import typer
+
+SUMMARIES: Mapping[str, str] = MappingProxyType(
+    {
+        "up": "Start a cluster on this host, print its addresses, and stay until Ctrl-C.",
+        "down": "Stop the cluster that runs on this host.",
+        "status": "Show workers, their load, and the processes that are kept alive.",
+        "doctor": "Tell what works on this host.",
+        "gateway": "Run one HTTP gateway with its router.",
+        "prefill": "Run one prefill worker.",
+        "decode": "Run one decode worker.",
+        "control": "Run the control plane's registry.",
+        "bench": "Measure this host and write the figures down.",
+    }
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: ends the process with the command's exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    app = typer.Typer(
+        name="baton",
+        help="Disaggregated prefill/decode serving of large language models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_no_options)
+    wanted = next((word for word in words if not word.startswith("-")), "")
+    for name, summary in SUMMARIES.items():
+        command = _load(name) if name == wanted else _only_listed
+        app.command(name, help=summary)(command)
+    app(words, prog_name="baton")
+
+
+def _load(name: str) -> Callable[..., None]:
+    command: Callable[..., None] = importlib.import_module(f"baton.commands.{name}").command
+    return command
+
+
+def _no_options() -> None:
+    """Options stand behind the commands."""
+
+
+def _only_listed() -> None:
+    """Stands in for a command that is shown by --help and not run."""
+
+
+if __name__ == "__main__":
+    main()

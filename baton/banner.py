@@ -1,0 +1,53 @@
+"""What `baton up` says when the cluster serves."""
+
+import json
+
+from baton.preflight import ModelFacts
+from baton.state_dir import ClusterState
+from baton.up_config import UpConfig
+from runtime.sizes import format_bytes
+from wire.block_hash import BLOCK_SIZE
+from wire.cluster import ClusterStatus, WorkerStatus
+
+
+def banner(config: UpConfig, model: ModelFacts, status: ClusterStatus, state: ClusterState) -> str:
+    """Addresses, the memory plan, where the logs are, and a curl line that works."""
+    logs = "this terminal" if config.verbose else state.log_dir
+    rows = [
+        ("API", f"{state.http_url}/v1"),
+        ("control", state.control_address),
+        ("model", f"{model.directory} ({format_bytes(model.weight_bytes)} of weights)"),
+        ("context", f"{model.max_model_len:,} tokens of prompt and answer together"),
+        *((worker.info.worker_id, _worker_line(config, worker)) for worker in status.workers),
+        ("logs", logs),
+    ]
+    table = "\n".join(f"  {name:<11}{text}" for name, text in rows)
+    pools = f"{_count(config.prefill, 'prefill')} and {_count(config.decode, 'decode')}"
+    return (
+        f"Baton serves {model.name} with {pools}.\n\n{table}\n\n"
+        f"Try it:\n\n{_curl(state.http_url, model)}\n\nCtrl-C or `baton down` stops it."
+    )
+
+
+def _worker_line(config: UpConfig, worker: WorkerStatus) -> str:
+    info = worker.info
+    num_tokens = info.num_blocks * BLOCK_SIZE
+    memory = f"{config.kv_memory} of " if config.kv_memory else ""
+    threads = f"{config.threads_per_worker} thread{'s' if config.threads_per_worker > 1 else ''}"
+    return (
+        f"pid {info.pid}, {threads}, {memory}KV cache for {num_tokens:,} tokens "
+        f"({info.num_blocks:,} blocks, {info.fingerprint.dtype})"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what} worker{'' if number == 1 else 's'}"
+
+
+def _curl(url: str, model: ModelFacts) -> str:
+    question = "What is Baton?"
+    path, body = "/v1/completions", {"model": model.name, "prompt": question, "max_tokens": 64}
+    if model.has_chat_template:
+        path = "/v1/chat/completions"
+        body = {"model": model.name, "messages": [{"role": "user", "content": question}]}
+    return f"  curl {url}{path} -H 'Content-Type: application/json' \\\n    -d '{json.dumps(body)}'"

@@ -1,0 +1,1 @@
+"""The subcommands, one a file; each file is imported only when its command runs."""

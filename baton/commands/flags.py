@@ -1,0 +1,116 @@
+"""Command-line flags made of a config dataclass: one a field, so that the two cannot differ."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from runtime.settings import SettingsError, load
+
+T = TypeVar("T")
+
+SECRET_FIELDS = frozenset({"cluster_token"})  # only from BATON_CLUSTER_TOKEN or the config file
+_PLAIN_TYPES = (str, int, float, bool)
+
+HELP: Mapping[str, str] = {
+    "advertise_host": "Host that others reach this worker at; empty: --host.",
+    "beat_timeout_s": "Seconds without a heartbeat after which a worker is dropped.",
+    "body_timeout_s": "Seconds that a client may take to send a request's body.",
+    "control_address": "host:port of the control plane.",
+    "control_port": "Port of the control plane; 0: a free one.",
+    "decode": "Decode workers to start.",
+    "device": "cpu, cuda, or auto.",
+    "drain_s": "Seconds that running requests may go on after SIGTERM.",
+    "drain_timeout_s": "Seconds that running requests may go on after SIGTERM.",
+    "dtype": "float32, bfloat16, or auto for the checkpoint's.",
+    "host": "Address to listen on.",
+    "kv_memory": "Memory of a worker's KV cache, such as 512MiB or 2GB.",
+    "lease_s": "Seconds that published KV blocks wait to be pulled.",
+    "log_level": "debug, info, warning or error.",
+    "max_batch_tokens": "Tokens in one engine step; 0: the role's default.",
+    "max_body_bytes": "Largest request body that is read.",
+    "max_model_len": "Tokens of prompt and answer together; 0: what the model allows.",
+    "max_num_seqs": "Sequences that run at the same time.",
+    "metrics_port": "Port of /metrics; 0: none.",
+    "model": "A Hugging Face model directory.",
+    "parent_pid": "End when this process ends; 0: never.",
+    "port": "Port to listen on; 0: a free one, where another process learns it.",
+    "prefill": "Prefill workers to start.",
+    "ready_timeout_s": "Seconds until the cluster must serve.",
+    "served_model_name": "What clients call the model; empty: the directory's name.",
+    "settle_s": "Seconds of heartbeats before the first snapshot is shown.",
+    "threads": "Threads of a worker; 0: the cores that there are.",
+    "transport": "How KV blocks travel: shm, tcp, or auto.",
+    "verbose": "Pass the output of all processes through instead of writing log files.",
+    "worker_id": "Name of this worker in the cluster; empty: role and process id.",
+}
+
+
+def config_command(
+    cls: type[T],
+    table: str,
+    run: Callable[[T], int],
+    fixed: Mapping[str, object] | None = None,
+) -> Callable[..., None]:
+    """A typer command that builds `cls` from flags, environment and file, and runs it.
+
+    fixed: fields that the command's name decides. Ends the process with the code that `run`
+    gives, or with 2 when a setting cannot be used.
+    """
+    given = dict(fixed or {})
+
+    def command(config: Path | None = None, **flags: object) -> None:
+        raise typer.Exit(run(load_or_exit(cls, {**flags, **given}, config, table)))
+
+    return with_flags_of(cls, command, hidden=frozenset(given))
+
+
+def load_or_exit(cls: type[T], flags: Mapping[str, object], file: Path | None, table: str) -> T:
+    """The settings; a setting that cannot be used is printed, and ends the process with 2."""
+    try:
+        return load(cls, flags, file=file, table=table)
+    except SettingsError as error:
+        typer.echo(f"baton {table}: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def with_flags_of(
+    cls: type[Any], command: Callable[..., None], hidden: frozenset[str] = frozenset()
+) -> Callable[..., None]:
+    """Gives `command`, which takes the fields by name, the signature that typer reads."""
+    own = [
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD and parameter.name != "config"
+    ]
+    shown = [f for f in fields(cls) if f.name not in hidden | SECRET_FIELDS]
+    file_help = "A TOML file; flags and BATON_* variables go before it."
+    parameters = [
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+        _parameter("config", Path, typer.Option(None, help=file_help)),
+        *(_parameter(f.name, _type_of(f), _option(f)) for f in shown),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _parameter(name: str, kind: type[Any], option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None
+    )
+
+
+def _type_of(field: Field[Any]) -> type[Any]:
+    assert field.type in _PLAIN_TYPES, f"no flag can be made of {field.name}: {field.type}"
+    return field.type
+
+
+def _option(field: Field[Any]) -> Any:
+    """None stands for not given, so that the environment and the file are asked."""
+    default = "" if field.default is MISSING else str(field.default)
+    flag = f"--{field.name.replace('_', '-')}"
+    return typer.Option(None, flag, help=HELP.get(field.name, ""), show_default=default or False)

@@ -1,0 +1,101 @@
+"""`baton status`: what the cluster's workers and processes are doing."""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from baton.state_dir import StateDir
+from runtime.settings import environment
+from wire import rpc
+from wire.cluster import ClusterStatus, ProcessStatus, WorkerStatus
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+AddressFlag = Annotated[
+    str,
+    typer.Option(help="host:port of a control plane; empty: the cluster that runs on this host."),
+]
+
+
+def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> None:
+    """Show workers, their load, and the processes that are kept alive."""
+    address, token = _where(control_address)
+    try:
+        status = asyncio.run(_fetch(address, token))
+    except rpc.RpcError as error:
+        typer.echo(f"baton status: {address} does not answer: {error.details()}", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(msgspec.json.encode(status).decode())
+        return
+    console = Console()
+    console.print(_worker_table(status))
+    if status.processes:
+        console.print(_process_table(status.processes))
+
+
+def _where(control_address: str) -> tuple[str, str]:
+    """Address and token of the control plane to ask."""
+    if control_address:
+        return control_address, environment("CLUSTER_TOKEN")
+    state_dir = StateDir.of_environment()
+    state = state_dir.running()
+    if state is None:
+        typer.echo(f"No cluster runs here (state directory {state_dir.path}).", err=True)
+        raise typer.Exit(1)
+    return state.control_address, state.cluster_token
+
+
+async def _fetch(address: str, token: str) -> ClusterStatus:
+    channel = rpc.open_channel(address)
+    try:
+        return await rpc.fetch_status(channel, token)
+    finally:
+        await channel.close(None)
+
+
+def _worker_table(status: ClusterStatus) -> Table:
+    table = Table(title=f"Workers (version {status.version})", title_justify="left")
+    for heading in ("worker", "role", "address", "model", "beat", "running", "waiting"):
+        table.add_column(heading)
+    for heading in ("KV used", "step"):
+        table.add_column(heading, justify="right")
+    for worker in status.workers:
+        table.add_row(*_worker_row(worker))
+    return table
+
+
+def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
+    info, report = worker.info, worker.report
+    used = report.num_blocks - report.num_free_blocks
+    share = f"{used / report.num_blocks:.0%}" if report.num_blocks else "-"
+    return (
+        info.worker_id,
+        info.role.value + (" (draining)" if info.draining else ""),
+        info.address,
+        info.fingerprint.model,
+        f"{worker.beat_age_s:.1f} s",
+        str(report.num_running),
+        str(report.num_waiting),
+        share,
+        f"{report.step_s * 1e3:.1f} ms",
+    )
+
+
+def _process_table(processes: tuple[ProcessStatus, ...]) -> Table:
+    table = Table(title="Processes", title_justify="left")
+    for heading in ("name", "kind", "pid", "state", "restarts", "up"):
+        table.add_column(heading)
+    for process in processes:
+        table.add_row(
+            process.name,
+            process.kind,
+            str(process.pid or "-"),
+            process.state,
+            str(process.num_restarts),
+            f"{process.uptime_s:.0f} s",
+        )
+    return table

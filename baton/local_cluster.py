@@ -1,0 +1,182 @@
+"""A cluster on this host: the control plane in this process, workers and gateway as children."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from baton.probe import http_status
+from baton.up_config import UpConfig
+from control_plane.actuators.local import LocalActuator
+from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
+from control_plane.config import ControlConfig
+from control_plane.server import ControlServer
+from runtime.clock import Clock
+from wire.cluster import ClusterStatus
+
+GATEWAY, PREFILL, DECODE = "gateway", "prefill", "decode"
+_POLL_S = 0.05
+_DRAIN_MARGIN_S = 2.0  # for what a process does after its own drain deadline
+
+
+class ClusterStartError(Exception):
+    """A process of the cluster ended before the cluster was ready, or it took too long."""
+
+
+class LocalCluster:
+    """Owns every process of one `baton up`, from `start` to the end of `stop`.
+
+    config_file: handed to the children, each of which reads its own table. on_exit hears of
+    processes that end on their own once the cluster is ready.
+    """
+
+    def __init__(
+        self,
+        config: UpConfig,
+        clock: Clock,
+        *,
+        config_file: Path | None = None,
+        log_dir: Path | None = None,
+        on_exit: Callable[[ProcessExit], None] = lambda exit: None,
+    ) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._on_exit = on_exit
+        self._failure: asyncio.Future[ProcessExit] = asyncio.get_running_loop().create_future()
+        self._is_ready = False
+        templates = {GATEWAY: self._gateway, PREFILL: self._worker_of(PREFILL)}
+        templates[DECODE] = self._worker_of(DECODE)
+        self._actuator = LocalActuator(
+            templates,
+            clock,
+            log_dir=None if config.verbose else log_dir,
+            on_exit=self._process_ended,
+        )
+        self._control = ControlServer(
+            ControlConfig(
+                port=config.control_port, cluster_token=config.cluster_token, settle_s=0.0
+            ),
+            clock,
+            self._actuator.processes,
+        )
+
+    @property
+    def control_address(self) -> str:
+        return f"127.0.0.1:{self._control.port}"
+
+    async def start(self) -> None:
+        """Starts everything. Raises OSError when the control port is taken."""
+        await self._control.start()
+        await self._actuator.scale(PREFILL, self._config.prefill)
+        await self._actuator.scale(DECODE, self._config.decode)
+        await self._actuator.scale(GATEWAY, 1)
+
+    async def wait_ready(self) -> None:
+        """Until every worker is registered and the gateway serves. Raises ClusterStartError."""
+        ready = asyncio.create_task(self._poll_ready())
+        either: set[asyncio.Future[Any]] = {ready, self._failure}
+        limit_s = self._config.ready_timeout_s
+        try:
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                raise ClusterStartError(_describe(self._failure.result()))
+            if not ready.done():
+                raise ClusterStartError(f"not ready in {limit_s:.0f} s")
+            self._is_ready = True
+        finally:
+            ready.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ready
+
+    async def stop(self) -> None:
+        """Gateway first, so that no request is accepted that no worker would serve."""
+        await self._actuator.stop(GATEWAY)
+        await self._actuator.stop(PREFILL, DECODE)
+        await self._control.stop()
+        self._actuator.check_integrity()
+
+    def kill(self) -> None:
+        """Ends every process at once; `stop` still collects them."""
+        self._actuator.kill()
+
+    async def status(self) -> ClusterStatus:
+        return await self._control.plane.status()
+
+    async def _poll_ready(self) -> None:
+        config = self._config
+        while len(self._control.registry.snapshot.workers) < config.num_workers:
+            await asyncio.sleep(_POLL_S)
+        while await http_status(config.host, config.port, "/readyz") != 200:
+            await asyncio.sleep(_POLL_S)
+
+    def _process_ended(self, end: ProcessExit) -> None:
+        self._control.plane.process_died(end.name, end.pid)
+        if not self._is_ready:
+            if not self._failure.done():
+                self._failure.set_result(end)
+            return
+        if end.will_restart:
+            self._control.metrics.counter("baton_control_restarts_total", kind=end.kind).inc()
+        self._on_exit(end)
+
+    def _gateway(self, number: int) -> ProcessSpec:
+        config = self._config
+        flags = {"host": config.host, "port": config.port, "drain_s": config.drain_s}
+        return self._spec("gateway", GATEWAY, flags)
+
+    def _worker_of(self, role: str) -> Callable[[int], ProcessSpec]:
+        def spec(number: int) -> ProcessSpec:
+            config = self._config
+            flags = {
+                "worker_id": f"{role}-{number}",
+                "host": "127.0.0.1",
+                "port": 0,
+                "threads": config.threads_per_worker,
+                "kv_memory": config.kv_memory or None,
+                "dtype": config.dtype or None,
+                "transport": config.transport or None,
+                "drain_timeout_s": config.drain_s,
+            }
+            return self._spec(f"{role}-{number}", role, flags)
+
+        return spec
+
+    def _spec(self, name: str, kind: str, own_flags: dict[str, object]) -> ProcessSpec:
+        config = self._config
+        shared_flags = {
+            "config": self._config_file,
+            "model": config.model_directory.resolve(),
+            "served_model_name": config.model_name,
+            "control_address": self.control_address,
+            "max_model_len": config.max_model_len or None,
+            "parent_pid": os.getpid(),
+            "log_level": config.log_level,
+        }
+        argv = (sys.executable, "-m", "baton", kind, *as_flags({**shared_flags, **own_flags}))
+        return ProcessSpec(
+            name=name,
+            kind=kind,
+            argv=argv,
+            env={"BATON_CLUSTER_TOKEN": config.cluster_token},
+            drain_s=config.drain_s + _DRAIN_MARGIN_S,
+        )
+
+
+def as_flags(values: dict[str, object]) -> list[str]:
+    """Command-line flags of settings by name; None is left out, True is a flag by itself."""
+    flags: list[str] = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            flags.append(flag)
+        elif value is not None and value is not False:
+            flags += [flag, str(value)]
+    return flags
+
+
+def _describe(end: ProcessExit) -> str:
+    how = f"exit code {end.exit_code}" if end.exit_code >= 0 else f"signal {-end.exit_code}"
+    return f"{end.name} ended ({how}): {end.last_line or 'see its output above'}"

@@ -1,0 +1,59 @@
+"""The settings of a local cluster: `baton up`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import baton
+
+DEMO_MODEL = Path(baton.__file__).parent / "demo_model"
+DEMO_NAME = "baton-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class UpConfig:
+    """Zeros and empty strings ask for the default named beside the field."""
+
+    model: str = ""  # the bundled demonstration model
+    served_model_name: str = ""  # the directory's name
+    prefill: int = 1
+    decode: int = 1
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: a free one
+    control_port: int = 8090  # 0: a free one; the control plane listens on this host only
+    kv_memory: str = ""  # the worker's
+    threads: int = 0  # this process's cores, split among the workers
+    dtype: str = ""  # the worker's
+    max_model_len: int = 0  # the model's
+    transport: str = ""  # the worker's
+    cluster_token: str = ""  # a random one
+    drain_s: float = 5.0
+    ready_timeout_s: float = 300.0
+    parent_pid: int = 0  # none
+    verbose: bool = False
+    log_level: str = "info"
+
+    @property
+    def model_directory(self) -> Path:
+        return Path(self.model).expanduser() if self.model else DEMO_MODEL
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        own = self.model_directory.resolve().name if self.model else DEMO_NAME
+        return self.served_model_name or own
+
+    @property
+    def num_workers(self) -> int:
+        return self.prefill + self.decode
+
+    @property
+    def threads_per_worker(self) -> int:
+        return self.threads or max(1, _num_cores() // max(1, self.num_workers))
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
