@@ -1,0 +1,124 @@
+"""A connected socket that carries control frames, and the wake-up of a thread that waits on it."""
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+
+from kv_transfer.control import MAX_HANDSHAKE_BYTES, Frame, FrameBuffer, encode
+from kv_transfer.errors import FailReason, TransferError
+
+_RECEIVE_BYTES = 1 << 16
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Waker:
+    """Ends another thread's poll. `wake` is cheap and safe from any thread, also after close."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+
+    def wake(self) -> None:
+        with self._lock:
+            if self.fd >= 0:
+                os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        """Called by the woken thread before it looks at what there is to do."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        with self._lock:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
+
+
+def wait_readable(fds: list[int], timeout_s: float | None) -> set[int]:
+    """The descriptors that can be read or have failed; empty after `timeout_s` seconds."""
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    timeout_ms = None if timeout_s is None else max(0.0, timeout_s * 1000.0)
+    return {fd for fd, event in poller.poll(timeout_ms) if event & (_READABLE | select.POLLNVAL)}
+
+
+def wait_writable(sock: socket.socket, timeout_s: float) -> None:
+    """Raises TransferError (PEER_HUNG) when the peer takes no bytes for `timeout_s`."""
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLOUT)
+    if not poller.poll(timeout_s * 1000.0):
+        raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes")
+
+
+class Channel:
+    """Frames over one connected socket; used by one thread, `shutdown` by any."""
+
+    def __init__(self, sock: socket.socket, stall_s: float) -> None:
+        self.sock = sock
+        self._frames = FrameBuffer(MAX_HANDSHAKE_BYTES)
+        self._waiting: list[Frame] = []
+        tune(sock, stall_s)
+
+    @property
+    def fd(self) -> int:
+        return self.sock.fileno()
+
+    def allow_long_frames(self, max_bytes: int) -> None:
+        """After the handshake: until then nobody may make this process hold much memory."""
+        self._frames.max_bytes = max_bytes
+
+    def send(self, frame: Frame) -> None:
+        """Raises TransferError (PEER_LOST, PEER_HUNG)."""
+        try:
+            self.sock.sendall(encode(frame))
+        except BlockingIOError as error:  # SO_SNDTIMEO is over
+            raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes") from error
+        except OSError as error:
+            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+
+    def receive(self) -> list[Frame]:
+        """The frames that are here, none when there is no whole one; never waits.
+
+        Raises TransferError (PEER_LOST, MALFORMED).
+        """
+        frames, self._waiting = self._waiting, []
+        try:
+            data = self.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return frames
+        except OSError as error:
+            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+        if not data:
+            raise TransferError(FailReason.PEER_LOST, "the peer closed the connection")
+        return frames + self._frames.feed(data)
+
+    def receive_one(self, timeout_s: float) -> Frame:
+        """The next frame, for a handshake. Raises TransferError (PEER_HUNG after `timeout_s`)."""
+        while not self._waiting:
+            if not wait_readable([self.fd], timeout_s):
+                raise TransferError(FailReason.PEER_HUNG, f"no answer within {timeout_s:g} s")
+            self._waiting = self.receive()
+        return self._waiting.pop(0)
+
+    def shutdown(self) -> None:
+        """Ends both directions; a thread that waits on the socket sees its end."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def tune(sock: socket.socket, stall_s: float) -> None:
+    """No delay for small frames, bounded waits for a peer that is gone or takes nothing."""
+    whole_s = int(stall_s)
+    wait = struct.pack("ll", whole_s, int((stall_s - whole_s) * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_s * 1000))

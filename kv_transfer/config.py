@@ -1,0 +1,32 @@
+"""The fabric's settings, the same on both sides of a cluster."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TransferConfig:
+    """Times, sizes and the choice of transport.
+
+    transport: a name of kv_transfer.transports.registry, or "auto" (same host: shm, else tcp).
+    lease_s: how long published blocks stay without a reader's heartbeat.
+    dead_after_s: silence after which a source counts as hung.
+    stall_s: how long a sender waits for a reader that takes no bytes.
+    slack_s, expected_bytes_s: readable bytes must arrive within slack_s plus their size over a
+    quarter of the expected rate.
+    piece_bytes: the most that moves between two looks at the control channel.
+    """
+
+    transport: str = "auto"
+    lease_s: float = 30.0
+    heartbeat_s: float = 1.0
+    dead_after_s: float = 4.0
+    stall_s: float = 5.0
+    connect_s: float = 2.0
+    slack_s: float = 2.0
+    expected_bytes_s: float = 1e9
+    piece_bytes: int = 4 << 20
+    max_connections: int = 1024
+
+    def deadline_s(self, num_bytes: int) -> float:
+        """Seconds that `num_bytes` readable bytes may take."""
+        return self.slack_s + num_bytes / (self.expected_bytes_s / 4)

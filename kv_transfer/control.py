@@ -1,0 +1,172 @@
+"""The frames of the control channel, and how they stand in the byte stream.
+
+    reader                                   source
+           <- Challenge
+    Hello ->
+           <- Welcome | Refused                        (membership, layout and epoch agree)
+    Attach ->
+           <- Attached | Refused
+           <- Ready*  Complete | Ended                 (behind prefill)
+    Release ->
+           <- Released                                 (was the lease valid all along?)
+    Ping ->
+           <- Pong                                     (renews the leases of this connection)
+
+A frame is a little-endian uint32 length and that many bytes of msgpack, validated as it is read.
+"""
+
+import struct
+from typing import Annotated
+
+import msgspec
+
+from kv_transfer.errors import FailReason, TransferError
+
+MAX_FRAME_BYTES = 1 << 20
+MAX_HANDSHAKE_BYTES = 4096
+PROTOCOL = 1
+
+_LENGTH = struct.Struct("<I")
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+Ticket = Annotated[int, msgspec.Meta(ge=0)]
+HandleId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+
+
+class Challenge(msgspec.Struct, frozen=True, tag=1, array_like=True):
+    nonce: Nonce
+    protocol: Count = PROTOCOL
+
+
+class Hello(msgspec.Struct, frozen=True, tag=2, array_like=True):
+    """purpose: "control", "data" (tcp) or "memory" (shm)."""
+
+    purpose: Text
+    nonce: Nonce
+    proof: Nonce
+    worker_id: Text
+    epoch: Ticket
+    signature: Text
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=3, array_like=True):
+    proof: Nonce
+    num_blocks: Count
+
+
+class Refused(msgspec.Struct, frozen=True, tag=4, array_like=True):
+    """ticket: the attach that is refused; 0 refuses the connection."""
+
+    ticket: Ticket
+    reason: FailReason
+    message: Text
+
+
+class Attach(msgspec.Struct, frozen=True, tag=5, array_like=True):
+    ticket: Ticket
+    handle_id: HandleId
+
+
+class Attached(msgspec.Struct, frozen=True, tag=6, array_like=True):
+    ticket: Ticket
+    num_tokens: Count
+    block_ids: tuple[Count, ...]
+
+
+class Ready(msgspec.Struct, frozen=True, tag=7, array_like=True):
+    """plan.Watermark on the wire."""
+
+    ticket: Ticket
+    full_tokens: Count
+    partial_tokens: Count
+    partial_layers: Count
+
+
+class Complete(msgspec.Struct, frozen=True, tag=8, array_like=True):
+    ticket: Ticket
+    output_tokens: tuple[Count, ...]
+
+
+class Ended(msgspec.Struct, frozen=True, tag=9, array_like=True):
+    """The source took the export back: aborted or expired."""
+
+    ticket: Ticket
+    reason: FailReason
+    message: Text
+
+
+class Release(msgspec.Struct, frozen=True, tag=10, array_like=True):
+    ticket: Ticket
+
+
+class Released(msgspec.Struct, frozen=True, tag=11, array_like=True):
+    ticket: Ticket
+    was_valid: bool
+
+
+class Ping(msgspec.Struct, frozen=True, tag=12, array_like=True):
+    number: Ticket
+
+
+class Pong(msgspec.Struct, frozen=True, tag=13, array_like=True):
+    number: Ticket
+
+
+class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
+    """On a tcp data connection: send these regions, as they become ready."""
+
+    ticket: Ticket
+    handle_id: HandleId
+    first_layer: Count
+    end_layer: Count
+    first_index: Count
+    end_index: Count
+
+
+Frame = (
+    Challenge | Hello | Welcome | Refused | Attach | Attached | Ready | Complete | Ended
+    | Release | Released | Ping | Pong | Read
+)  # fmt: skip
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+def encode(frame: Frame) -> bytes:
+    body = _ENCODER.encode(frame)
+    assert len(body) <= MAX_FRAME_BYTES
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Bytes in, whole frames out. A frame longer than `max_bytes` is refused before it is read."""
+
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises TransferError (MALFORMED)."""
+        self._bytes += data
+        frames: list[Frame] = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames
+
+    def _next(self) -> Frame | None:
+        if len(self._bytes) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._bytes)
+        if length > self.max_bytes:
+            raise TransferError(FailReason.MALFORMED, f"a frame of {length} bytes is too long")
+        end = _LENGTH.size + length
+        if len(self._bytes) < end:
+            return None
+        body = bytes(self._bytes[_LENGTH.size : end])
+        del self._bytes[:end]
+        try:
+            return _DECODER.decode(body)
+        except msgspec.MsgspecError as error:
+            raise TransferError(FailReason.MALFORMED, f"not a frame: {error}") from error

@@ -1,0 +1,33 @@
+"""What can go wrong with a transfer: a bounded reason for metrics, a message for people."""
+
+from enum import StrEnum
+
+from wire.errors import BatonError, ErrorCode
+
+
+class FailReason(StrEnum):
+    """Why a pull, a link or a peer was given up."""
+
+    CANCELLED = "cancelled"
+    CLOSED = "closed"  # this process is shutting its fabric down
+    UNREACHABLE = "unreachable"  # the source's port cannot be reached
+    NOT_A_MEMBER = "not_a_member"  # one side does not know the cluster's secret
+    LAYOUT_MISMATCH = "layout_mismatch"
+    STALE_PEER = "stale_peer"  # another worker or an earlier process was meant
+    UNKNOWN_HANDLE = "unknown_handle"  # never published, released, or expired
+    ALREADY_ATTACHED = "already_attached"  # a handle serves one request only
+    PREFILL_ABORTED = "prefill_aborted"
+    LEASE_EXPIRED = "lease_expired"
+    PEER_LOST = "peer_lost"  # the connection ended
+    PEER_HUNG = "peer_hung"  # the connection is there, nothing comes
+    TIMEOUT = "timeout"  # bytes were readable and did not come in time
+    MALFORMED = "malformed"  # bytes that the protocol does not know
+    TRANSPORT = "transport"  # the data lane failed
+
+
+class TransferError(BatonError):
+    """A transfer that cannot go on; the caller recomputes or tries another worker."""
+
+    def __init__(self, reason: FailReason, message: str) -> None:
+        super().__init__(ErrorCode.TRANSFER_FAILED, message)
+        self.reason = reason

@@ -1,0 +1,135 @@
+"""The reader's side of the fabric: what the worker that continues a request calls."""
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.handshake import Identity
+from kv_transfer.link import Link, Reader
+from kv_transfer.memory import KVMemory, host_id
+from kv_transfer.pull import Pull, PullResult
+from kv_transfer.transports.registry import TRANSPORTS, Transports
+from runtime.clock import Clock
+from runtime.log import get_logger
+from wire.kv import FabricAddress, KVHandle, KVLayout
+
+_Peer = tuple[FabricAddress, Identity]
+
+
+class Importer:
+    """Pulls published blocks into this process's pool, behind prefill's watermark.
+
+    Thread-safe. A link to a source is opened by the first pull, shared by all and kept. The
+    caller leaves the destination blocks alone from `pull` until on_done, which comes exactly once
+    from the link's thread, in every case, after the last byte that may ever be written.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        memory: KVMemory,
+        clock: Clock,
+        secret: bytes,
+        config: TransferConfig,
+        *,
+        transports: Transports = TRANSPORTS,
+    ) -> None:
+        assert memory.num_bytes >= layout.pool_bytes
+        self._log = get_logger("kv_transfer")
+        self._reader = Reader(
+            layout,
+            memory,
+            clock,
+            secret,
+            config,
+            transports,
+            host_id(),
+            self._log,
+            self._count_fallback,
+        )
+        self._tickets = itertools.count(1)
+        self._lock = threading.Lock()
+        self._links: dict[_Peer, Link] = {}
+        self._running: dict[int, Link] = {}
+        self._threads: set[Link] = set()
+        self._is_closed = False
+        self.num_fallbacks = 0
+
+    @property
+    def num_active(self) -> int:
+        """Pulls whose on_done has not been called."""
+        return len(self._running)
+
+    def pull(
+        self,
+        handle: KVHandle,
+        block_ids: Sequence[int],
+        num_skip_blocks: int,
+        on_done: Callable[[PullResult], None],
+    ) -> int:
+        """Reads the prompt of `handle` into `block_ids`, one per block of the prompt, of which
+        the first `num_skip_blocks` are held already and not written. Gives the ticket.
+        """
+        layout = self._reader.layout
+        assert not self._is_closed, "pull after close"
+        assert len(block_ids) == -(-handle.num_tokens // layout.block_size)
+        assert all(0 <= block < layout.num_blocks for block in block_ids)
+        assert 0 <= num_skip_blocks <= len(block_ids)
+        ticket = next(self._tickets)
+        pull = Pull(ticket, handle, tuple(block_ids), num_skip_blocks, layout, on_done)
+        source = Identity(handle.worker_id, handle.epoch, layout.signature)
+        with self._lock:
+            self._submit(pull, (handle.address, source))
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Ends a pull early; on_done comes all the same. Does nothing once it has come."""
+        with self._lock:
+            link = self._running.get(ticket)
+        if link is not None:
+            link.cancel(ticket)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a pull is under way on a link that is gone."""
+        with self._lock:
+            for link in self._running.values():
+                assert link in self._threads
+
+    def close(self) -> None:
+        """Fails what is under way, ends every link and thread; safe to call twice."""
+        with self._lock:
+            self._is_closed = True
+            links = list(self._threads)
+        for link in links:
+            link.close()
+        for link in links:
+            link.join()
+
+    def _submit(self, pull: Pull, peer: _Peer) -> None:
+        link = self._links.get(peer)
+        if link is None or not link.submit(pull):
+            link = self._open(peer)
+            link.submit(pull)
+            link.start()
+        self._running[pull.ticket] = link
+
+    def _open(self, peer: _Peer) -> Link:
+        """A new link; those whose threads have ended are forgotten on this occasion."""
+        self._links = {other: link for other, link in self._links.items() if link.is_alive}
+        self._threads = {link for link in self._threads if link.is_alive}
+        link = self._links[peer] = Link(self._reader, *peer, self._finish)
+        self._threads.add(link)
+        return link
+
+    def _finish(self, pull: Pull, result: PullResult) -> None:
+        """Called by the link's thread; a fault of the caller's code must not end the link."""
+        with self._lock:
+            del self._running[pull.ticket]
+        try:
+            pull.on_done(result)
+        except Exception as error:
+            self._log.error("a pull's on_done failed", ticket=pull.ticket, error=repr(error))
+
+    def _count_fallback(self) -> None:
+        self.num_fallbacks += 1

@@ -1,0 +1,326 @@
+"""The reader's connection to one source: one thread that all pulls from it share."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kv_transfer.channel import Channel, Waker, wait_readable
+from kv_transfer.config import TransferConfig
+from kv_transfer.control import (
+    Attach,
+    Attached,
+    Complete,
+    Ended,
+    Frame,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    Release,
+    Released,
+)
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import Identity, join
+from kv_transfer.memory import KVMemory
+from kv_transfer.plan import Watermark
+from kv_transfer.pull import Pull, PullResult, PullState
+from kv_transfer.transport import Lane, LaneContext, ReadOp
+from kv_transfer.transports.registry import Transports, candidates
+from kv_transfer.transports.tcp import connect
+from runtime.clock import Clock
+from runtime.log import Logger
+from wire.kv import FabricAddress, KVLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What every link of an importer shares."""
+
+    layout: KVLayout
+    memory: KVMemory
+    clock: Clock
+    secret: bytes
+    config: TransferConfig
+    transports: Transports
+    host_id: str
+    log: Logger
+    on_fallback: Callable[[], None]
+
+
+class Link:
+    """Opens a control channel and a lane, then turns until it breaks or is closed.
+
+    Only its thread touches pulls, channel and lane, so a cancelled pull is fenced as soon as the
+    thread has dropped it from the lane. Each submitted pull's on_done is called exactly once.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        address: FabricAddress,
+        source: Identity,
+        on_end: Callable[[Pull, PullResult], None],
+    ) -> None:
+        self._reader = reader
+        self._address = address
+        self._source = source
+        self._on_end = on_end
+        self._pulls: dict[int, Pull] = {}
+        self._inbox: deque[Pull | int] = deque()  # pulls to begin, tickets to cancel
+        self._lock = threading.Lock()
+        self._has_ended = False  # under the lock: no pull is taken any more
+        self._is_closing = False
+        self._waker = Waker()
+        self._channel: Channel | None = None
+        self._lane: Lane | None = None
+        self._pinged_s = 0.0
+        self._unanswered_s: float | None = None  # since when the source owes a sign of life
+        self._thread = threading.Thread(target=self._run, name="kv-link")
+
+    @property
+    def is_alive(self) -> bool:
+        """Some on_done may still come."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, pull: Pull) -> bool:
+        """False when the link has ended."""
+        return self._leave(pull)
+
+    def cancel(self, ticket: int) -> None:
+        self._leave(ticket)
+
+    def close(self) -> None:
+        """Fails what is under way; the thread ends soon after."""
+        self._is_closing = True
+        self._waker.wake()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _leave(self, word: Pull | int) -> bool:
+        with self._lock:
+            if self._has_ended:
+                return False
+            self._inbox.append(word)
+        self._waker.wake()
+        return True
+
+    def _run(self) -> None:
+        end = TransferError(FailReason.CLOSED, "the importer was closed")
+        try:
+            channel, lane = self._open()
+            while not self._is_closing:
+                self._turn(channel, lane)
+        except TransferError as error:
+            end = error
+        except Exception as error:
+            self._reader.log.error("kv link failed", error=repr(error))
+            end = TransferError(FailReason.TRANSPORT, repr(error))
+        self._end(end)
+
+    def _turn(self, channel: Channel, lane: Lane) -> None:
+        """Wait, hear, move, look at the time."""
+        fds = [channel.fd, self._waker.fd] + ([lane.fd] if lane.fd >= 0 else [])
+        readable = wait_readable(fds, self._wait_s(lane))
+        if self._waker.fd in readable:
+            self._waker.clear()
+        if channel.fd in readable:
+            self._unanswered_s = None
+            for frame in channel.receive():
+                self._handle(frame, channel, lane)
+        self._take_inbox(channel, lane)
+        self._move(channel, lane)
+        self._beat(channel)
+        self._check_deadlines(channel, lane)
+
+    def _wait_s(self, lane: Lane) -> float | None:
+        if not self._pulls:
+            return lane.wait_s()
+        config, now_s = self._reader.config, self._reader.clock.now()
+        limits = [self._pinged_s + config.heartbeat_s - now_s]
+        limits += [
+            pull.deadline_s - now_s for pull in self._pulls.values() if pull.deadline_s is not None
+        ]
+        if (lane_s := lane.wait_s()) is not None:
+            limits.append(lane_s)
+        return max(0.0, min(limits))
+
+    def _take_inbox(self, channel: Channel, lane: Lane) -> None:
+        while self._inbox:
+            word = self._inbox.popleft()
+            if isinstance(word, Pull):
+                self._begin(word, channel)
+            elif word in self._pulls:
+                pull = self._pulls[word]
+                self._give_up(pull, FailReason.CANCELLED, "cancelled", channel, lane)
+
+    def _begin(self, pull: Pull, channel: Channel) -> None:
+        now_s = self._reader.clock.now()
+        if not self._pulls:
+            self._pinged_s = now_s
+        self._pulls[pull.ticket] = pull
+        pull.deadline_s = now_s + self._reader.config.slack_s
+        self._unanswered_s = self._unanswered_s or now_s
+        channel.send(Attach(pull.ticket, pull.handle.handle_id))
+
+    def _handle(self, frame: Frame, channel: Channel, lane: Lane) -> None:
+        if isinstance(frame, Pong):
+            return
+        if not isinstance(frame, Attached | Ready | Complete | Ended | Refused | Released):
+            raise TransferError(FailReason.MALFORMED, f"unexpected {type(frame).__name__}")
+        pull = self._pulls.get(frame.ticket)
+        if pull is None:
+            return  # cancelled or given up while this was under way
+        match frame:
+            case Attached():
+                self._attached(pull, frame, channel, lane)
+            case Ready():
+                mark = Watermark(frame.full_tokens, frame.partial_tokens, frame.partial_layers)
+                self._ready(pull, mark, lane)
+            case Complete():
+                pull.output_tokens = frame.output_tokens
+                pull.completed_s = self._reader.clock.now()
+            case Ended() | Refused():
+                self._give_up(pull, frame.reason, frame.message, channel, lane)
+            case Released():
+                self._released(pull, frame.was_valid)
+        if pull.ticket in self._pulls:
+            self._release_if_whole(pull, channel)
+
+    def _attached(self, pull: Pull, frame: Attached, channel: Channel, lane: Lane) -> None:
+        if not pull.attach(frame.num_tokens, frame.block_ids, self._reader.clock.now()):
+            text = "the source published another prompt under this handle"
+            self._give_up(pull, FailReason.MALFORMED, text, channel, lane)
+        elif lane.reads_ahead and pull.total_bytes:
+            lane.post(self._read(pull))
+
+    def _ready(self, pull: Pull, mark: Watermark, lane: Lane) -> None:
+        ready_blocks = pull.ready_blocks(mark)
+        config, now_s = self._reader.config, self._reader.clock.now()
+        new_bytes = pull.see(ready_blocks)
+        for other in self._pulls.values():
+            if other is not pull and other.owed_bytes and other.deadline_s is not None:
+                other.deadline_s += config.deadline_s(new_bytes) - config.slack_s
+        if pull.owed_bytes:
+            owed_bytes = sum(other.owed_bytes for other in self._pulls.values())
+            pull.deadline_s = now_s + config.deadline_s(owed_bytes)
+        if lane.reads_ahead:
+            return
+        most = max(1, config.piece_bytes // self._reader.layout.region_bytes)
+        while (piece := pull.cursor.take(ready_blocks, most)) is not None:
+            lane.post(replace(self._read(pull), piece=piece))
+
+    def _read(self, pull: Pull) -> ReadOp:
+        return ReadOp(
+            pull.ticket, pull.handle.handle_id, pull.piece, pull.source_blocks, pull.target_blocks
+        )
+
+    def _move(self, channel: Channel, lane: Lane) -> None:
+        for moved in lane.progress():
+            self._unanswered_s = None
+            pull = self._pulls.get(moved.ticket)
+            if pull is not None:
+                pull.arrive(moved.num_bytes, self._reader.clock.now())
+                self._release_if_whole(pull, channel)
+
+    def _release_if_whole(self, pull: Pull, channel: Channel) -> None:
+        if pull.state is PullState.READING and pull.is_whole:
+            pull.state = PullState.RELEASING
+            pull.deadline_s = self._reader.clock.now() + self._reader.config.slack_s
+            channel.send(Release(pull.ticket))
+
+    def _released(self, pull: Pull, was_valid: bool) -> None:
+        name = self._lane.name if self._lane is not None else ""
+        if pull.state is PullState.RELEASING and was_valid:
+            self._finish(pull, pull.success(name))
+        else:
+            text = "the lease ended while the blocks were read"
+            self._finish(pull, pull.failure(FailReason.LEASE_EXPIRED, text, name))
+
+    def _beat(self, channel: Channel) -> None:
+        """Renews the leases and finds a source that hangs."""
+        if not self._pulls:
+            self._unanswered_s = None
+            return
+        now_s = self._reader.clock.now()
+        if now_s - self._pinged_s >= self._reader.config.heartbeat_s:
+            self._pinged_s = now_s
+            self._unanswered_s = self._unanswered_s or now_s
+            channel.send(Ping(0))
+        silence_s = now_s - (self._unanswered_s or now_s)
+        if silence_s > self._reader.config.dead_after_s:
+            raise TransferError(FailReason.PEER_HUNG, f"the source is silent for {silence_s:.1f} s")
+
+    def _check_deadlines(self, channel: Channel, lane: Lane) -> None:
+        now_s = self._reader.clock.now()
+        for pull in list(self._pulls.values()):
+            if pull.deadline_s is not None and now_s > pull.deadline_s:
+                text = f"{pull.owed_bytes} bytes did not come in time ({pull.state.value})"
+                self._give_up(pull, FailReason.TIMEOUT, text, channel, lane)
+
+    def _give_up(
+        self, pull: Pull, reason: FailReason, error: str, channel: Channel, lane: Lane
+    ) -> None:
+        """Fences the pull, lets the source have its blocks back, and ends it."""
+        lane.drop(pull.ticket)
+        self._finish(pull, pull.failure(reason, error, lane.name))
+        channel.send(Release(pull.ticket))
+
+    def _finish(self, pull: Pull, result: PullResult) -> None:
+        del self._pulls[pull.ticket]
+        self._on_end(pull, result)
+
+    def _open(self) -> tuple[Channel, Lane]:
+        config, address = self._reader.config, self._address
+        sock = connect(address.host, address.port, config.connect_s)
+        self._channel = Channel(sock, config.stall_s)
+        secret = self._reader.secret
+        num_blocks = join(self._channel, secret, "control", self._source, config.connect_s)
+        self._lane = self._open_lane(num_blocks)
+        return self._channel, self._lane
+
+    def _open_lane(self, num_blocks: int) -> Lane:
+        """The best transport that works; a worse one than the best is logged and counted."""
+        reader = self._reader
+        context = LaneContext(
+            address=self._address,
+            source=self._source,
+            source_layout=replace(reader.layout, num_blocks=num_blocks),
+            layout=reader.layout,
+            memory=reader.memory,
+            secret=reader.secret,
+            config=reader.config,
+        )
+        failures: list[str] = []
+        for name in candidates(reader.config, self._address, reader.host_id):
+            if name not in reader.transports:
+                failures.append(f"{name}: there is no such transport")
+                continue
+            try:
+                lane = reader.transports[name](context)
+            except TransferError as error:
+                failures.append(f"{name}: {error}")
+                continue
+            if failures:
+                reader.log.warning("kv transport fell back", to=name, failures=failures)
+                reader.on_fallback()
+            return lane
+        raise TransferError(FailReason.TRANSPORT, "no transport works: " + "; ".join(failures))
+
+    def _end(self, error: TransferError) -> None:
+        with self._lock:
+            self._has_ended = True
+        name = self._lane.name if self._lane is not None else ""
+        if self._lane is not None:
+            self._lane.close()
+        if self._channel is not None:
+            self._channel.close()
+        self._waker.close()
+        waiting = [word for word in self._inbox if isinstance(word, Pull)]
+        for pull in [*self._pulls.values(), *waiting]:
+            self._on_end(pull, pull.failure(error.reason, str(error), name))
+        self._pulls.clear()

@@ -1,0 +1,174 @@
+"""Which bytes move: watermarks, pieces of a read, and copies with neighbours joined. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from wire.kv import KVLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """What prefill has computed: `full_tokens` in every layer, and in the first `partial_layers`
+    layers already `partial_tokens`."""
+
+    full_tokens: int = 0
+    partial_tokens: int = 0
+    partial_layers: int = 0
+
+    def advanced(self, num_tokens: int, num_layers: int, total_layers: int) -> "Watermark":
+        """Layers < num_layers are done for tokens < num_tokens; never goes back."""
+        if num_layers >= total_layers:
+            return Watermark(max(self.full_tokens, num_tokens))
+        if (num_tokens, num_layers) <= (self.partial_tokens, self.partial_layers):
+            return self
+        return Watermark(self.full_tokens, num_tokens, num_layers)
+
+    def ready_tokens(self, layer: int) -> int:
+        if layer < self.partial_layers:
+            return max(self.full_tokens, self.partial_tokens)
+        return self.full_tokens
+
+    def ready_blocks(self, layer: int, num_tokens: int, block_size: int) -> int:
+        """Readable blocks of a prompt of `num_tokens`; the last block may be partial."""
+        ready = self.ready_tokens(layer)
+        return -(-num_tokens // block_size) if ready >= num_tokens else ready // block_size
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The regions layers x indices of a published block list, layer by layer."""
+
+    first_layer: int
+    end_layer: int
+    first_index: int
+    end_index: int
+
+    @property
+    def num_regions(self) -> int:
+        return (self.end_layer - self.first_layer) * (self.end_index - self.first_index)
+
+    def fits(self, num_layers: int, num_blocks: int) -> bool:
+        """It names at least one region and none outside of num_layers x num_blocks."""
+        return (
+            0 <= self.first_layer < self.end_layer <= num_layers
+            and 0 <= self.first_index < self.end_index <= num_blocks
+        )
+
+
+class Cursor:
+    """How far a piece has been taken: per layer the next index. Each region is taken once."""
+
+    def __init__(self, piece: Piece) -> None:
+        self._piece = piece
+        self._next = [piece.first_index] * (piece.end_layer - piece.first_layer)
+        self.num_left = max(0, piece.num_regions)
+
+    def take(self, ready_blocks: Sequence[int], max_regions: int) -> Piece | None:
+        """The next readable piece of at most `max_regions` regions; None when there is none.
+
+        ready_blocks: per layer of the cache, blocks that can be read.
+        """
+        base, end = self._piece.first_layer, self._piece.end_index
+        for layer in range(base, self._piece.end_layer):
+            start, stop = self._next[layer - base], min(ready_blocks[layer], end)
+            if start < stop:
+                break
+        else:
+            return None
+        width = min(stop - start, max_regions)
+        piece = Piece(
+            layer,
+            self._same_layers(layer, ready_blocks, max_regions // width),
+            start,
+            start + width,
+        )
+        self._advance(piece)
+        return piece
+
+    def accept(self, piece: Piece) -> bool:
+        """Takes exactly `piece`; False if that is not what comes next."""
+        base = self._piece.first_layer
+        if not (base <= piece.first_layer < piece.end_layer <= self._piece.end_layer):
+            return False
+        if not (piece.first_index < piece.end_index <= self._piece.end_index):
+            return False
+        span = self._next[piece.first_layer - base : piece.end_layer - base]
+        if any(index != piece.first_index for index in span):
+            return False
+        self._advance(piece)
+        return True
+
+    def _same_layers(self, layer: int, ready_blocks: Sequence[int], max_layers: int) -> int:
+        """The end of the run of layers from `layer` on that can move together with it."""
+        base, end = self._piece.first_layer, self._piece.end_index
+        start, stop = self._next[layer - base], min(ready_blocks[layer], end)
+        last = layer + 1
+        while (
+            last < self._piece.end_layer
+            and last - layer < max_layers
+            and self._next[last - base] == start
+            and min(ready_blocks[last], end) == stop
+        ):
+            last += 1
+        return last
+
+    def _advance(self, piece: Piece) -> None:
+        base = self._piece.first_layer
+        for layer in range(piece.first_layer, piece.end_layer):
+            self._next[layer - base] = piece.end_index
+        self.num_left -= piece.num_regions
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`num_bytes` from one pool's offset to another's."""
+
+    source: int
+    target: int
+    num_bytes: int
+
+
+def plan_copies(
+    piece: Piece,
+    source: KVLayout,
+    source_blocks: Sequence[int],
+    target: KVLayout,
+    target_blocks: Sequence[int],
+) -> list[Copy]:
+    """The copies of `piece`: runs that are neighbours on both sides, within a layer, are one."""
+    pairs = list(
+        zip(
+            source_blocks[piece.first_index : piece.end_index],
+            target_blocks[piece.first_index : piece.end_index],
+            strict=True,
+        )
+    )
+    starts = [0] + [
+        at + 1 for at, (a, b) in enumerate(pairwise(pairs)) if (a[0] + 1, a[1] + 1) != b
+    ]
+    runs = [(*pairs[first], end - first) for first, end in pairwise([*starts, len(pairs)])]
+    size = target.region_bytes
+    return [
+        Copy(source.offset_bytes(layer, a), target.offset_bytes(layer, b), length * size)
+        for layer in range(piece.first_layer, piece.end_layer)
+        for a, b, length in runs
+    ]
+
+
+def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(offset, bytes) of the piece in one pool, in order, neighbours joined."""
+    runs = list(_runs(blocks[piece.first_index : piece.end_index]))
+    size = layout.region_bytes
+    for layer in range(piece.first_layer, piece.end_layer):
+        for first, length in runs:
+            yield layout.offset_bytes(layer, first), length * size
+
+
+def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, length) of each run of consecutive ids."""
+    first = 0
+    for at in range(1, len(blocks) + 1):
+        if at == len(blocks) or blocks[at] != blocks[at - 1] + 1:
+            yield blocks[first], at - first
+            first = at

@@ -1,0 +1,127 @@
+"""The source's ports: accepts readers, proves them, and gives each connection a thread."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from kv_transfer.channel import Channel, Waker, wait_readable
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import Identity, admit
+from kv_transfer.sessions import ControlSession, DataSession, Source
+from kv_transfer.transports.shm import hand_out, listen_abstract
+from runtime.log import Logger
+
+_BACKLOG = 128
+_TICK_S = 0.5  # at most this late a lease ends
+
+
+class Server:
+    """Listens until closed. Owns every socket and thread of the source's side."""
+
+    def __init__(self, source: Source, me: Identity, secret: bytes, log: Logger) -> None:
+        self._source = source
+        self._me = me
+        self._secret = secret
+        self._log = log
+        self._waker = Waker()
+        self._lock = threading.Lock()
+        self._open: dict[threading.Thread, Channel] = {}
+        self._is_closing = False
+        self._listeners: list[socket.socket] = []
+        self._acceptor = threading.Thread(target=self._accept_loop, name="kv-accept")
+
+    def start(self, host: str, port: int) -> tuple[int, str]:
+        """Gives the TCP port and the name of the Unix socket, empty without shared memory.
+
+        Raises OSError when the port is not free.
+        """
+        listener = socket.create_server((host, port), backlog=_BACKLOG)
+        self._listeners.append(listener)
+        shm_path = ""
+        if self._source.memory.is_shared:
+            unix, shm_path = listen_abstract(_BACKLOG)
+            self._listeners.append(unix)
+        self._acceptor.start()
+        return int(listener.getsockname()[1]), shm_path
+
+    def poke(self) -> None:
+        """Has the acceptor look at the leases."""
+        self._waker.wake()
+
+    def close(self) -> None:
+        """Returns once every thread has ended; safe to call twice."""
+        with self._lock:
+            self._is_closing = True
+            channels = list(self._open.values())
+        self._waker.wake()
+        for channel in channels:
+            channel.shutdown()
+        if self._acceptor.is_alive():
+            self._acceptor.join()
+        for thread in list(self._open):
+            thread.join()
+        for listener in self._listeners:
+            listener.close()
+        self._waker.close()
+
+    def _accept_loop(self) -> None:
+        while not self._is_closing:
+            next_s = self._source.exports.expire()
+            wait_s = None if next_s is None else min(max(next_s, 0.01), _TICK_S)
+            readable = wait_readable(
+                [self._waker.fd, *(s.fileno() for s in self._listeners)], wait_s
+            )
+            if self._waker.fd in readable:
+                self._waker.clear()
+            for listener in self._listeners:
+                if listener.fileno() in readable:
+                    self._accept(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock, _ = listener.accept()
+            with self._lock:
+                if self._is_closing or len(self._open) >= self._source.config.max_connections:
+                    sock.close()
+                    return
+                channel = Channel(sock, self._source.config.stall_s)
+                thread = threading.Thread(target=self._serve, args=(channel,), name="kv-serve")
+                self._open[thread] = channel
+            thread.start()
+
+    def _serve(self, channel: Channel) -> None:
+        try:
+            purpose = admit(
+                channel,
+                self._secret,
+                self._me,
+                self._source.layout.num_blocks,
+                self._source.config.connect_s,
+            )
+            self._run_session(purpose, channel)
+        except TransferError as error:
+            if error.reason is not FailReason.PEER_LOST:
+                self._log.warning("kv connection ended", reason=error.reason, message=str(error))
+        except Exception as error:
+            self._log.error("kv connection failed", error=repr(error))
+        finally:
+            with self._lock:
+                del self._open[threading.current_thread()]
+                channel.close()
+
+    def _run_session(self, purpose: str, channel: Channel) -> None:
+        if purpose == "memory" and channel.sock.family == socket.AF_UNIX:
+            hand_out(channel, self._source.memory, self._source.config.connect_s)
+            return
+        kinds: dict[str, Callable[[Channel, Source], ControlSession | DataSession]] = {
+            "control": ControlSession,
+            "data": DataSession,
+        }
+        if purpose not in kinds:
+            raise TransferError(FailReason.MALFORMED, f"no service called {purpose[:40]!r}")
+        session = kinds[purpose](channel, self._source)
+        try:
+            session.run()
+        finally:
+            session.close()

@@ -1,0 +1,215 @@
+"""The source's side of a connection: one thread each, started by kv_transfer.server."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kv_transfer.channel import Channel, Waker, wait_readable
+from kv_transfer.config import TransferConfig
+from kv_transfer.control import (
+    Attach,
+    Attached,
+    Complete,
+    Ended,
+    Frame,
+    Ping,
+    Pong,
+    Read,
+    Ready,
+    Refused,
+    Release,
+    Released,
+)
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.exports import Export, ExportTable
+from kv_transfer.memory import KVMemory
+from kv_transfer.plan import Cursor, Piece, Watermark, extents
+from kv_transfer.transports.tcp import HEADER, send_views
+from wire.kv import KVLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What every session serves from."""
+
+    layout: KVLayout
+    memory: KVMemory
+    exports: ExportTable
+    config: TransferConfig
+
+
+@dataclass(slots=True)
+class _Reader:
+    """One attached export and what its reader has been told."""
+
+    export: Export
+    told: Watermark
+    knows_end: bool = False
+
+
+class _Session:
+    """An exports.Listener with a thread's loop. `stop` may come from any thread."""
+
+    def __init__(self, channel: Channel, source: Source) -> None:
+        self._channel = channel
+        self._source = source
+        self._waker = Waker()
+        self._endings: deque[tuple[bytes, FailReason, str]] = deque()
+
+    def wake(self) -> None:
+        self._waker.wake()
+
+    def ended(self, handle_id: bytes, reason: FailReason, message: str) -> None:
+        self._endings.append((handle_id, reason, message))
+        self._waker.wake()
+
+    def close(self) -> None:
+        self._waker.close()
+
+    def _wait(self, timeout_s: float | None = None) -> Sequence[Frame]:
+        """Frames that came, none when something else did."""
+        readable = wait_readable([self._channel.fd, self._waker.fd], timeout_s)
+        if self._waker.fd in readable:
+            self._waker.clear()
+        return self._channel.receive() if self._channel.fd in readable else ()
+
+
+class ControlSession(_Session):
+    """Attaches, tells the watermark, takes releases. When it ends, so do its exports."""
+
+    def __init__(self, channel: Channel, source: Source) -> None:
+        super().__init__(channel, source)
+        self._readers: dict[int, _Reader] = {}
+
+    def run(self) -> None:
+        """Until the connection ends, which raises TransferError."""
+        try:
+            while True:
+                for frame in self._wait():
+                    self._handle(frame)
+                self._tell_endings()
+                for ticket, reader in list(self._readers.items()):
+                    self._tell(ticket, reader)
+        finally:
+            for reader in self._readers.values():
+                self._source.exports.release(reader.export.handle_id)
+
+    def _handle(self, frame: Frame) -> None:
+        match frame:
+            case Attach():
+                self._attach(frame)
+            case Release():
+                reader = self._readers.pop(frame.ticket, None)
+                exports = self._source.exports
+                was_valid = reader is not None and exports.release(reader.export.handle_id)
+                self._channel.send(Released(frame.ticket, was_valid))
+            case Ping():
+                self._source.exports.renew([r.export.handle_id for r in self._readers.values()])
+                self._channel.send(Pong(frame.number))
+            case _:
+                raise TransferError(FailReason.MALFORMED, f"unexpected {type(frame).__name__}")
+
+    def _attach(self, frame: Attach) -> None:
+        if frame.ticket in self._readers:
+            raise TransferError(FailReason.MALFORMED, "a ticket is used twice")
+        export = self._source.exports.attach(frame.handle_id, self)
+        if isinstance(export, FailReason):
+            text = f"the handle cannot be read: {export.value}"
+            self._channel.send(Refused(frame.ticket, export, text))
+            return
+        self._readers[frame.ticket] = _Reader(export, Watermark())
+        self._channel.send(Attached(frame.ticket, export.num_tokens, export.block_ids))
+
+    def _tell(self, ticket: int, reader: _Reader) -> None:
+        """The watermark where it moved, and the end of prefill once."""
+        output_tokens = reader.export.output_tokens
+        mark = reader.export.watermark
+        if mark != reader.told:
+            reader.told = mark
+            told = Ready(ticket, mark.full_tokens, mark.partial_tokens, mark.partial_layers)
+            self._channel.send(told)
+        if output_tokens is not None and not reader.knows_end:
+            reader.knows_end = True
+            self._channel.send(Complete(ticket, output_tokens))
+
+    def _tell_endings(self) -> None:
+        while self._endings:
+            handle_id, reason, message = self._endings.popleft()
+            for ticket, reader in list(self._readers.items()):
+                if reader.export.handle_id == handle_id:
+                    del self._readers[ticket]
+                    self._channel.send(Ended(ticket, reason, message[:512]))
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A read that is being answered."""
+
+    ticket: int
+    export: Export
+    cursor: Cursor
+
+
+class DataSession(_Session):
+    """Answers tcp reads from the pool's memory, in turn, as far as the watermark allows."""
+
+    def __init__(self, channel: Channel, source: Source) -> None:
+        super().__init__(channel, source)
+        self._sending: deque[_Sending] = deque()
+        self._max_regions = max(1, source.config.piece_bytes // source.layout.region_bytes)
+
+    def run(self) -> None:
+        """Until the connection ends, which raises TransferError."""
+        is_waiting = True
+        while True:
+            for frame in self._wait(None if is_waiting else 0.0):
+                self._handle(frame)
+            is_waiting = not self._send_round()
+
+    def _handle(self, frame: Frame) -> None:
+        """A read of a handle that has ended is forgotten: the control channel tells its end."""
+        if not isinstance(frame, Read):
+            raise TransferError(FailReason.MALFORMED, f"unexpected {type(frame).__name__}")
+        piece = Piece(frame.first_layer, frame.end_layer, frame.first_index, frame.end_index)
+        export = self._source.exports.listen(frame.handle_id, self)
+        if export is None:
+            return
+        if not piece.fits(self._source.layout.num_layers, len(export.block_ids)):
+            raise TransferError(FailReason.MALFORMED, "a read outside of the published blocks")
+        self._sending.append(_Sending(frame.ticket, export, Cursor(piece)))
+
+    def _send_round(self) -> bool:
+        """One piece of each read that has one; whether any had."""
+        has_sent = False
+        for _ in range(len(self._sending)):
+            sending = self._sending.popleft()
+            handle_id = sending.export.handle_id
+            if not self._source.exports.pin(handle_id):
+                continue
+            try:
+                has_sent |= self._send_piece(sending)
+            finally:
+                self._source.exports.unpin(handle_id)
+            if sending.cursor.num_left:
+                self._sending.append(sending)
+        return has_sent
+
+    def _send_piece(self, sending: _Sending) -> bool:
+        layout, export = self._source.layout, sending.export
+        mark = export.watermark
+        ready_blocks = [
+            mark.ready_blocks(layer, export.num_tokens, layout.block_size)
+            for layer in range(layout.num_layers)
+        ]
+        piece = sending.cursor.take(ready_blocks, self._max_regions)
+        if piece is None:
+            return False
+        header = HEADER.pack(
+            sending.ticket, piece.first_layer, piece.end_layer, piece.first_index, piece.end_index
+        )
+        buffer = self._source.memory.buffer
+        views = deque([memoryview(header)])
+        for offset, size in extents(piece, layout, export.block_ids):
+            views.append(buffer[offset : offset + size])
+        send_views(self._channel.sock, views, self._source.config.stall_s)
+        return True

@@ -1,0 +1,78 @@
+"""The contract of a transport: a lane from one source's pool into this process's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.handshake import Identity
+from kv_transfer.memory import KVMemory
+from kv_transfer.plan import Piece
+from wire.kv import FabricAddress, KVLayout
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOp:
+    """Regions of one pull. Both block lists are the whole prompt's; the piece indexes them."""
+
+    ticket: int
+    handle_id: bytes
+    piece: Piece
+    source_blocks: Sequence[int]
+    target_blocks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes of one pull that lie in this process's pool since the last report."""
+
+    ticket: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneContext:
+    """What a lane needs to reach one source. source_layout: its pool, with its number of blocks."""
+
+    address: FabricAddress
+    source: Identity
+    source_layout: KVLayout
+    layout: KVLayout
+    memory: KVMemory
+    secret: bytes
+    config: TransferConfig
+
+
+class Lane(Protocol):
+    """One source's data lane. One thread uses it; it never waits and never calls back.
+
+    name: what stands in results and metrics.
+    reads_ahead: the source holds a read back until it is ready, so a whole pull is posted at
+    once. Otherwise only pieces behind the watermark are posted.
+    fd: readable when `progress` has something to do; -1 when only `wait_s` tells.
+    All but `close` raise TransferError when the lane is broken: every pull on it has failed.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reads_ahead(self) -> bool: ...
+
+    @property
+    def fd(self) -> int: ...
+
+    def post(self, read: ReadOp) -> None:
+        """Starts a read."""
+
+    def progress(self) -> Sequence[Moved]:
+        """Moves at most about config.piece_bytes; gives what arrived."""
+
+    def wait_s(self) -> float | None:
+        """Seconds until `progress` is worth a call though `fd` is silent; None: it is not."""
+
+    def drop(self, ticket: int) -> None:
+        """A fence: after it no byte of this pull is written, whatever the source still sends."""
+
+    def close(self) -> None:
+        """A fence for all pulls; gives memory and sockets back."""

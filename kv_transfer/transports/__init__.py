@@ -1,0 +1,1 @@
+"""One module a transport: memory, shm, tcp, and faulty, which decorates any of them."""

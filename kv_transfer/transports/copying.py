@@ -1,0 +1,63 @@
+"""A lane that copies from a mapping of the source's pool, a slice at a time."""
+
+import ctypes
+from collections import deque
+
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.memory import KVMemory
+from kv_transfer.plan import Copy, Piece, plan_copies
+from kv_transfer.transport import LaneContext, Moved, ReadOp
+
+
+class CopyingLane:
+    """Shared by memory and shm. memmove runs without the interpreter lock."""
+
+    reads_ahead = False
+    fd = -1
+
+    def __init__(self, name: str, context: LaneContext, source: KVMemory) -> None:
+        self.name = name
+        self._context = context
+        self._source = source
+        self._source_address = source.address
+        self._target_address = context.memory.address
+        self._queue: deque[ReadOp] = deque()
+
+    def post(self, read: ReadOp) -> None:
+        """Raises TransferError (MALFORMED) when the source names blocks outside of its pool."""
+        piece, limit = read.piece, self._context.source_layout.num_blocks
+        named = read.source_blocks[piece.first_index : piece.end_index]
+        if len(named) != piece.end_index - piece.first_index or max(named) >= limit:
+            raise TransferError(FailReason.MALFORMED, "the source named blocks that it lacks")
+        self._queue.append(read)
+
+    def progress(self) -> tuple[Moved, ...]:
+        if not self._queue:
+            return ()
+        read = self._queue.popleft()
+        copies = plan_copies(
+            read.piece,
+            self._context.source_layout,
+            read.source_blocks,
+            self._context.layout,
+            read.target_blocks,
+        )
+        self._copy(copies)
+        return (Moved(read.ticket, self._num_bytes(read.piece)),)
+
+    def wait_s(self) -> float | None:
+        return 0.0 if self._queue else None
+
+    def drop(self, ticket: int) -> None:
+        self._queue = deque(read for read in self._queue if read.ticket != ticket)
+
+    def close(self) -> None:
+        self._queue.clear()
+
+    def _copy(self, copies: list[Copy]) -> None:
+        move, source, target = ctypes.memmove, self._source_address, self._target_address
+        for copy in copies:
+            move(target + copy.target, source + copy.source, copy.num_bytes)
+
+    def _num_bytes(self, piece: Piece) -> int:
+        return piece.num_regions * self._context.layout.region_bytes

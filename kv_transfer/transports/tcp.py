@@ -1,0 +1,174 @@
+"""The transport over sockets: from the source's pool into the reader's, no copy in user space.
+
+The reader posts a Read; the source answers with any number of data frames, each a fixed header
+and the bytes of a piece, layer by layer, and holds back what prefill has not computed.
+"""
+
+import socket
+import struct
+from collections import deque
+
+from kv_transfer.channel import Channel, wait_writable
+from kv_transfer.control import Read
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import join
+from kv_transfer.plan import Cursor, Piece, extents
+from kv_transfer.transport import LaneContext, Moved, ReadOp
+
+MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
+HEADER = struct.Struct("<QIIII")  # ticket, first_layer, end_layer, first_index, end_index
+_SINK_BYTES = 1 << 18
+
+
+def send_views(sock: socket.socket, views: deque[memoryview], stall_s: float) -> None:
+    """Sends all of `views`. Raises TransferError (PEER_HUNG, PEER_LOST)."""
+    while views:
+        head = [views[at] for at in range(min(len(views), MAX_VIEWS))]
+        try:
+            num_sent = sock.sendmsg(head, (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            wait_writable(sock, stall_s)
+            continue
+        except OSError as error:
+            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+        consume(views, num_sent)
+
+
+def consume(views: deque[memoryview], num_bytes: int) -> None:
+    """Takes `num_bytes` off the front."""
+    while num_bytes:
+        first = views.popleft()
+        if first.nbytes > num_bytes:
+            views.appendleft(first[num_bytes:])
+            return
+        num_bytes -= first.nbytes
+
+
+class TcpLane:
+    """The reader's side of one data connection."""
+
+    name = "tcp"
+    reads_ahead = True
+
+    def __init__(self, context: LaneContext) -> None:
+        """Raises TransferError when the source cannot be reached or refuses."""
+        self._context = context
+        self._reads: dict[int, tuple[ReadOp, Cursor]] = {}
+        self._header = bytearray(HEADER.size)
+        self._views: deque[memoryview] = deque([memoryview(self._header)])
+        self._ticket: int | None = None  # whose payload is coming; None: a header is
+        self._left_bytes = 0  # of the payload
+        self._sink = memoryview(bytearray(_SINK_BYTES))
+        sock = connect(context.address.host, context.address.port, context.config.connect_s)
+        self._channel = Channel(sock, context.config.stall_s)
+        try:
+            join(self._channel, context.secret, "data", context.source, context.config.connect_s)
+        except TransferError:
+            self._channel.close()
+            raise
+
+    @property
+    def fd(self) -> int:
+        return self._channel.fd
+
+    def post(self, read: ReadOp) -> None:
+        self._reads[read.ticket] = (read, Cursor(read.piece))
+        piece = read.piece
+        self._channel.send(
+            Read(
+                read.ticket,
+                read.handle_id,
+                piece.first_layer,
+                piece.end_layer,
+                piece.first_index,
+                piece.end_index,
+            )
+        )
+
+    def progress(self) -> list[Moved]:
+        moved: dict[int, int] = {}
+        budget_bytes = self._context.config.piece_bytes
+        while budget_bytes > 0:
+            num_bytes = self._receive()
+            if not num_bytes:
+                break
+            budget_bytes -= num_bytes
+            if self._ticket is None:
+                self._begin_payload()
+                continue
+            if self._ticket in self._reads:
+                moved[self._ticket] = moved.get(self._ticket, 0) + num_bytes
+            self._left_bytes -= num_bytes
+            self._next_views()
+        return [Moved(ticket, num_bytes) for ticket, num_bytes in moved.items()]
+
+    def wait_s(self) -> float | None:
+        return None
+
+    def drop(self, ticket: int) -> None:
+        if self._reads.pop(ticket, None) is not None and ticket == self._ticket:
+            self._views.clear()
+            self._next_views()
+
+    def close(self) -> None:
+        self._reads.clear()
+        self._channel.close()
+
+    def _receive(self) -> int:
+        """Bytes that went into the views; 0 when none are here."""
+        head = [self._views[at] for at in range(min(len(self._views), MAX_VIEWS))]
+        try:
+            num_bytes = self._channel.sock.recvmsg_into(head, 0, socket.MSG_DONTWAIT)[0]
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+        if not num_bytes:
+            raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
+        consume(self._views, num_bytes)
+        return num_bytes
+
+    def _begin_payload(self) -> None:
+        """Aims at the blocks of the header that has come in; the rest of a header has to wait."""
+        if self._views:
+            return
+        ticket, *bounds = HEADER.unpack(self._header)
+        piece = Piece(*bounds)
+        layout = self._context.layout
+        if not piece.fits(layout.num_layers, layout.num_blocks):
+            raise TransferError(FailReason.MALFORMED, "a data frame without sense")
+        self._ticket = ticket
+        self._left_bytes = piece.num_regions * layout.region_bytes
+        if ticket in self._reads:
+            read, cursor = self._reads[ticket]
+            if not cursor.accept(piece):
+                raise TransferError(FailReason.MALFORMED, "a data frame that was not asked for")
+            buffer = self._context.memory.buffer
+            for offset, size in extents(piece, layout, read.target_blocks):
+                self._views.append(buffer[offset : offset + size])
+        self._next_views()
+
+    def _next_views(self) -> None:
+        """Keeps a place for the bytes to come: the sink for a dropped pull, then a header."""
+        if self._left_bytes and not self._views:
+            self._views.append(self._sink[: min(self._left_bytes, _SINK_BYTES)])
+        elif not self._left_bytes:
+            self._finish_payload()
+
+    def _finish_payload(self) -> None:
+        entry = self._reads.get(self._ticket) if self._ticket is not None else None
+        if entry is not None and not entry[1].num_left:
+            del self._reads[entry[0].ticket]
+        self._ticket = None
+        self._views.append(memoryview(self._header))
+
+
+def connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Raises TransferError (UNREACHABLE)."""
+    try:
+        sock = socket.create_connection((host, port), timeout_s)
+    except OSError as error:
+        text = f"cannot reach {host}:{port}: {error}"
+        raise TransferError(FailReason.UNREACHABLE, text) from error
+    sock.settimeout(None)
+    return sock
