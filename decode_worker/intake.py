@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.engine import Engine
-from engine.sequence import EngineRequest
-from kv_transfer.importer import Importer, PullResult
+from engine.sequence import EngineRequest, Reservation
+from kv_transfer.importer import Importer
+from kv_transfer.pull import PullResult
+from wire.errors import BatonError, ErrorCode
 from wire.kv import KVHandle
 
 
@@ -20,6 +22,15 @@ class _Pull:
     seq_id: int
     num_cached_tokens: int
     is_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request that left the queue: its pull runs, or the engine cannot ever take it."""
+
+    seq_id: int
+    num_cached_tokens: int
+    error: BatonError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +48,16 @@ class Intake:
     """
 
     def __init__(
-        self, engine: Engine, importer: Importer, on_pulled: Callable[[PullResult], None]
+        self,
+        engine: Engine,
+        importer: Importer,
+        block_size: int,
+        on_pulled: Callable[[PullResult], None],
     ) -> None:
         """`on_pulled` is called from a fabric thread and has to lead to `pulled` here."""
         self._engine = engine
         self._importer = importer
+        self._block_size = block_size
         self._on_pulled = on_pulled
         self._waiting: deque[tuple[EngineRequest, KVHandle]] = deque()
         self._pulls: dict[int, _Pull] = {}  # by ticket
@@ -57,26 +73,34 @@ class Intake:
     def add(self, request: EngineRequest, handle: KVHandle) -> None:
         self._waiting.append((request, handle))
 
-    def begin_pulls(self) -> list[tuple[int, int]]:
-        """Starts every pull that there is room for, in order: (seq_id, cached tokens) of each."""
+    def begin_pulls(self) -> list[Begun]:
+        """Starts every pull that there is room for, in the order of arrival."""
         begun = []
         while self._waiting:
             request, handle = self._waiting[0]
-            reservation = self._engine.reserve(request)
-            if reservation is None:
-                break
+            try:
+                _check_fits(request, handle)
+                reservation = self._engine.reserve(request)
+            except BatonError as error:
+                begun.append(Begun(request.seq_id, 0, error))
+            else:
+                if reservation is None:
+                    break
+                self._pull(handle, reservation)
+                begun.append(Begun(request.seq_id, reservation.num_cached_tokens))
             self._waiting.popleft()
-            cached = reservation.num_cached_tokens
-            num_blocks = -(-handle.num_tokens // self._engine.config.block_size)
-            ticket = self._importer.pull(
-                handle,
-                reservation.block_ids[:num_blocks],
-                cached // self._engine.config.block_size,
-                self._on_pulled,
-            )
-            self._pulls[ticket] = _Pull(request.seq_id, cached)
-            begun.append((request.seq_id, cached))
         return begun
+
+    def _pull(self, handle: KVHandle, reservation: Reservation) -> None:
+        num_cached = reservation.num_cached_tokens
+        num_blocks = -(-handle.num_tokens // self._block_size)
+        ticket = self._importer.pull(
+            handle,
+            reservation.block_ids[:num_blocks],
+            num_cached // self._block_size,
+            self._on_pulled,
+        )
+        self._pulls[ticket] = _Pull(reservation.seq_id, num_cached)
 
     def pulled(self, result: PullResult) -> Arrival | None:
         """A pull ended, well or not; None when its request was cancelled meanwhile."""
@@ -102,3 +126,12 @@ class Intake:
                 self._importer.cancel(ticket)
                 return True
         return False
+
+
+def _check_fits(request: EngineRequest, handle: KVHandle) -> None:
+    num_known = len(request.prompt_tokens) + len(request.output_tokens)
+    if not 0 < handle.num_tokens <= num_known:
+        raise BatonError(
+            ErrorCode.INVALID_REQUEST,
+            f"the KV handle covers {handle.num_tokens} tokens, the request has {num_known}",
+        )

@@ -55,6 +55,14 @@ class ModelConfig:
         return max((w for w in self.layer_windows if w is not None), default=None)
 
     @property
+    def num_parameters(self) -> int:
+        """Weights of the linear layers and the token table; norms and biases are left out."""
+        attention = self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.num_layers * (attention + mlp) + tables
+
+    @property
     def q_size(self) -> int:
         return self.num_heads * self.head_dim
 

@@ -6,7 +6,7 @@ first token sampled        complete  -> readers get the token and finish
 reader done, lease over    released  -> the engine frees the blocks
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.batch import ScheduledChunk
 from kv_transfer.exporter import Exporter
@@ -32,14 +32,17 @@ class Publisher:
         return self._exporter.num_active
 
     def begin_step(
-        self, chunks: Sequence[ScheduledChunk], prefill_only: set[int]
+        self, chunks: Sequence[ScheduledChunk], num_tokens: Mapping[int, int]
     ) -> list[tuple[int, KVHandle]]:
-        """Publishes what is scheduled for the first time: (seq_id, handle) of each."""
+        """Publishes what is scheduled for the first time: (seq_id, handle) of each.
+
+        num_tokens: of the sequences to publish, the tokens whose KV they will hold.
+        """
         handles = []
         for chunk in chunks:
-            if chunk.seq_id in prefill_only and chunk.seq_id not in self._published:
+            if chunk.is_first and chunk.seq_id in num_tokens:
                 handle = self._exporter.publish(
-                    chunk.seq_id, chunk.block_ids, chunk.num_known_tokens, chunk.start
+                    chunk.seq_id, chunk.block_ids, num_tokens[chunk.seq_id], chunk.start
                 )
                 self._published.add(chunk.seq_id)
                 handles.append((chunk.seq_id, handle))
@@ -69,3 +72,7 @@ class Publisher:
 
     def is_published(self, seq_id: int) -> bool:
         return seq_id in self._published
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when the exporter's books do not agree."""
+        self._exporter.check_integrity()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kv_transfer.importer import PullResult
+from kv_transfer.pull import PullResult
 from wire.messages import StartLeg
 
 

@@ -20,9 +20,8 @@ class WorkerConfig:
     cluster_token: str = ""
     kv_memory: str = "1GiB"
     dtype: str = "auto"  # the checkpoint's
-    device: str = "auto"  # cuda where there is one, else cpu
     max_model_len: int = 0  # the model's
-    max_batch_tokens: int = 0  # the role's
+    max_batch_tokens: int = 0  # 512 for prefill, 256 for decode
     max_num_seqs: int = 64
     threads: int = 0  # one a core
     transport: str = "auto"
@@ -31,3 +30,8 @@ class WorkerConfig:
     metrics_port: int = 0  # none
     parent_pid: int = 0  # none
     log_level: str = "info"
+
+    @property
+    def batch_tokens(self) -> int:
+        """The chunk budget of a step: decode workers keep it small, for their residents' sake."""
+        return self.max_batch_tokens or (512 if self.role is Role.PREFILL else 256)

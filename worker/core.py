@@ -13,9 +13,11 @@ still finds the export.
 from dataclasses import dataclass, field
 
 from decode_worker.intake import Intake
+from engine.batch import StepPlan
 from engine.engine import Engine
-from engine.sequence import EngineRequest, SeqOutput
-from kv_transfer.importer import PullResult
+from engine.results import SeqOutput, SeqTimes, StepResult
+from engine.sequence import EngineRequest
+from kv_transfer.pull import PullResult
 from prefill_worker.publisher import Publisher
 from wire.errors import BatonError, ErrorCode
 from wire.messages import (
@@ -46,16 +48,18 @@ class _Leg:
 
 @dataclass(slots=True)
 class Outbox:
-    """What the sessions are to be told after one turn of the loop."""
+    """What the sessions are to be told after one turn of the loop, and what was measured."""
 
+    report: WorkerReport
     events: dict[int, list[LegEvent]] = field(default_factory=dict)  # by session
     snapshots: dict[int, BlockSnapshot] = field(default_factory=dict)
     block_event: BlockEvent | None = None
     pulls: list[PullResult] = field(default_factory=list)
+    steps: list[StepResult] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        return not (self.events or self.snapshots or self.block_event or self.pulls)
+        return not (self.events or self.snapshots or self.block_event or self.pulls or self.steps)
 
 
 class WorkerCore:
@@ -73,7 +77,7 @@ class WorkerCore:
         self._num_steps = 0
         self._last_step_s = 0.0
         self._is_draining = False
-        self._outbox = Outbox()
+        self._outbox = Outbox(self.report())
 
     # --- what the loop calls -----------------------------------------------------------------
 
@@ -108,20 +112,28 @@ class WorkerCore:
 
     def step(self) -> bool:
         """One turn: begin pulls, schedule, forward, emit. False when there was nothing to run."""
-        for seq_id, cached in self._intake.begin_pulls():
-            self._accepted(seq_id, cached)
+        for begun in self._intake.begin_pulls():
+            if begun.error is None:
+                self._accepted(begun.seq_id, begun.num_cached_tokens)
+            else:
+                self._fail(begun.seq_id, begun.error.code, begun.error.message)
         plan = self._engine.schedule()
         if plan is None:
             return False
-        prefill_only = {c.seq_id for c in plan.chunks if self._is_prefill_only(c.seq_id)}
-        for seq_id, handle in self._publisher.begin_step(plan.chunks, prefill_only):
+        for seq_id, handle in self._publisher.begin_step(plan.chunks, self._to_publish(plan)):
             self._emit(seq_id, LegPublished(self._legs[seq_id].start.leg_id, handle))
         result = self._engine.execute(plan, self._publisher.on_layers)
         self._num_steps += 1
         self._last_step_s = result.step_s
+        self._outbox.steps.append(result)
         for output in result.outputs:
             self._sampled(output)
         return True
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a pool's invariant does not hold."""
+        self._engine.check_integrity()
+        self._publisher.check_integrity()
 
     def fail_all(self, message: str) -> None:
         """After an exception in a step: every leg fails, and the engine is empty again."""
@@ -130,7 +142,8 @@ class WorkerCore:
 
     def take_outbox(self) -> Outbox:
         """What has gathered since the last call."""
-        outbox, self._outbox = self._outbox, Outbox()
+        outbox, self._outbox = self._outbox, Outbox(self.report())
+        outbox.report = self._outbox.report
         outbox.block_event = self._engine.take_block_event()
         return outbox
 
@@ -221,10 +234,11 @@ class WorkerCore:
         if output.finish is None:
             return
         leg.is_finished = True
+        times = output.times or SeqTimes(0.0, 0.0)
         self._emit(
             output.seq_id,
             LegFinished(
-                leg_id, output.finish, leg.num_cached_tokens, output.queue_s, output.prefill_s
+                leg_id, output.finish, leg.num_cached_tokens, times.queue_s, times.prefill_s
             ),
         )
         if not leg.start.prefill_only:
@@ -242,12 +256,15 @@ class WorkerCore:
         self._discard(seq_id, message)
 
     def _discard(self, seq_id: int, reason: str) -> None:
-        """Frees what the sequence holds, or has its export or its pull do so when they end."""
+        """Frees what the sequence holds; a pull frees its blocks when its link is fenced.
+
+        Readers of a published sequence are told before its blocks can be written again, so they
+        never use what they read.
+        """
+        self._publisher.abort(seq_id, reason)
         if not self._intake.cancel(seq_id):
             self._engine.cancel(seq_id)
-        if self._publisher.is_published(seq_id):
-            self._publisher.abort(seq_id, reason)
-        else:
+        if not self._publisher.is_published(seq_id):
             self._forget(seq_id)
 
     def _forget(self, seq_id: int) -> None:
@@ -260,8 +277,14 @@ class WorkerCore:
         if session_id in self._sessions:
             self._outbox.events.setdefault(session_id, []).append(event)
 
-    def _is_prefill_only(self, seq_id: int) -> bool:
-        return self._legs[seq_id].start.prefill_only
+    def _to_publish(self, plan: StepPlan) -> dict[int, int]:
+        """The prefill-only sequences that the plan begins, and the tokens they know."""
+        starts = {c.seq_id: self._legs[c.seq_id].start for c in plan.chunks if c.is_first}
+        return {
+            seq_id: len(start.request.prompt_tokens) + len(start.output_tokens)
+            for seq_id, start in starts.items()
+            if start.prefill_only
+        }
 
 
 def _engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:

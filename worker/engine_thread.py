@@ -1,56 +1,54 @@
 """The thread that owns the core: it alone touches the engine."""
 
-import queue
 import threading
 from collections.abc import Callable
 
+from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.messages import WorkerReport
-from worker.commands import Command
 from worker.core import Outbox, WorkerCore
+from worker.inbox import Inbox, Stop
 
+_CHECK_INTERVAL_S = 5.0
 log = get_logger("worker")
 
 
-class _Stop:
-    """Ends the loop; the inbox carries it behind every earlier command."""
-
-
 class EngineThread:
-    """Runs a WorkerCore. `post` may be called from any thread, `deliver` is called from this one.
+    """Receive, step, emit. It sleeps while the engine has nothing to run.
 
-    It sleeps while the engine has nothing to run.
+    `deliver` is called on this thread with what a turn brought.
     """
 
-    def __init__(self, core: WorkerCore, deliver: Callable[[Outbox], None]) -> None:
+    def __init__(
+        self, core: WorkerCore, inbox: Inbox, deliver: Callable[[Outbox], None], clock: Clock
+    ) -> None:
         self._core = core
+        self._inbox = inbox
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[Command | _Stop] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._clock = clock
+        self._checked_s = clock.now()
         self._report = core.report()
         self._is_quiet = True
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def post(self, command: Command) -> None:
-        self._inbox.put(command)
-
     def stop(self, timeout_s: float) -> bool:
-        """Ends the loop after the commands so far; False when it did not end in time."""
-        self._inbox.put(_Stop())
+        """Ends the loop after the commands so far; False when a step still hangs."""
+        self._inbox.stop()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     @property
     def report(self) -> WorkerReport:
-        """As of the last turn; its step count stands still while a step hangs."""
+        """As of the running turn: its step count stands still while a step hangs."""
         return self._report
 
     @property
     def is_quiet(self) -> bool:
-        """No leg and no export was alive at the end of the last turn."""
-        return self._is_quiet and self._inbox.empty()
+        """No leg, pull or export was alive at the end of the last turn, and nothing waits."""
+        return self._is_quiet and self._inbox.is_empty
 
     def _run(self) -> None:
         while self._receive():
@@ -59,17 +57,15 @@ class EngineThread:
             self._emit()
 
     def _receive(self) -> bool:
-        """Applies what waits; blocks for a command when the engine has nothing to do."""
-        block = not self._core.has_work
-        while True:
-            try:
-                command = self._inbox.get(block=block)
-            except queue.Empty:
-                return True
-            if isinstance(command, _Stop):
+        """Applies what waits, or waits for something when there is nothing to run."""
+        command = self._inbox.take(block=not self._core.has_work)
+        while command is not None:
+            if isinstance(command, Stop):
                 return False
+            self._is_quiet = False
             self._core.apply(command)
-            block = False
+            command = self._inbox.take(block=False)
+        return True
 
     def _step(self) -> None:
         try:
@@ -79,8 +75,20 @@ class EngineThread:
             self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")
 
     def _emit(self) -> None:
-        self._report = self._core.report()
-        self._is_quiet = self._core.is_quiet
         outbox = self._core.take_outbox()
+        self._report = outbox.report
         if not outbox.is_empty:
             self._deliver(outbox)
+        if self._core.is_quiet:
+            self._check()
+        self._is_quiet = self._core.is_quiet
+
+    def _check(self) -> None:
+        """Looks at every pool's invariants when idle, at most every few seconds."""
+        if self._clock.now() - self._checked_s < _CHECK_INTERVAL_S:
+            return
+        self._checked_s = self._clock.now()
+        try:
+            self._core.check_integrity()
+        except AssertionError as error:
+            log.error("integrity_failed", error=str(error))

@@ -32,7 +32,7 @@ async def keep_registered(
                 is_known = False
             await asyncio.sleep(_RETRY_S)
     finally:
-        await channel.close()
+        await channel.close(None)
 
 
 async def _beats(beat: Callable[[], WorkerBeat]) -> AsyncIterator[WorkerBeat]:

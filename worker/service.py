@@ -30,11 +30,8 @@ class SessionHub:
     cut by the transport's keepalive.
     """
 
-    def __init__(
-        self, post: Callable[[commands.Command], None], report: Callable[[], WorkerReport]
-    ) -> None:
+    def __init__(self, post: Callable[[commands.Command], None]) -> None:
         self._post = post
-        self._report = report
         self._queues: dict[int, asyncio.Queue[WorkerFrame | None]] = {}
         self._ids = itertools.count(1)
 
@@ -47,10 +44,10 @@ class SessionHub:
             if events or snapshot or block_events:
                 frames.put_nowait(WorkerFrame(tuple(events), None, block_events, snapshot=snapshot))
 
-    async def send_reports(self) -> None:
+    async def send_reports(self, report: Callable[[], WorkerReport]) -> None:
         """Tells every session this worker's load, four times a second, until cancelled."""
         while True:
-            frame = WorkerFrame(report=self._report())
+            frame = WorkerFrame(report=report())
             for frames in self._queues.values():
                 frames.put_nowait(frame)
             await asyncio.sleep(REPORT_INTERVAL_S)
@@ -67,7 +64,6 @@ class SessionHub:
         self._queues[session_id] = outgoing
         reader = asyncio.create_task(self._read(session_id, frames, outgoing))
         try:
-            outgoing.put_nowait(WorkerFrame(report=self._report()))
             while (frame := await outgoing.get()) is not None:
                 yield frame
         finally:

@@ -1,0 +1,140 @@
+"""Wires one worker: model, memory, engine, fabric and core, each made once."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from decode_worker.intake import Intake
+from engine.config import ModelConfig
+from engine.engine import Engine
+from engine.kv_cache import kv_layout, kv_tensor
+from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
+from engine.models import Model
+from engine.options import EngineConfig
+from engine.weights import load
+from kv_transfer.config import TransferConfig
+from kv_transfer.exporter import Exporter
+from kv_transfer.importer import Importer
+from kv_transfer.memory import KVMemory
+from prefill_worker.publisher import Publisher
+from runtime.clock import SystemClock, wall_time_s
+from runtime.log import get_logger
+from runtime.sizes import parse_bytes
+from wire.block_hash import BLOCK_SIZE
+from wire.cluster import Fingerprint
+from wire.kv import FabricAddress
+from worker.commands import Pulled, Released
+from worker.config import WorkerConfig
+from worker.core import WorkerCore
+from worker.fingerprint import fingerprint
+from worker.inbox import Inbox
+
+_NUM_LAYER_GROUPS = 8
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What a running worker needs to know of what was built."""
+
+    worker_id: str
+    epoch: int
+    inbox: Inbox
+    core: WorkerCore
+    fabric: FabricAddress
+    fingerprint: Fingerprint
+    max_model_len: int
+
+
+@contextlib.contextmanager
+def build(config: WorkerConfig) -> Iterator[WorkerParts]:
+    """Builds everything, and takes it down again in the opposite order.
+
+    Raises ModelError for a directory that cannot be served, MemoryPlanError or ValueError for a
+    setting that cannot be met, OSError where memory or a port cannot be had.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    started_s = wall_time_s()
+    epoch = int(started_s * 1000)
+    worker_id = config.worker_id or f"{config.role.value}-{os.getpid()}"
+    plan, model = _load(config)
+    inbox, clock = Inbox(), SystemClock()
+    with contextlib.ExitStack() as stack:
+        memory = KVMemory.allocate(plan.kv_bytes)
+        stack.callback(memory.close)
+        engine = Engine(
+            model, kv_tensor(memory.buffer, plan.layout), _engine_config(config, plan, model), clock
+        )
+        secret = config.cluster_token.encode()
+        transfer = TransferConfig(transport=config.transport, lease_s=config.lease_s)
+        exporter = Exporter(
+            plan.layout, memory, worker_id, epoch, clock, secret, transfer,
+            on_released=lambda seq_id: inbox.post(Released(seq_id)),
+        )  # fmt: skip
+        stack.callback(exporter.close)
+        fabric = exporter.start(config.host, advertised_host=config.advertise_host)
+        importer = Importer(plan.layout, memory, clock, secret, transfer)
+        stack.callback(importer.close)
+        publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS)
+        intake = Intake(engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)))
+        directory = Path(config.model)
+        yield WorkerParts(
+            worker_id=worker_id,
+            epoch=epoch,
+            inbox=inbox,
+            core=WorkerCore(config.role, engine, publisher, intake),
+            fabric=fabric,
+            fingerprint=fingerprint(
+                config.served_model_name or directory.resolve().name, directory, plan.layout
+            ),
+            max_model_len=plan.max_model_len,
+        )
+
+
+def _load(config: WorkerConfig) -> tuple[MemoryPlan, Model]:
+    """Loads the weights and plans the memory beside them, and says so in one line."""
+    directory = Path(config.model)
+    model_config = ModelConfig.from_directory(directory)
+    dtype = model_config.dtype if config.dtype == "auto" else _dtype(config.dtype)
+    limit = config.max_model_len or model_config.max_position_embeddings
+    started_s = wall_time_s()
+    model = load(directory, model_config, dtype)
+    plan = plan_memory(
+        kv_layout(model_config, dtype, num_blocks=1),
+        parse_bytes(config.kv_memory),
+        min(limit, model_config.max_position_embeddings),
+        weights_bytes=model_config.num_parameters * dtype.itemsize,
+        workspace_bytes=step_workspace_bytes(
+            vocab_size=model_config.vocab_size,
+            widest_row=2 * model_config.intermediate_size,
+            max_batch_tokens=config.batch_tokens,
+            max_num_seqs=config.max_num_seqs,
+        ),
+    )
+    plan = replace(plan, max_model_len=min(plan.max_model_len, plan.kv_tokens))
+    log = get_logger("worker")
+    log.info("model_loaded", seconds=round(wall_time_s() - started_s, 2), dtype=plan.layout.dtype)
+    log.info("memory_plan", plan=str(plan))
+    return plan, model
+
+
+def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: Model) -> EngineConfig:
+    return EngineConfig(
+        num_blocks=plan.num_blocks,
+        max_model_len=plan.max_model_len,
+        eos_token_ids=model.config.eos_token_ids,
+        block_size=BLOCK_SIZE,
+        max_batch_tokens=config.batch_tokens,
+        max_num_seqs=config.max_num_seqs,
+    )
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]

@@ -1,0 +1,145 @@
+"""One worker process: builds its parts, serves until told to stop, drains, ends."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+
+from engine.errors import ModelError
+from engine.memory_plan import MemoryPlanError
+from runtime import lifecycle, log
+from runtime.clock import SystemClock
+from runtime.metrics import WORKER_METRICS, Metrics
+from wire import rpc
+from wire.cluster import WorkerBeat, WorkerInfo
+from worker.build import WorkerParts, build
+from worker.commands import Drain
+from worker.config import WorkerConfig
+from worker.core import Outbox
+from worker.engine_thread import EngineThread
+from worker.metrics import observe
+from worker.registration import keep_registered
+from worker.service import SessionHub
+
+_DRAIN_POLL_S = 0.05
+_STOP_TIMEOUT_S = 10.0
+
+
+def run(config: WorkerConfig) -> int:
+    """The whole life of a worker; 0 after a drain, 1 when it could not start."""
+    if config.parent_pid:
+        lifecycle.die_with_parent(config.parent_pid)
+    log.configure(config.worker_id or config.role.value, level=config.log_level)
+    try:
+        with build(config) as parts:
+            asyncio.run(_serve(config, parts))
+    except (ModelError, MemoryPlanError, OSError, ValueError) as error:
+        print(f"baton {config.role.value}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
+    stop = lifecycle.stop_event()
+    server = rpc.build_server(config.cluster_token)
+    port = rpc.bind(server, config.host, config.port)
+    hub = SessionHub(parts.inbox.post)
+    rpc.add_worker_service(server, hub)
+    with _running_engine(parts, hub, Metrics(WORKER_METRICS)) as engine_thread:
+        await server.start()
+        beats = _Beats(config, parts, engine_thread, port)
+        background = [
+            hub.send_reports(lambda: engine_thread.report),
+            keep_registered(
+                config.control_address,
+                config.cluster_token,
+                beats.next_beat,
+                lambda order: stop.set() if order == "drain" else None,
+            ),
+        ]
+        async with _background(background):
+            log.get_logger("worker").info("serving", address=beats.address)
+            await stop.wait()
+            parts.inbox.post(Drain())
+            await _drained(config, parts, engine_thread)
+            hub.close()
+            await server.stop(1.0)
+
+
+class _Beats:
+    """What this worker tells the control plane, once a second."""
+
+    def __init__(
+        self, config: WorkerConfig, parts: WorkerParts, engine_thread: EngineThread, port: int
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._engine_thread = engine_thread
+        self.address = f"{config.advertise_host or config.host}:{port}"
+
+    def next_beat(self) -> WorkerBeat:
+        report = self._engine_thread.report
+        info = WorkerInfo(
+            worker_id=self._parts.worker_id,
+            epoch=self._parts.epoch,
+            role=self._config.role,
+            address=self.address,
+            fabric=self._parts.fabric,
+            fingerprint=self._parts.fingerprint,
+            max_model_len=self._parts.max_model_len,
+            num_blocks=report.num_blocks,
+            draining=report.draining,
+            pid=os.getpid(),
+        )
+        return WorkerBeat(info, report)
+
+
+@contextlib.contextmanager
+def _running_engine(
+    parts: WorkerParts, hub: SessionHub, metrics: Metrics
+) -> Iterator[EngineThread]:
+    """The engine's thread, started; its turns reach the hub on the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def on_loop(outbox: Outbox) -> None:
+        hub.deliver(outbox)
+        observe(metrics, outbox)
+
+    def deliver(outbox: Outbox) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to tell
+            loop.call_soon_threadsafe(on_loop, outbox)
+
+    thread = EngineThread(
+        parts.core,
+        parts.inbox,
+        deliver,
+        SystemClock(),
+    )
+    thread.start()
+    try:
+        yield thread
+    finally:
+        if not thread.stop(_STOP_TIMEOUT_S):
+            log.get_logger("worker").error("engine_hangs")
+
+
+@contextlib.asynccontextmanager
+async def _background(coroutines: list[Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drained(config: WorkerConfig, parts: WorkerParts, engine_thread: EngineThread) -> None:
+    """Returns when every leg has ended and every export is released, or time is up."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(config.drain_timeout_s):
+            while not engine_thread.is_quiet:
+                await asyncio.sleep(_DRAIN_POLL_S)
+            return
+    log.get_logger("worker").warning("drain_timed_out", exports=engine_thread.report.num_exports)
