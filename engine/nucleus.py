@@ -56,7 +56,7 @@ def _first_above(ends: Tensor, target: Tensor) -> Tensor:
     """The first index whose cumulated weight passes the target, [N, 1]; at most the last that
     adds weight, which rounding of the target could miss."""
     found = torch.searchsorted(ends, target, right=True)
-    last = torch.searchsorted(ends, ends[:, -1:])
+    last = torch.searchsorted(ends, ends[:, -1:].contiguous())
     return torch.minimum(found, last)
 
 
