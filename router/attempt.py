@@ -91,7 +91,8 @@ class Attempt:
         self._rescue: asyncio.TimerHandle | None = None
         self._has_export = False  # published, and not known to be pulled or ended
         self._is_prefill_open = False
-        self._decode_spoke = False
+        self._is_decode_started = False
+        self._decode_spoke = False  # tokens or a transfer's outcome came from it
 
     @property
     def is_over(self) -> bool:
@@ -116,8 +117,8 @@ class Attempt:
         if self.is_over:
             return ()
         if isinstance(event, RescueDue):
-            if not self._decode_spoke:
-                self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._decode)
+            if not self._decode_spoke and self._prefill is not None:
+                self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
             return ()
         is_prefill = event.leg_id == self._prefill_leg
         if isinstance(event, LegTokens):
@@ -165,13 +166,13 @@ class Attempt:
         elif reason is FinishReason.CANCELLED:
             assert self._prefill is not None
             self._fail(ErrorCode.DRAINING, "the prefill worker cancelled the leg", self._prefill)
-        elif not self._has_export:
+        elif not self._is_decode_started:
             self._start_decode(None)
 
     def _lose_prefill(self, event: LegFailed) -> None:
         """A decode worker that has the handle recomputes by itself; it gets a while to do so."""
         assert self._prefill is not None
-        if not self._has_export:
+        if not self._is_decode_started:
             self._fail(event.code, event.message, self._prefill)
             return
         self._has_export = False
@@ -182,6 +183,7 @@ class Attempt:
     # --- the decode leg -----------------------------------------------------------------------
 
     def _start_decode(self, published: LegPublished | None) -> None:
+        self._is_decode_started = True
         handle = None if published is None else published.handle
         leg = StartLeg(self._decode_leg, self._request, self._stitcher.sent, handle=handle)
         self._decode.start_leg(leg, self.mailbox.put)

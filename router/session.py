@@ -29,7 +29,7 @@ from wire.messages import (
     WorkerFrame,
     WorkerReport,
 )
-from wire.rpc import RpcError, open_channel, open_session
+from wire.rpc import Channel, RpcError, open_channel, open_session
 
 LegSink = Callable[[LegEvent], None]
 _log = get_logger("router")
@@ -72,7 +72,7 @@ class WorkerSession:
         self._on_change = on_change
         self._liveness = Liveness(config.heartbeat_timeout_s, config.step_timeout_s, clock.now())
         self._legs: dict[int, _OpenLeg] = {}
-        self._outbox: asyncio.Queue[ClientFrame] = asyncio.Queue()
+        self._outbox: asyncio.Queue[ClientFrame | None] = asyncio.Queue()
         self._candidate: Candidate | None = None
         self._reader: asyncio.Task[None] | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -194,9 +194,8 @@ class WorkerSession:
         try:
             while True:
                 self._connect()
-                self._reader = asyncio.get_running_loop().create_task(
-                    self._read(open_session(channel, self._outgoing(), self._config.cluster_token))
-                )
+                reading = self._read(channel, self._outbox)
+                self._reader = asyncio.get_running_loop().create_task(reading)
                 await asyncio.wait({self._reader})
                 self._lose(_reason(self._reader))
                 await asyncio.sleep(self._backoff_s)
@@ -215,14 +214,15 @@ class WorkerSession:
         self._liveness.opened(self._clock.now())
         self._changed()
 
-    async def _outgoing(self) -> AsyncIterator[ClientFrame]:
-        outbox = self._outbox
-        while True:
-            yield await outbox.get()
-
-    async def _read(self, frames: AsyncIterator[WorkerFrame]) -> None:
-        async for frame in frames:
-            self._take(frame)
+    async def _read(self, channel: Channel, outbox: "asyncio.Queue[ClientFrame | None]") -> None:
+        try:
+            async for frame in open_session(
+                channel, _until_none(outbox), self._config.cluster_token
+            ):
+                self._take(frame)
+        finally:
+            # A call that ended by itself goes on waiting for its next request frame.
+            outbox.put_nowait(None)
 
     def _take(self, frame: WorkerFrame) -> None:
         if self._is_closed or self.state is WorkerState.LOST:
@@ -293,6 +293,11 @@ class WorkerSession:
     def _changed(self) -> None:
         self._candidate = None
         self._on_change()
+
+
+async def _until_none(outbox: "asyncio.Queue[ClientFrame | None]") -> AsyncIterator[ClientFrame]:
+    while (frame := await outbox.get()) is not None:
+        yield frame
 
 
 def _reason(reader: asyncio.Task[None]) -> str:

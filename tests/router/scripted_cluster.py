@@ -123,6 +123,7 @@ class ScriptedWorker:
         self._reached: dict[str, asyncio.Event] = {}
         self._outs: list[asyncio.Queue[WorkerFrame]] = []
         self._legs: dict[int, asyncio.Task[None]] = {}
+        self._orphans: set[int] = set()  # legs of sessions that ended
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._num_steps = 0
@@ -167,6 +168,7 @@ class ScriptedWorker:
 
     def thaw(self) -> None:
         self._thawed.set()
+        self._cancel_orphans()
 
     def send_blocks(self, event: BlockEvent) -> None:
         for out in self._outs:
@@ -225,8 +227,9 @@ class ScriptedWorker:
             self._outs.remove(out)
             for task in tasks:
                 task.cancel()
-            for leg_id in legs:
-                self._cancel(leg_id)
+            self._orphans |= legs
+            if self._thawed.is_set():
+                self._cancel_orphans()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(
@@ -252,6 +255,11 @@ class ScriptedWorker:
                 self.started.append(frame)
                 legs.add(frame.leg_id)
                 self._legs[frame.leg_id] = asyncio.create_task(self._play(frame, out))
+
+    def _cancel_orphans(self) -> None:
+        orphans, self._orphans = self._orphans, set()
+        for leg_id in orphans:
+            self._cancel(leg_id)
 
     def _cancel(self, leg_id: int) -> bool:
         self.fabric.drop(self, leg_id, "released")
@@ -306,9 +314,7 @@ class ScriptedWorker:
         emit(
             LegPublished(
                 leg.leg_id,
-                KVHandle(
-                    handle_id, self.worker_id, self.epoch, self.info.fabric, num_tokens, 30.0
-                ),
+                KVHandle(handle_id, self.worker_id, self.epoch, self.info.fabric, num_tokens, 30.0),
             )
         )
         await self._stage("prefilled")
