@@ -12,10 +12,19 @@ from engine.kernels.reference import ReferenceKernels
 
 log = logging.getLogger(__name__)
 
+
+def _triton() -> KernelSet:
+    from engine.kernels.triton_kernels import TritonKernels
+
+    return TritonKernels()
+
+
 KERNEL_SETS: dict[str, Callable[[], KernelSet]] = {
     "reference": ReferenceKernels,
     "cpu": CpuKernels,
+    "triton": _triton,
 }
+FASTEST = {"cpu": "cpu", "cuda": "triton"}  # by the device's type
 
 
 def kernel_set(name: str, device: torch.device) -> KernelSet:
@@ -25,10 +34,8 @@ def kernel_set(name: str, device: torch.device) -> KernelSet:
     """
     if name != "auto":
         return KERNEL_SETS[name]()
-    if device.type != "cpu":
-        return ReferenceKernels()
     try:
-        return CpuKernels()
-    except KernelBuildError as error:
+        return KERNEL_SETS[FASTEST.get(device.type, "reference")]()
+    except (KernelBuildError, ImportError) as error:
         log.warning("serving with plain torch operators, several times slower: %s", error)
         return ReferenceKernels()

@@ -1,28 +1,21 @@
 """Attention of single tokens over the paged cache, split along the keys and reduced after."""
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
-from engine.kernels.triton_kernels.softmax_step import HIDDEN, fold, key_offsets
+from engine.kernels.triton_kernels.softmax_step import HIDDEN, fold_keys
+from engine.kernels.triton_kernels.split_reduction import reduce_splits, split_tokens
+from engine.kernels.triton_kernels.tile import Tile, next_power_of_2, padded_dim, softmax_scale
 
 MAX_SPLITS = 128
 MIN_SPLIT_TOKENS = 256
 PROGRAMS_PER_PROCESSOR = 4
 
 
-@triton.jit
-def _share(context, first_key, num_splits, tile_keys: tl.constexpr, min_tokens: tl.constexpr):
-    """Keys of each split, a multiple of tile_keys: equal parts, but none under min_tokens."""
-    even = (context - first_key + num_splits - 1) // num_splits
-    return (tl.maximum(even, min_tokens) + tile_keys - 1) // tile_keys * tile_keys
-
-
-@triton.jit(do_not_specialize=["table_width", "window", "num_splits"])
+@triton.jit(do_not_specialize=["window", "num_splits"])
 def _decode_attention(
     q_ptr,
     kv_ptr,
@@ -47,18 +40,17 @@ def _decode_attention(
     min_tokens: tl.constexpr,
 ):
     group: tl.constexpr = num_heads // num_kv_heads
-    v_offset: tl.constexpr = num_kv_heads * block_size * head_dim
     split = tl.program_id(0)
     kv_head = tl.program_id(1)
     sequence = tl.program_id(2).to(tl.int64)
     token = tl.load(query_start_ptr + sequence)
     num_queries = tl.load(query_start_ptr + sequence + 1) - token
     context = tl.load(context_ptr + sequence)
-    first_key = 0
+    lowest = 0
     if has_window:
-        first_key = tl.maximum(context - window, 0)
-    share = _share(context, first_key, num_splits, tile_keys, min_tokens)
-    begin = first_key + split * share
+        lowest = tl.maximum(context - window, 0)
+    share = split_tokens(context - lowest, num_splits, tile_keys, min_tokens)
+    begin = lowest + split * share
     end = tl.minimum(begin + share, context)
     if (num_queries == 1) & ((begin < end) | (split == 0)):
         rows = tl.arange(0, tile_rows)
@@ -68,21 +60,14 @@ def _decode_attention(
         offsets = heads[:, None] * head_dim + dims[None, :]
         row = token.to(tl.int64) * num_heads * head_dim
         q = tl.load(q_ptr + row + offsets, mask=inside, other=0.0)
-        table_ptr = tables_ptr + sequence * table_width
-        base = kv_ptr + kv_head * (block_size * head_dim) + dims[None, :]
         acc = tl.zeros((tile_rows, dim_padded), tl.float32)
         total = tl.zeros((tile_rows,), tl.float32)
         peak = tl.full((tile_rows,), HIDDEN, tl.float32)
-        for start in tl.range(begin, end, tile_keys):
-            keys = start + tl.arange(0, tile_keys)
-            readable = keys < end
-            key_rows = key_offsets(table_ptr, keys, readable, num_kv_heads, head_dim, block_size)
-            wanted = readable[:, None] & (dims < head_dim)[None, :]
-            k = tl.load(base + key_rows[:, None], mask=wanted, other=0.0)
-            v = tl.load(base + key_rows[:, None] + v_offset, mask=wanted, other=0.0)
-            acc, total, peak = fold(
-                q, k, v, readable[None, :], scale, acc, total, peak, masked=True
-            )
+        acc, total, peak = fold_keys(
+            q, rows * 0 + context, acc, total, peak, kv_ptr + kv_head * (block_size * head_dim),
+            tables_ptr + sequence * table_width, lowest, begin, end, window, scale, dims,
+            num_kv_heads, head_dim, block_size, False, True, tile_keys,
+        )  # fmt: skip
         # A padding sequence has no context: its total is 0 and its output 0.
         safe = tl.where(total > 0.0, total, 1.0)
         out = acc / safe[:, None]
@@ -94,47 +79,11 @@ def _decode_attention(
             tl.store(out_ptr + row + offsets, out.to(q.dtype), mask=inside)
 
 
-@triton.jit(do_not_specialize=["window", "num_splits"])
-def _reduce_splits(
-    partial_ptr,
-    weight_ptr,
-    query_start_ptr,
-    context_ptr,
-    out_ptr,
-    window,
-    num_splits,
-    num_heads: tl.constexpr,
-    head_dim: tl.constexpr,
-    has_window: tl.constexpr,
-    dim_padded: tl.constexpr,
-    splits_padded: tl.constexpr,
-    tile_keys: tl.constexpr,
-    min_tokens: tl.constexpr,
-):
-    head = tl.program_id(0)
-    sequence = tl.program_id(1).to(tl.int64)
-    token = tl.load(query_start_ptr + sequence).to(tl.int64)
-    if tl.load(query_start_ptr + sequence + 1) - token == 1:
-        context = tl.load(context_ptr + sequence)
-        first_key = 0
-        if has_window:
-            first_key = tl.maximum(context - window, 0)
-        share = _share(context, first_key, num_splits, tile_keys, min_tokens)
-        splits = tl.arange(0, splits_padded)
-        used = (splits < num_splits) & (first_key + splits * share < context)
-        used = used | (splits == 0)
-        dims = tl.arange(0, dim_padded)
-        places = (sequence * num_splits + splits) * num_heads + head
-        weights = tl.load(weight_ptr + places, mask=used, other=HIDDEN)
-        weights = tl.exp2(weights - tl.max(weights, axis=0))
-        parts = tl.load(
-            partial_ptr + places[:, None] * head_dim + dims[None, :],
-            mask=used[:, None] & (dims < head_dim)[None, :],
-            other=0.0,
-        )
-        out = tl.sum(parts * weights[:, None], axis=0) / tl.sum(weights, axis=0)
-        target = out_ptr + (token * num_heads + head) * head_dim + dims
-        tl.store(target, out.to(out_ptr.dtype.element_ty), mask=dims < head_dim)
+def tile_for(dtype: torch.dtype) -> Tile:
+    """The tile that measured fastest (docs/gpu.md). A matrix product takes 16 rows at least."""
+    if dtype == torch.float32:
+        return Tile(rows=16, keys=32, warps=4, stages=2)
+    return Tile(rows=16, keys=64, warps=4, stages=3)
 
 
 def choose_splits(num_programs: int, max_context: int, num_processors: int) -> int:
@@ -164,12 +113,13 @@ def decode_attention(
     shape = (num_sequences, splits, num_heads, head_dim)
     partial = torch.empty(shape, dtype=torch.float32, device=q.device) if splits > 1 else out
     weights = torch.empty(shape[:3], dtype=torch.float32, device=q.device)
+    tile = tile_for(q.dtype)
     common = {
         "num_heads": num_heads,
         "head_dim": head_dim,
         "has_window": window is not None,
-        "dim_padded": max(16, triton.next_power_of_2(head_dim)),
-        "tile_keys": 32 if q.dtype == torch.float32 else 64,
+        "dim_padded": padded_dim(head_dim),
+        "tile_keys": tile.keys,
         "min_tokens": MIN_SPLIT_TOKENS,
     }
     _decode_attention[(splits, num_kv_heads, num_sequences)](
@@ -180,20 +130,20 @@ def decode_attention(
         batch.context_len,
         partial,
         weights,
-        head_dim**-0.5 * math.log2(math.e),
+        softmax_scale(head_dim),
         batch.block_tables.stride(0),
         window or 0,
         splits,
         num_kv_heads=num_kv_heads,
         block_size=block_size,
         is_split=splits > 1,
-        tile_rows=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
-        num_warps=4,
-        num_stages=3,
+        tile_rows=max(tile.rows, next_power_of_2(num_heads // num_kv_heads)),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
         **common,
     )
     if splits > 1:
-        _reduce_splits[(num_heads, num_sequences)](
+        reduce_splits[(num_heads, num_sequences)](
             partial,
             weights,
             batch.query_start,
@@ -201,7 +151,7 @@ def decode_attention(
             out,
             window or 0,
             splits,
-            splits_padded=triton.next_power_of_2(splits),
+            splits_padded=next_power_of_2(splits),
             num_warps=4,
             **common,
         )

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_kernels.tile import next_power_of_2
+
 
 @triton.jit
 def _rms_norm(
@@ -39,7 +41,7 @@ def rms_norm(
     num_tokens, hidden = x.shape
     out = torch.empty_like(x)
     if num_tokens:
-        padded = triton.next_power_of_2(hidden)
+        padded = next_power_of_2(hidden)
         _rms_norm[(num_tokens,)](
             x,
             x if residual is None else residual,

@@ -1,14 +1,13 @@
 """Causal attention of chunks of many tokens over the paged cache, flash style."""
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
-from engine.kernels.triton_kernels.softmax_step import HIDDEN, fold, key_offsets
+from engine.kernels.triton_kernels.softmax_step import HIDDEN, fold_keys
+from engine.kernels.triton_kernels.tile import Tile, next_power_of_2, padded_dim, softmax_scale
 
 
 @triton.jit
@@ -25,50 +24,7 @@ def _sequence_of_tile(query_start_ptr, tile, num_sequences, tile_tokens: tl.cons
     return low - 1
 
 
-@triton.jit
-def _fold_keys(
-    q,
-    positions,
-    acc,
-    total,
-    peak,
-    kv_ptr,  # at the kv head, element [dim] of each key's row
-    table_ptr,
-    first_key,
-    begin,
-    end,
-    window,
-    scale,
-    dims,
-    num_kv_heads: tl.constexpr,
-    head_dim: tl.constexpr,
-    block_size: tl.constexpr,
-    has_window: tl.constexpr,
-    masked: tl.constexpr,
-    tile_keys: tl.constexpr,
-):
-    """Fold keys begin..end into the softmax; `begin` is a multiple of tile_keys."""
-    v_offset: tl.constexpr = num_kv_heads * block_size * head_dim
-    for start in tl.range(begin, end, tile_keys):
-        keys = start + tl.arange(0, tile_keys)
-        readable = (keys >= first_key) & (keys < end) if masked else keys >= 0
-        rows = key_offsets(table_ptr, keys, readable, num_kv_heads, head_dim, block_size)
-        pointers = kv_ptr + rows[:, None] + dims[None, :]
-        wanted = readable[:, None] & (dims < head_dim)[None, :]
-        visible = keys[None, :] <= positions[:, None]
-        if has_window:
-            visible = visible & (keys[None, :] > positions[:, None] - window)
-        if masked or head_dim != dims.shape[0]:
-            k = tl.load(pointers, mask=wanted, other=0.0)
-            v = tl.load(pointers + v_offset, mask=wanted, other=0.0)
-        else:
-            k = tl.load(pointers)
-            v = tl.load(pointers + v_offset)
-        acc, total, peak = fold(q, k, v, visible, scale, acc, total, peak, masked)
-    return acc, total, peak
-
-
-@triton.jit(do_not_specialize=["num_sequences", "table_width", "window", "min_queries"])
+@triton.jit(do_not_specialize=["num_sequences", "window", "min_queries"])
 def _prefill_attention(
     q_ptr,
     kv_ptr,
@@ -113,28 +69,35 @@ def _prefill_attention(
         first_position = context - num_queries + first
         positions = context - num_queries + tokens
         end = tl.minimum(first_position + tile_tokens, context)
-        first_key = 0
-        if has_window:
-            first_key = tl.maximum(first_position - window + 1, 0)
-        begin = first_key // tile_keys * tile_keys
-        # Keys before `diagonal` are seen by every row of the tile.
-        diagonal = begin if has_window else (first_position + 1) // tile_keys * tile_keys
-        table_ptr = tables_ptr + sequence.to(tl.int64) * table_width
-        head_kv_ptr = kv_ptr + kv_head * (block_size * head_dim)
+        table = tables_ptr + sequence.to(tl.int64) * table_width
+        kv = kv_ptr + kv_head * (block_size * head_dim)
         acc = tl.zeros((tile_rows, dim_padded), tl.float32)
         total = tl.zeros((tile_rows,), tl.float32)
         peak = tl.full((tile_rows,), HIDDEN, tl.float32)
-        if not has_window:
-            acc, total, peak = _fold_keys(
-                q, positions, acc, total, peak, head_kv_ptr, table_ptr, first_key, begin, diagonal,
-                window, scale, dims, num_kv_heads, head_dim, block_size, False, False, tile_keys,
+        #  0 or the window's first key    diagonal             end
+        #  | every row sees every key     | some rows see some |
+        diagonal = (first_position + 1) // tile_keys * tile_keys
+        lowest = 0
+        if has_window:
+            lowest = tl.maximum(first_position - window + 1, 0)
+            diagonal = lowest
+        else:
+            acc, total, peak = fold_keys(
+                q, positions, acc, total, peak, kv, table, 0, 0, diagonal, window, scale, dims,
+                num_kv_heads, head_dim, block_size, False, False, tile_keys,
             )  # fmt: skip
-        acc, total, peak = _fold_keys(
-            q, positions, acc, total, peak, head_kv_ptr, table_ptr, first_key, diagonal, end,
-            window, scale, dims, num_kv_heads, head_dim, block_size, has_window, True, tile_keys,
+        acc, total, peak = fold_keys(
+            q, positions, acc, total, peak, kv, table, lowest, diagonal, end, window, scale, dims,
+            num_kv_heads, head_dim, block_size, has_window, True, tile_keys,
         )  # fmt: skip
-        out = acc / total[:, None]
-        tl.store(out_ptr + offsets, out.to(q.dtype), mask=inside)
+        tl.store(out_ptr + offsets, (acc / total[:, None]).to(q.dtype), mask=inside)
+
+
+def tile_for(dtype: torch.dtype) -> Tile:
+    """The tile that measured fastest (docs/gpu.md); float32 serves tests and keeps it small."""
+    if dtype == torch.float32:
+        return Tile(rows=32, keys=32, warps=4, stages=2)
+    return Tile(rows=128, keys=64, warps=8, stages=3)
 
 
 def prefill_attention(
@@ -152,17 +115,18 @@ def prefill_attention(
     """
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, block_size = layer_kv.shape[2:4]
-    wide = q.dtype == torch.float32
-    tile_rows = max(64 if wide else 128, triton.next_power_of_2(num_heads // num_kv_heads))
-    tile_tokens = tile_rows // (num_heads // num_kv_heads)
-    _prefill_attention[(num_tokens // tile_tokens + batch.num_sequences, num_kv_heads)](
+    group = num_heads // num_kv_heads
+    tile = tile_for(q.dtype)
+    tile_rows = max(tile.rows, next_power_of_2(group))
+    num_tiles = num_tokens // (tile_rows // group) + batch.num_sequences
+    _prefill_attention[(num_tiles, num_kv_heads)](
         q,
         layer_kv,
         batch.block_tables,
         batch.query_start,
         batch.context_len,
         out,
-        head_dim**-0.5 * math.log2(math.e),
+        softmax_scale(head_dim),
         batch.num_sequences,
         batch.block_tables.stride(0),
         window or 0,
@@ -172,9 +136,9 @@ def prefill_attention(
         head_dim=head_dim,
         block_size=block_size,
         has_window=window is not None,
-        dim_padded=max(16, triton.next_power_of_2(head_dim)),
+        dim_padded=padded_dim(head_dim),
         tile_rows=tile_rows,
-        tile_keys=32 if wide else 64,
-        num_warps=4 if wide else 8,
-        num_stages=2 if wide else 3,
+        tile_keys=tile.keys,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.kernel_set import HeadShape
+from engine.kernels.triton_kernels.tile import next_power_of_2
 
 
 @triton.jit
@@ -125,9 +126,9 @@ def store_kv(
             head_dim=heads.head_dim,
             block_size=layer_kv.shape[3],
             has_norm=heads.q_norm is not None and heads.k_norm is not None,
-            heads_padded=triton.next_power_of_2(heads.num_heads),
-            kv_heads_padded=triton.next_power_of_2(heads.num_kv_heads),
-            half_padded=triton.next_power_of_2(heads.head_dim // 2),
+            heads_padded=next_power_of_2(heads.num_heads),
+            kv_heads_padded=next_power_of_2(heads.num_kv_heads),
+            half_padded=next_power_of_2(heads.head_dim // 2),
             num_warps=4,
         )
     return q

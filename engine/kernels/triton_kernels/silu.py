@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_kernels.tile import next_power_of_2
+
 CHUNK = 1024
 
 
@@ -26,7 +28,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     num_tokens, inner = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((num_tokens, inner), dtype=gate_up.dtype, device=gate_up.device)
     if num_tokens:
-        chunk = min(CHUNK, triton.next_power_of_2(inner))
+        chunk = min(CHUNK, next_power_of_2(inner))
         _silu_mul[(num_tokens, triton.cdiv(inner, chunk))](
             gate_up, out, inner=inner, chunk=chunk, num_warps=4
         )

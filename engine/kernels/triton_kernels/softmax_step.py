@@ -9,18 +9,10 @@ HIDDEN = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def key_offsets(
-    table_ptr,
-    keys,
-    readable,
-    num_kv_heads: tl.constexpr,
-    head_dim: tl.constexpr,
-    block_size: tl.constexpr,
-):
-    """Where in one layer's cache the keys of these positions start, for kv head 0."""
+def key_rows(table_ptr, keys, readable, num_kv_heads: tl.constexpr, block_size: tl.constexpr):
+    """The cache row, in heads of one layer, where kv head 0 keeps the keys of these positions."""
     blocks = tl.load(table_ptr + keys // block_size, mask=readable, other=0).to(tl.int64)
-    rows = blocks * (2 * num_kv_heads * block_size) + keys % block_size
-    return rows * head_dim
+    return blocks * (2 * num_kv_heads * block_size) + keys % block_size
 
 
 @triton.jit
@@ -42,3 +34,57 @@ def fold(q, k, v, visible, scale, acc, total, peak, masked: tl.constexpr):
     total = total * shrink + tl.sum(weights, axis=1)
     acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
     return acc, total, new_peak
+
+
+@triton.jit
+def fold_keys(
+    q,
+    positions,  # of q's rows
+    acc,
+    total,
+    peak,
+    kv_ptr,  # one layer's cache, at the kv head
+    table_ptr,  # the sequence's blocks
+    lowest,  # no key before it is read: its block may be gone
+    begin,
+    end,
+    window,
+    scale,
+    dims,
+    num_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr,
+    block_size: tl.constexpr,
+    has_window: tl.constexpr,
+    masked: tl.constexpr,
+    tile_keys: tl.constexpr,
+):
+    """Fold the keys begin..end into the softmax, a tile a step.
+
+    Without `masked` every row sees every key, and end - begin is a multiple of tile_keys.
+    """
+    # A tile's cache rows are looked up one step ahead. Looked up in the same step, they would
+    # cost the compiler half of the tiles that it keeps on their way from memory.
+    keys = begin + tl.arange(0, tile_keys)
+    readable = (keys >= lowest) & (keys < end)
+    following = key_rows(table_ptr, keys, readable, num_kv_heads, block_size)
+    for start in tl.range(begin, end, tile_keys):
+        pointers = kv_ptr + following[:, None] * head_dim + dims[None, :]
+        keys = start + tl.arange(0, tile_keys)
+        readable = (keys >= lowest) & (keys < end)
+        ahead = keys + tile_keys
+        following = key_rows(
+            table_ptr, ahead, (ahead >= lowest) & (ahead < end), num_kv_heads, block_size
+        )
+        visible = readable[None, :] & (keys[None, :] <= positions[:, None])
+        if has_window:
+            visible = visible & (keys[None, :] > positions[:, None] - window)
+        v_offset: tl.constexpr = num_kv_heads * block_size * head_dim
+        if masked or head_dim != dims.shape[0]:
+            wanted = readable[:, None] & (dims < head_dim)[None, :]
+            k = tl.load(pointers, mask=wanted, other=0.0)
+            v = tl.load(pointers + v_offset, mask=wanted, other=0.0)
+        else:
+            k = tl.load(pointers)
+            v = tl.load(pointers + v_offset)
+        acc, total, peak = fold(q, k, v, visible, scale, acc, total, peak, masked)
+    return acc, total, peak

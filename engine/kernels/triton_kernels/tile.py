@@ -1,0 +1,28 @@
+"""How an attention kernel cuts its work, and what both of them derive from the shapes."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One program's share: query rows by keys a step, and what the compiler is told."""
+
+    rows: int  # (query token, head) pairs that share a kv head
+    keys: int
+    warps: int
+    stages: int  # tiles of keys on their way from memory, plus one
+
+
+def next_power_of_2(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def padded_dim(head_dim: int) -> int:
+    """The width that a matrix product takes: a power of two, 16 at least."""
+    return max(16, next_power_of_2(head_dim))
+
+
+def softmax_scale(head_dim: int) -> float:
+    """What scores are multiplied with, for a softmax in base 2."""
+    return head_dim**-0.5 * math.log2(math.e)

@@ -1,0 +1,24 @@
+"""The tests of the Triton kernels, in a process where Triton interprets them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+FILES = ["test_triton_kernels.py", "test_triton_model.py"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run compiled here")
+@pytest.mark.parametrize("file", FILES)
+def test_the_kernels_pass_their_tests_in_the_interpreter(file: str) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / file]
+    result = subprocess.run(
+        command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=170
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]

@@ -1,0 +1,116 @@
+"""Tiny random models on the Triton kernels: their greedy tokens equal those of transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+from engine.models import BatchInput, Model, ModelConfig  # noqa: E402
+from engine.weights import load  # noqa: E402
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
+pytestmark = pytest.mark.skipif(
+    not INTERPRETED and DEVICE.type == "cpu", reason="test_triton_interpreter.py runs them"
+)
+
+BLOCK = 16
+NUM_TOKENS = 3 if INTERPRETED else 12
+SHAPE = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+KINDS: dict[str, dict[str, object]] = {
+    "Llama": {"num_key_value_heads": 1},
+    "Mistral": {"sliding_window": 24},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 32, "num_attention_heads": 6},
+}
+
+
+class Feed:
+    """A cache of scattered blocks, and the sequences that were fed into it."""
+
+    def __init__(self, model: Model, num_blocks: int = 64) -> None:
+        self.model = model
+        self.kv = torch.full(model.config.kv_shape(num_blocks), float("nan"), device=DEVICE)
+        order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(3))
+        self.free = order.tolist()
+        self.tables: dict[int, list[int]] = {}
+        self.lengths: dict[int, int] = {}
+
+    def step(self, chunks: dict[int, Sequence[int]]) -> Tensor:
+        """Feed the next tokens of some sequences; the logits of the last token of each."""
+        positions, slots, starts = [], [], [0]
+        for sequence, chunk in chunks.items():
+            table = self.tables.setdefault(sequence, [])
+            first = self.lengths.get(sequence, 0)
+            for position in range(first, first + len(chunk)):
+                if position == len(table) * BLOCK:
+                    table.append(self.free.pop())
+                positions.append(position)
+                slots.append(table[position // BLOCK] * BLOCK + position % BLOCK)
+            self.lengths[sequence] = first + len(chunk)
+            starts.append(len(positions))
+        width = max(len(self.tables[s]) for s in chunks) + 1
+        tables = [self.tables[s] + [-1] * (width - len(self.tables[s])) for s in chunks]
+
+        def tensor(values: object, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=DEVICE)
+
+        batch = BatchInput(
+            token_ids=tensor([t for chunk in chunks.values() for t in chunk], torch.int64),
+            positions=tensor(positions, torch.int64),
+            slots=tensor(slots, torch.int64),
+            block_tables=tensor(tables),
+            query_start=tensor(starts),
+            context_len=tensor([self.lengths[s] for s in chunks]),
+            logit_rows=tensor([s - 1 for s in starts[1:]], torch.int64),
+        )
+        return self.model.forward(batch, self.kv)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    config = getattr(transformers, f"{kind}Config")(**{**SHAPE, **KINDS[kind]})
+    reference = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    reference.save_pretrained(tmp_path)
+    read = ModelConfig.from_directory(tmp_path)
+    feed = Feed(load(tmp_path, read, torch.float32, DEVICE, kernels="triton"))
+    prompts = {s: torch.randint(3, 200, (n,)).tolist() for s, n in enumerate((1, 17, 60))}
+    fed, out = dict.fromkeys(prompts, 0), {s: [] for s in prompts}
+    while any(len(tokens) < NUM_TOKENS for tokens in out.values()):
+        chunks: dict[int, Sequence[int]] = {}
+        for sequence, prompt in prompts.items():
+            if fed[sequence] < len(prompt):
+                chunks[sequence] = prompt[fed[sequence] : fed[sequence] + 33]
+                fed[sequence] += len(chunks[sequence])
+            else:
+                chunks[sequence] = out[sequence][-1:]
+        for sequence, logits in zip(chunks, feed.step(chunks), strict=True):
+            if fed[sequence] == len(prompts[sequence]):
+                out[sequence].append(int(logits.argmax()))
+    for sequence, prompt in prompts.items():
+        expected = reference.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=len(out[sequence]),
+            min_new_tokens=len(out[sequence]),
+            do_sample=False,
+            eos_token_id=None,
+        )
+        assert out[sequence] == expected[0, len(prompt) :].tolist()
