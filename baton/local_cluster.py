@@ -30,7 +30,8 @@ class LocalCluster:
     """Owns every process of one `baton up`, from `start` to the end of `stop`.
 
     config_file: handed to the children, each of which reads its own table. on_exit hears of
-    processes that end on their own once the cluster is ready.
+    processes that end on their own once the cluster is ready. program: the command line that
+    takes `prefill`, `decode` or `gateway` and their flags.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class LocalCluster:
         config_file: Path | None = None,
         log_dir: Path | None = None,
         on_exit: Callable[[ProcessExit], None] = lambda exit: None,
+        program: tuple[str, ...] = (sys.executable, "-m", "baton"),
     ) -> None:
         self._config = config
+        self._program = program
         self._config_file = config_file
         self._on_exit = on_exit
         self._failure: asyncio.Future[ProcessExit] = asyncio.get_running_loop().create_future()
@@ -155,7 +158,7 @@ class LocalCluster:
             "parent_pid": os.getpid(),
             "log_level": config.log_level,
         }
-        argv = (sys.executable, "-m", "baton", kind, *as_flags({**shared_flags, **own_flags}))
+        argv = (*self._program, kind, *as_flags({**shared_flags, **own_flags}))
         return ProcessSpec(
             name=name,
             kind=kind,
