@@ -1,0 +1,167 @@
+"""A source and a reader in one process, and the check that they leave nothing behind."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.exporter import Exporter
+from kv_transfer.importer import Importer
+from kv_transfer.memory import KVMemory
+from kv_transfer.pull import PullResult
+from kv_transfer.transports.faulty import Faults, with_faults
+from kv_transfer.transports.memory import MemoryHub
+from kv_transfer.transports.registry import TRANSPORTS
+from runtime.clock import Clock, SystemClock
+from wire.kv import KVHandle, KVLayout
+
+SECRET = b"a cluster's secret"
+PATIENCE_S = 20.0
+
+Pool = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+
+
+@dataclass
+class Side:
+    """One pool: `view` is [num_layers, num_blocks, region_bytes]."""
+
+    layout: KVLayout
+    memory: KVMemory
+    view: Pool
+
+    @classmethod
+    def make(cls, layout: KVLayout, seed: int | None) -> "Side":
+        memory = KVMemory.allocate(layout.pool_bytes)
+        flat = np.frombuffer(memory.buffer, np.uint8)
+        if seed is not None:
+            flat[:] = np.random.default_rng(seed).integers(0, 256, flat.size, dtype=np.uint8)
+        shape = (layout.num_layers, layout.num_blocks, layout.region_bytes)
+        return cls(layout, memory, flat.reshape(shape))
+
+    def close(self) -> None:
+        self.view = np.zeros((0, 0, 0), np.uint8)
+        self.memory.close()
+
+
+@dataclass
+class Rig:
+    """Exporter and importer over two pools of different sizes."""
+
+    transport: str = "tcp"
+    config: TransferConfig = field(default_factory=TransferConfig)
+    faults: Faults | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    reader_secret: bytes = SECRET
+    reader_heads: int = 2
+    released: list[int] = field(default_factory=list)
+
+    def start(self) -> None:
+        base = KVLayout(6, 80, 2, 16, 8, "float32")
+        self.source = Side.make(base, seed=1)
+        self.target = Side.make(
+            replace(base, num_blocks=64, num_kv_heads=self.reader_heads), seed=None
+        )
+        self.config = replace(self.config, transport=self.transport)
+        self.hub = MemoryHub()
+        self.exporter = self.new_exporter(epoch=7)
+        self.address = self.exporter.start("127.0.0.1")
+        transports = {**TRANSPORTS, "memory": self.hub.open}
+        if self.faults is not None:
+            transports = with_faults(transports, self.faults, self.clock)
+        self.importer = Importer(
+            self.target.layout,
+            self.target.memory,
+            SystemClock(),
+            self.reader_secret,
+            self.config,
+            transports=transports,
+        )
+
+    def new_exporter(self, epoch: int) -> Exporter:
+        return Exporter(
+            self.source.layout,
+            self.source.memory,
+            "worker-1",
+            epoch,
+            self.clock,
+            SECRET,
+            self.config,
+            on_released=self.released.append,
+            hub=self.hub,
+        )
+
+    def stop(self) -> None:
+        self.importer.check_integrity()
+        self.importer.close()
+        self.importer.check_integrity()
+        self.exporter.check_integrity()
+        self.exporter.close()
+        self.exporter.check_integrity()
+        assert self.importer.num_active == 0
+        assert self.exporter.num_active == 0
+        assert len(self.released) == len(set(self.released))
+        self.source.close()
+        self.target.close()
+
+    def begin(
+        self, handle: KVHandle, blocks: Sequence[int], skip: int = 0
+    ) -> "tuple[int, queue.Queue[PullResult]]":
+        results: queue.Queue[PullResult] = queue.Queue()
+        return self.importer.pull(handle, blocks, skip, results.put), results
+
+    def pull(self, handle: KVHandle, blocks: Sequence[int], skip: int = 0) -> PullResult:
+        return self.begin(handle, blocks, skip)[1].get(timeout=PATIENCE_S)
+
+    def publish_whole(self, export_id: int, blocks: Sequence[int], num_tokens: int) -> KVHandle:
+        handle = self.exporter.publish(export_id, blocks, num_tokens, 0)
+        self.exporter.advance(export_id, num_tokens, self.source.layout.num_layers)
+        self.exporter.complete(export_id, (export_id,))
+        return handle
+
+    def assert_copied(self, source: Sequence[int], target: Sequence[int], skip: int = 0) -> None:
+        want = self.source.view[:, list(source)[skip:]]
+        assert np.array_equal(want, self.target.view[:, list(target)[skip:]])
+
+
+def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Fails when the condition does not come true."""
+    deadline_s = time.monotonic() + patience_s
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true"
+        tick.wait(0.002)
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Every thread and descriptor that a test makes is gone after it."""
+    threads, num_fds = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    yield
+    assert set(threading.enumerate()) <= threads
+    assert len(os.listdir("/proc/self/fd")) <= num_fds
+
+
+@pytest.fixture
+def make_rig(nothing_is_left: None) -> Iterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def make(**settings: object) -> Rig:
+        rig = Rig(**settings)  # type: ignore[arg-type]
+        rig.start()
+        rigs.append(rig)
+        return rig
+
+    yield make
+    for rig in rigs:
+        rig.stop()
