@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.counter_random import uniform
-from engine.nucleus import draw, floors
+from engine.draw import draw
 from engine.token_history import TokenHistory
 from wire.messages import SamplingParams
 
@@ -71,17 +71,11 @@ def greedy(logits: Tensor) -> list[int]:
 
 def _draw_rows(logits: Tensor, rows: Sequence[SampleRow], drawn: list[int]) -> list[int]:
     params = [rows[i].params for i in drawn]
-    device = logits.device
-    temperature = torch.tensor([p.temperature for p in params], device=device)
-    scaled = logits[torch.tensor(drawn, device=device)] / temperature.unsqueeze(1)
-    floor = floors(
-        scaled,
-        top_k=[p.top_k for p in params],
-        top_p=[p.top_p for p in params],
-        min_p=[p.min_p for p in params],
-    )
+    temperature = torch.tensor([p.temperature for p in params], device=logits.device)
+    chosen = logits if len(drawn) == len(rows) else logits[torch.tensor(drawn)]
+    probabilities = (chosen / temperature.unsqueeze(1)).softmax(-1).cpu().numpy()
     numbers = uniform([p.seed for p in params], [rows[i].position for i in drawn])
-    return draw(scaled, floor, torch.from_numpy(numbers).to(device))
+    return [draw(*row) for row in zip(probabilities, params, numbers.tolist(), strict=True)]
 
 
 def _ban(logits: Tensor, rows: Sequence[SampleRow]) -> None:
