@@ -7,7 +7,7 @@ from starlette.types import Receive
 
 from gateway.errors import ApiError, ClientGone
 
-_DISCARD_FACTOR = 4
+_DISCARD_LIMIT_BYTES = 64 << 20
 
 
 async def read_body(
@@ -15,8 +15,8 @@ async def read_body(
 ) -> bytes:
     """Raises ApiError 413 over the limit, 408 when the body does not come, ClientGone.
 
-    An oversized body is discarded up to a few times the limit before the answer, because closing
-    a connection with unread data resets it and the client would not see why.
+    An oversized body is read and discarded up to 64 MiB before the answer, because closing a
+    connection with unread data resets it and the client would not see why.
     """
     by_name = dict(headers)
     too_large = _declared_bytes(by_name) > limit_bytes
@@ -34,7 +34,7 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
     chunks: list[bytes] = []
     num_bytes = 0
     more = True
-    while more and num_bytes <= _DISCARD_FACTOR * limit_bytes:
+    while more and num_bytes <= max(limit_bytes, _DISCARD_LIMIT_BYTES):
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone

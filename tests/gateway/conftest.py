@@ -235,6 +235,22 @@ def start_gateway(model: ModelFiles) -> Callable[..., Any]:
     return start
 
 
+@pytest.fixture(scope="session")
+def gateway_of() -> Callable[..., Any]:
+    """gateway_of(model, script, ...): for fixtures that outlive one test."""
+    return running_gateway
+
+
+@pytest.fixture(scope="session")
+def answers() -> Callable[..., list[OutputDelta]]:
+    return deltas
+
+
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    return write_model_directory
+
+
 @pytest.fixture
 def encode(model: ModelFiles) -> Callable[[str], list[int]]:
     return lambda text: model.tokenizer.encode(text, add_special_tokens=False).ids
