@@ -13,7 +13,11 @@ from baton.state_dir import StateDir
 _POLL_S = 0.1
 
 
-def start_detached(state_dir: StateDir, flags: Mapping[str, object]) -> int:
+def start_detached(
+    state_dir: StateDir,
+    flags: Mapping[str, object],
+    program: tuple[str, ...] = (sys.executable, "-m", "baton"),
+) -> int:
     """Starts `baton up` with `flags` in the background and gives 0 once it serves.
 
     What it prints until then is printed here too. If it ends instead, its exit code is given.
@@ -21,7 +25,7 @@ def start_detached(state_dir: StateDir, flags: Mapping[str, object]) -> int:
     state_dir.create()
     with state_dir.up_log.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "baton", "up", *as_flags(dict(flags))],
+            [*program, "up", *as_flags(dict(flags))],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

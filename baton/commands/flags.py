@@ -22,7 +22,6 @@ HELP: Mapping[str, str] = {
     "control_address": "host:port of the control plane.",
     "control_port": "Port of the control plane; 0: a free one.",
     "decode": "Decode workers to start.",
-    "device": "cpu, cuda, or auto.",
     "drain_s": "Seconds that running requests may go on after SIGTERM.",
     "drain_timeout_s": "Seconds that running requests may go on after SIGTERM.",
     "dtype": "float32, bfloat16, or auto for the checkpoint's.",

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from baton.__main__ import main
+
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).parent / "fake_process.py"))
 
 
@@ -48,3 +50,15 @@ def model_copy(whole_model: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def weights_writer() -> Callable[..., None]:
     return write_weights
+
+
+@pytest.fixture
+def run_in_process(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs a command in this process: (exit code, standard output)."""
+
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        return int(ended.value.code or 0), capsys.readouterr().out
+
+    return run

@@ -1,0 +1,49 @@
+"""`baton bench`: measured figures with the hardware and versions that they belong to."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from baton.bench import engine
+from baton.bench.row import Row
+from baton.host_facts import host_facts
+
+BENCHES: Mapping[str, Callable[[int], list[Row]]] = MappingProxyType({"engine": engine.run})
+
+WhatArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")]
+JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
+RepeatsFlag = Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")]
+
+
+def command(what: WhatArgument, json_file: JsonFlag = None, repeats: RepeatsFlag = 5) -> None:
+    """Measure this host and write the figures down."""
+    if what not in BENCHES:
+        typer.echo(f"baton bench: {what!r} is not one of {', '.join(BENCHES)}", err=True)
+        raise typer.Exit(2)
+    rows = BENCHES[what](repeats)
+    if json_file is not None:
+        content = {"bench": what, "repeats": repeats, "host": host_facts(), "rows": rows}
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    Console().print(_table(rows))
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table()
+    for heading in ("figure", "value", "unit", "baseline", "its value", "ratio"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.value:.4g}",
+            row.unit,
+            row.baseline,
+            f"{row.baseline_value:.4g}",
+            f"{row.ratio:.2f}",
+        )
+    return table
