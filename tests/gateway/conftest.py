@@ -186,13 +186,17 @@ def answer_of() -> Callable[..., list[OutputDelta]]:
 
 @asynccontextmanager
 async def running_gateway(
-    model: ModelFiles, script: Script, drain_s: float = 5.0, **limits: Any
+    model: ModelFiles,
+    script: Script,
+    drain_s: float = 5.0,
+    encoder: PromptEncoder | None = None,
+    **limits: Any,
 ) -> AsyncIterator[RunningGateway]:
     router = FakeRouter(script)
     metrics, clock = Metrics(GATEWAY_METRICS), SystemClock()
     values = {"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}
     services = Services(model=model, source=router, meter=GatewayMeter(metrics, clock), **values)
-    encoder = PromptEncoder(model.tokenizer)
+    encoder = encoder or PromptEncoder(model.tokenizer)
     app = build_app(services, Preparer(model, encoder), metrics, created=1)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
