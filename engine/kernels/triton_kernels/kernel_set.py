@@ -17,8 +17,8 @@ class TritonKernels:
     """Fused kernels for an NVIDIA GPU; matrix products stay with torch. Nothing here waits for
     the device, so that a decode step can be captured in a CUDA graph."""
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return PlainLinear(weight, bias)
+    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+        return PlainLinear(weight, bias, wide)
 
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float

@@ -25,4 +25,4 @@ def padded_dim(head_dim: int) -> int:
 
 def softmax_scale(head_dim: int) -> float:
     """What scores are multiplied with, for a softmax in base 2."""
-    return head_dim**-0.5 * math.log2(math.e)
+    return math.log2(math.e) / math.sqrt(head_dim)

@@ -1,0 +1,1 @@
+"""The measured figures: rows with their baselines."""
