@@ -140,10 +140,8 @@ class Attempt:
         self._decode.cancel_leg(self._decode_leg)
         if self._prefill is None:
             return
-        if self._is_prefill_open:
-            self._prefill.cancel_leg(self._prefill_leg)
-        elif self._has_export:
-            self._prefill.release_export(self._prefill_leg)
+        if self._is_prefill_open or self._has_export:
+            self._prefill.abandon_leg(self._prefill_leg)
         self._is_prefill_open = self._has_export = False
 
     # --- the prefill leg ----------------------------------------------------------------------

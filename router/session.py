@@ -167,8 +167,13 @@ class WorkerSession:
         if self._legs.pop(leg_id, None) is not None:
             self._outbox.put_nowait(CancelLeg(leg_id))
 
-    def release_export(self, leg_id: int) -> None:
-        """Tells the worker that nobody will pull the KV of a prefill leg that has ended."""
+    def abandon_leg(self, leg_id: int) -> None:
+        """As cancel_leg, and the worker hears of it though the leg may have ended.
+
+        A prefill leg that has ended still holds its export until somebody pulls it.
+        """
+        self._end_load(leg_id)
+        self._legs.pop(leg_id, None)
         if self.state is not WorkerState.LOST:
             self._outbox.put_nowait(CancelLeg(leg_id))
 

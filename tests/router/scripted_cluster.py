@@ -500,9 +500,14 @@ class Cluster:
         await self.control.kill()
 
 
-async def collect(cluster: Cluster, request: GenerateRequest) -> tuple[list[int], object]:
-    """All tokens and the last delta; checks that there is one terminal event, at the end."""
-    tokens: list[int] = []
+async def collect(
+    cluster: Cluster, request: GenerateRequest, tokens: list[int] | None = None
+) -> tuple[list[int], object]:
+    """All tokens and the last delta; checks that there is one terminal event, at the end.
+
+    `tokens` can be watched while the answer comes.
+    """
+    tokens = [] if tokens is None else tokens
     last = None
     async with contextlib.aclosing(cluster.router.generate(request)) as deltas:
         async for delta in deltas:

@@ -25,7 +25,6 @@ async def test_a_remote_request_passes_from_prefill_to_decode(start_cluster):
     await cluster.idle()
     assert cluster.metric("baton_placements_total", kind="remote") == 1
     assert cluster.metric("baton_transfers_total", transport="shm", outcome="ok") == 1
-    assert cluster["p0"].cancelled == []
 
 
 async def test_decode_starts_to_pull_while_prefill_still_computes(start_cluster):
@@ -58,7 +57,7 @@ async def test_a_first_token_that_ends_the_answer_cancels_the_decode_leg(start_c
     tokens, last = await collect(cluster, request)
     assert tokens == expected(request)[:1]
     assert last.finish_reason is FinishReason.STOP
-    await until(lambda: cluster["d0"].cancelled == [cluster["d0"].last_leg_id()])
+    await until(lambda: len(cluster["d0"].started) == 1 == len(cluster["d0"].cancelled))
     await cluster.idle()
 
 
