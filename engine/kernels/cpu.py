@@ -1,56 +1,29 @@
-"""The operators on a CPU: C++ for what torch has no fast form of, oneDNN for the projections."""
-
-import ctypes
-from dataclasses import dataclass
+"""The operators on a CPU: C++ over contiguous memory, called through plain pointers."""
 
 import torch
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
-from engine.kernels.cpu_build import load_library
+from engine.kernels.cpu_library import load_operators
+from engine.kernels.cpu_linear import cpu_linear
 from engine.kernels.kernel_set import HeadShape, Linear
-from engine.kernels.reference import PlainLinear, ReferenceKernels
+from engine.kernels.reference import ReferenceKernels
 
 BLOCK_SIZE = 16  # what the C++ kernels are written for
 HEAD_DIMS = (16, 32, 64, 96, 128, 256)  # the same
 DTYPES = (torch.float32, torch.bfloat16)
-
-_P, _I, _F, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-_SIGNATURES = {
-    "baton_rms_norm": ([_INT, _P, _P, _P, _P, _I, _I, _F, _INT], None),
-    "baton_silu_mul": ([_INT, _P, _P, _I, _I, _INT], None),
-    "baton_store_kv": ([_INT, *[_P] * 8, *[_I] * 5, _F, _INT], None),
-    "baton_attention": ([_INT, *[_P] * 6, *[_I] * 6, _INT, _P, _INT], _I),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class PackedLinear:
-    """A bfloat16 weight in the layout that oneDNN chose for it."""
-
-    packed: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return out
 
 
 class CpuKernels:
     """C++ operators over float32 and bfloat16, one step at a time: it owns their working memory."""
 
     def __init__(self) -> None:
-        self._library = load_library()
-        for name, (arguments, result) in _SIGNATURES.items():
-            function = getattr(self._library, name)
-            function.argtypes, function.restype = arguments, result
+        self._library = load_operators()
         self._reference = ReferenceKernels()
         self._workspace = torch.empty(0, dtype=torch.uint8)
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        if weight.dtype != torch.bfloat16:
-            return PlainLinear(weight, bias)
-        return PackedLinear(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()), bias)
+    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+        return cpu_linear(self._library, weight, bias, wide)
 
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float

@@ -13,9 +13,21 @@ namespace baton {
 
 constexpr int64_t kPartition = 512;
 
+// A partition of one sequence for some of its kv heads. The heads of a block lie side by side in
+// memory, so a task takes as many of them as leave enough tasks for the threads.
 struct DecodeTask {
-  int64_t sequence, kv_head, begin, end;
-  int64_t partial;  // index of the group's first head among the partial results
+  int64_t sequence, partials, begin, end, first_head, last_head;  // partials: index of head 0's
+};
+
+// The partitions of one sequence, and the partial results of its heads: [partition][num_heads].
+struct DecodeSequence {
+  int64_t sequence, partitions, first_partial;
+};
+
+struct DecodePlan {
+  std::vector<DecodeSequence> sequences;
+  std::vector<DecodeTask> tasks;
+  int64_t num_partials = 0;
 };
 
 // A head's partial result: maximum, sum, and the weighted values in lane order.
@@ -87,111 +99,134 @@ inline void prefetch(const void* from, int64_t bytes) {
     __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
 }
 
+// Scores of the task's keys against all queries of its heads, -inf where a key is not seen.
 template <class T, int D>
-void decode_partition(const Attention<T>& step, const DecodeTask& task, Partial<T, D>* partial,
-                      float* scores) {
+void score_keys(const Attention<T>& step, const DecodeTask& task, float* scores) {
   constexpr int kFull = 64 / sizeof(T), kParts = (D + kFull - 1) / kFull;
   const int64_t group = step.group(), first = task.begin / kBlock;
-  const int64_t blocks = (task.end + kBlock - 1) / kBlock - first, padded = blocks * kBlock;
-  const T* q =
-      step.q + (step.query_start[task.sequence] * step.num_heads + task.kv_head * group) * D;
-  for (int64_t block = 0; block < blocks; ++block) {
-    const T* keys = step.keys(task.sequence, first + block, task.kv_head);
-    const i32x16 position = iota() + static_cast<int32_t>((first + block) * kBlock);
-    if (block + 1 < blocks)
-      prefetch(step.keys(task.sequence, first + block + 1, task.kv_head), kBlock * D * sizeof(T));
+  const int64_t last = (task.end + kBlock - 1) / kBlock;
+  const T* q = step.q + step.query_start[task.sequence] * step.num_heads * D;
+  for (int64_t block = first; block < last; ++block) {
+    const i32x16 position = iota() + static_cast<int32_t>(block * kBlock);
     const i32x16 seen = (position >= static_cast<int32_t>(task.begin)) &
                         (position < static_cast<int32_t>(task.end));
-    for (int64_t head = 0; head < group; ++head) {
-      u32x16 query[kParts];
-      for (int part = 0; part < kParts; ++part)
-        query[part] = row_lanes<T, D>(q + head * D, part * kFull);
-      const f32x16 score = block_scores<T, D>(query, keys) * step.scale;
-      store(scores + head * kPartition + block * kBlock, seen ? score : splat(-INFINITY));
+    for (int64_t kv_head = task.first_head; kv_head < task.last_head; ++kv_head) {
+      const T* keys = step.keys(task.sequence, block, kv_head);
+      if (block + 1 < last)
+        prefetch(step.keys(task.sequence, block + 1, kv_head), kBlock * D * sizeof(T));
+      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+        u32x16 query[kParts];
+        for (int part = 0; part < kParts; ++part)
+          query[part] = row_lanes<T, D>(q + head * D, part * kFull);
+        const f32x16 score = block_scores<T, D>(query, keys) * step.scale;
+        store(scores + head * kPartition + (block - first) * kBlock,
+              seen ? score : splat(-INFINITY));
+      }
     }
-  }
-  for (int64_t head = 0; head < group; ++head) {
-    std::memset(partial[head].values, 0, sizeof(partial[head].values));
-    soften(scores + head * kPartition, padded, partial[head].best, partial[head].sum);
-  }
-  alignas(64) uint32_t packed[Values<T, D>::kSteps * Values<T, D>::kWidth];
-  for (int64_t block = 0; block < blocks; ++block) {
-    const T* values =
-        step.keys(task.sequence, first + block, task.kv_head) + step.values_after_keys();
-    if (block + 1 < blocks)
-      prefetch(step.keys(task.sequence, first + block + 1, task.kv_head) + step.values_after_keys(),
-               kBlock * D * sizeof(T));
-    pack_values<D>(values, task.end - (first + block) * kBlock, packed);
-    for (int64_t head = 0; head < group; ++head)
-      add_values<T, D>(packed, scores + head * kPartition + block * kBlock, partial[head].values);
   }
 }
 
-// Cuts the contexts of all sequences with one query into tasks, partitions of a head side by side.
+template <class T, int D>
+void weigh_values(const Attention<T>& step, const DecodeTask& task, Partial<T, D>* partials,
+                  const float* weights) {
+  alignas(64) uint32_t packed[Values<T, D>::kSteps * Values<T, D>::kWidth];
+  const int64_t group = step.group(), first = task.begin / kBlock;
+  const int64_t last = (task.end + kBlock - 1) / kBlock;
+  for (int64_t block = first; block < last; ++block)
+    for (int64_t kv_head = task.first_head; kv_head < task.last_head; ++kv_head) {
+      const int64_t to_values = step.values_after_keys();
+      const T* values = step.keys(task.sequence, block, kv_head) + to_values;
+      if (block + 1 < last)
+        prefetch(step.keys(task.sequence, block + 1, kv_head) + to_values, kBlock * D * sizeof(T));
+      pack_values<D>(values, task.end - block * kBlock, packed);
+      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
+        add_values<T, D>(packed, weights + head * kPartition + (block - first) * kBlock,
+                         partials[head].values);
+    }
+}
+
+// `partials` and `scores` belong to the task's partition and thread, one of each a query head.
+template <class T, int D>
+void decode_partition(const Attention<T>& step, const DecodeTask& task, Partial<T, D>* partials,
+                      float* scores) {
+  const int64_t blocks = (task.end + kBlock - 1) / kBlock - task.begin / kBlock;
+  score_keys<T, D>(step, task, scores);
+  for (int64_t head = task.first_head * step.group(); head < task.last_head * step.group();
+       ++head) {
+    std::memset(partials[head].values, 0, sizeof(partials[head].values));
+    soften(scores + head * kPartition, blocks * kBlock, partials[head].best, partials[head].sum);
+  }
+  weigh_values<T, D>(step, task, partials, scores);
+}
+
+// Cuts the contexts of all sequences with one query into tasks.
 template <class T>
-std::vector<DecodeTask> decode_tasks(const Attention<T>& step, int64_t& num_partials) {
-  std::vector<DecodeTask> tasks;
-  num_partials = 0;
+DecodePlan decode_plan(const Attention<T>& step) {
+  DecodePlan plan;
   for (int64_t sequence = 0; sequence < step.sequences; ++sequence) {
     if (step.queries(sequence) != 1) continue;
     const int64_t context = step.context_len[sequence], start = step.first_seen(context - 1);
-    for (int64_t begin = start; begin < context;) {
-      const int64_t end = std::min(context, (begin / kPartition + 1) * kPartition);
-      for (int64_t head = 0; head < step.num_kv_heads; ++head) {
-        tasks.push_back({sequence, head, begin, end, num_partials});
-        num_partials += step.group();
-      }
-      begin = end;
+    const int64_t partitions = (context - 1) / kPartition - start / kPartition + 1;
+    plan.sequences.push_back({sequence, partitions, plan.num_partials});
+    plan.num_partials += partitions * step.num_heads;
+  }
+  const int64_t ranges = plan.num_partials / step.num_heads;
+  if (ranges == 0) return plan;
+  const int64_t cuts = std::min(step.num_kv_heads, (2 * step.threads + ranges - 1) / ranges);
+  for (const DecodeSequence& item : plan.sequences) {
+    const int64_t context = step.context_len[item.sequence];
+    const int64_t start = step.first_seen(context - 1);
+    for (int64_t part = 0; part < item.partitions; ++part) {
+      const int64_t from = (start / kPartition + part) * kPartition;
+      for (int64_t cut = 0; cut < cuts; ++cut)
+        plan.tasks.push_back({item.sequence, item.first_partial + part * step.num_heads,
+                              std::max(from, start), std::min(from + kPartition, context),
+                              cut * step.num_kv_heads / cuts,
+                              (cut + 1) * step.num_kv_heads / cuts});
     }
   }
-  return tasks;
+  return plan;
 }
 
-// Merges a head's partitions: tasks of one sequence follow each other, kv heads innermost.
+// Merges the partitions of one head; `partials` is its result in the first of them.
 template <class T, int D>
-void merge_partials(const Attention<T>& step, const DecodeTask* tasks, int64_t partitions,
-                    int64_t kv_head, const Partial<T, D>* partials) {
+void merge_partials(const Attention<T>& step, const Partial<T, D>* partials, int64_t partitions,
+                    T* out) {
   using V = Values<T, D>;
-  const int64_t row = step.query_start[tasks->sequence];
-  for (int64_t head = 0; head < step.group(); ++head) {
-    float best = -1e30f, sum = 0;
-    float values[V::kWidth] = {};
-    for (int64_t part = 0; part < partitions; ++part) {
-      const auto& from = partials[tasks[part * step.num_kv_heads + kv_head].partial + head];
-      const float top = std::max(best, from.best);
-      const float old_scale = std::exp(best - top), scale = std::exp(from.best - top);
-      for (int i = 0; i < V::kWidth; ++i) values[i] = values[i] * old_scale + from.values[i] * scale;
-      sum = sum * old_scale + from.sum * scale;
-      best = top;
-    }
-    T* out = step.out + (row * step.num_heads + kv_head * step.group() + head) * D;
-    for (int lane = 0; lane < V::kWidth; ++lane)
-      if (dim_of(lane, T{}) < D) from_float(values[lane] / sum, out[dim_of(lane, T{})]);
+  float best = -1e30f, sum = 0;
+  float values[V::kWidth] = {};
+  for (int64_t part = 0; part < partitions; ++part) {
+    const Partial<T, D>& from = partials[part * step.num_heads];
+    const float top = std::max(best, from.best);
+    const float old_scale = std::exp(best - top), scale = std::exp(from.best - top);
+    for (int i = 0; i < V::kWidth; ++i) values[i] = values[i] * old_scale + from.values[i] * scale;
+    sum = sum * old_scale + from.sum * scale;
+    best = top;
   }
+  for (int lane = 0; lane < V::kWidth; ++lane)
+    if (dim_of(lane, T{}) < D) from_float(values[lane] / sum, out[dim_of(lane, T{})]);
 }
 
 template <class T, int D>
 void decode_attention(const Attention<T>& step) {
-  int64_t num_partials;
-  const std::vector<DecodeTask> tasks = decode_tasks(step, num_partials);
-  if (tasks.empty()) return;
-  std::vector<Partial<T, D>> partials(num_partials);
-  const int64_t count = tasks.size(), kv_heads = step.num_kv_heads;
+  const DecodePlan plan = decode_plan(step);
+  if (plan.tasks.empty()) return;
+  std::vector<Partial<T, D>> partials(plan.num_partials);
+  const int64_t tasks = plan.tasks.size(), heads = plan.sequences.size() * step.num_heads;
 #pragma omp parallel num_threads(step.threads)
   {
-    std::vector<float> scores(step.group() * kPartition);
+    std::vector<float> scores(step.num_heads * kPartition);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < count; ++task)
-      decode_partition<T, D>(step, tasks[task], &partials[tasks[task].partial], scores.data());
-#pragma omp for schedule(dynamic, 8)
-    for (int64_t task = 0; task < count; ++task) {
-      if (task >= kv_heads && tasks[task - kv_heads].sequence == tasks[task].sequence) continue;
-      int64_t partitions = 1;
-      const int64_t head = tasks[task].kv_head, first = task - head;
-      while (first + partitions * kv_heads < count &&
-             tasks[first + partitions * kv_heads].sequence == tasks[task].sequence)
-        ++partitions;
-      merge_partials<T, D>(step, &tasks[first], partitions, head, partials.data());
+    for (int64_t task = 0; task < tasks; ++task)
+      decode_partition<T, D>(step, plan.tasks[task], &partials[plan.tasks[task].partials],
+                             scores.data());
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < heads; ++item) {
+      const DecodeSequence& of = plan.sequences[item / step.num_heads];
+      const int64_t head = item % step.num_heads;
+      merge_partials<T, D>(
+          step, &partials[of.first_partial + head], of.partitions,
+          step.out + (step.query_start[of.sequence] * step.num_heads + head) * D);
     }
   }
 }

@@ -2,6 +2,7 @@
 // bfloat16; `threads` is how many threads of the caller's OpenMP runtime may work.
 #include "cpu_decode.h"
 #include "cpu_elementwise.h"
+#include "cpu_linear.h"
 #include "cpu_prefill.h"
 
 using baton::Attention;
@@ -95,6 +96,33 @@ int64_t baton_attention(int wide, const void* q, const void* layer_kv, const int
                              context_len, (bf16*)out, sequences, table_width, num_heads,
                              num_kv_heads, head_dim, window, scale, threads};
   return workspace_only ? workspace_bytes(step) : attend(step, workspace);
+}
+
+// `packed` holds the outputs, rounded up to a multiple of 64, times `in` bfloat16.
+void baton_pack_weight(const void* weight, void* packed, int64_t out, int64_t in, int threads) {
+  baton::pack_weight((const bf16*)weight, (uint32_t*)packed, out, in, threads);
+}
+
+void baton_project(const void* x, const void* packed, const float* bias, void* y, int wide,
+                   int64_t rows, int64_t out, int64_t in, int threads) {
+  baton::project(
+      {(const bf16*)x, (const uint32_t*)packed, bias, y, wide != 0, rows, out, in, threads});
+}
+
+// Reads memory and does nothing with it: what `baton bench` holds a decode step against.
+int64_t baton_read(const void* from, int64_t bytes, int threads) {
+  constexpr int64_t kRun = 1 << 20;
+  const char* at = static_cast<const char*>(from);
+  uint32_t all = 0;
+#pragma omp parallel for num_threads(threads) reduction(+ : all) schedule(static)
+  for (int64_t run = 0; run < bytes / kRun; ++run) {
+    baton::u32x16 sums[4] = {};
+    for (int64_t line = 0; line < kRun; line += 256)
+      for (int i = 0; i < 4; ++i)
+        sums[i] += baton::load<baton::u32x16>(at + run * kRun + line + i * 64);
+    all += (sums[0] + sums[1] + sums[2] + sums[3])[0];
+  }
+  return all;
 }
 
 }  // extern "C"

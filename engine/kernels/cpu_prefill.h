@@ -7,23 +7,13 @@
 
 #include <vector>
 
+#include "cpu_matmul.h"
 #include "cpu_paged.h"
 
 namespace baton {
 
-#if defined(__AVX512F__)
-constexpr int kTileRows = 6, kTilePanels = 4;  // 24 of 32 registers add up
-#else
-constexpr int kTileRows = 2, kTilePanels = 2;
-#endif
 constexpr int64_t kRows = 96;    // rows of a query tile: tokens times heads of a group
 constexpr int64_t kChunk = 128;  // keys of one softmax update
-
-// A laid-out right-hand side: lane vectors of a step lie `panel` apart, steps lie `step` apart.
-struct Panels {
-  const uint32_t* at;
-  int64_t panel, step;
-};
 
 // c [ROWS][PANELS * 16] (+)= a [ROWS][steps lanes] x b.
 template <class T, int ROWS, int PANELS>
@@ -35,21 +25,7 @@ inline void multiply_tile(const T* a, int64_t a_row, Panels b, int64_t steps, fl
 #pragma GCC unroll 8
     for (int panel = 0; panel < PANELS; ++panel)
       sums[row][panel] = add ? load<f32x16>(c + row * c_row + panel * kLanes) : splat(0);
-  for (int64_t step = 0; step < steps; ++step) {
-    u32x16 right[PANELS];
-#pragma GCC unroll 8
-    for (int panel = 0; panel < PANELS; ++panel)
-      right[panel] = load<u32x16>(b.at + panel * b.panel + step * b.step);
-#pragma GCC unroll 8
-    for (int row = 0; row < ROWS; ++row) {
-      uint32_t left;
-      std::memcpy(&left, a + row * a_row + step * Depth<T>::value, 4);
-      const u32x16 lanes = splat_bits(left);
-#pragma GCC unroll 8
-      for (int panel = 0; panel < PANELS; ++panel)
-        sums[row][panel] = mac<T>(sums[row][panel], right[panel], lanes);
-    }
-  }
+  accumulate<T, ROWS, PANELS>(sums, a, a_row, b, steps);
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 8

@@ -38,16 +38,12 @@ inline void store(void* to, V value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-inline u32x16 splat_bits(uint32_t bits) {
-  u32x16 value;
-  for (int i = 0; i < kLanes; ++i) value[i] = bits;
-  return value;
-}
+inline u32x16 splat_bits(uint32_t bits) { return u32x16{} + bits; }
 
 inline f32x16 splat(float x) {
-  f32x16 value;
-  for (int i = 0; i < kLanes; ++i) value[i] = x;
-  return value;
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return (f32x16)splat_bits(bits);
 }
 
 inline i32x16 iota() { return i32x16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }

@@ -24,7 +24,7 @@ class Linear(Protocol):
     """A weight laid out for its device."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[rows, in_features] -> [rows, out_features], both in the weight's dtype."""
+        """[rows, in_features] in the weight's dtype -> [rows, out_features]."""
 
 
 class KernelSet(Protocol):
@@ -33,8 +33,11 @@ class KernelSet(Protocol):
     `layer_kv` is one layer of the cache, [num_blocks, 2, num_kv_heads, block_size, head_dim].
     """
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """Lay out a weight [out_features, in_features]; the caller drops its own reference."""
+    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+        """Lay out a weight [out_features, in_features]; the caller drops its own reference.
+
+        Results are in the weight's dtype, or in float32 when `wide`.
+        """
 
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float

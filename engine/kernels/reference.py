@@ -16,9 +16,11 @@ class PlainLinear:
 
     weight: Tensor  # [out_features, in_features]
     bias: Tensor | None
+    wide: bool = False  # results in float32
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        out = functional.linear(x, self.weight, self.bias)
+        return out.float() if self.wide else out
 
 
 def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -38,8 +40,8 @@ def rotate(x: Tensor, rope_rows: Tensor) -> Tensor:
 class ReferenceKernels:
     """Plain torch on any device. Correct at every shape, and slow over many sequences."""
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        return PlainLinear(weight, bias)
+    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+        return PlainLinear(weight, bias, wide)
 
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float

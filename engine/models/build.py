@@ -87,7 +87,7 @@ class _Builder:
         name = "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
         shape = (self.config.vocab_size, self.config.hidden_size)
         weight = self.source.tensor(f"{name}.weight", shape)
-        return self.kernels.linear(weight.to(self.device, self.dtype), None)
+        return self.kernels.linear(weight.to(self.device, self.dtype), None, wide=True)
 
     def token_table(self) -> Embedding:
         shape = (self.config.vocab_size, self.config.hidden_size)

@@ -43,4 +43,4 @@ class Model:
             if on_layers is not None:
                 on_layers(index + 1)
         x, _ = self.kernels.rms_norm(x, residual, self.final_norm, self.config.rms_norm_eps)
-        return self.lm_head(x).float()
+        return self.lm_head(x)
