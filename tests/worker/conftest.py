@@ -1,0 +1,150 @@
+"""Two workers' cores in one process, joined by a real fabric over loopback."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from decode_worker.intake import Intake
+from engine.config import ModelConfig
+from engine.engine import Engine
+from engine.kv_cache import kv_layout, kv_tensor
+from engine.options import EngineConfig
+from engine.rope_config import RopeConfig
+from engine.weights import random_model
+from kv_transfer.config import TransferConfig
+from kv_transfer.exporter import Exporter
+from kv_transfer.importer import Importer
+from kv_transfer.memory import KVMemory
+from prefill_worker.publisher import Publisher
+from runtime.clock import SystemClock
+from wire.block_hash import BLOCK_SIZE, block_hashes
+from wire.messages import GenerateRequest, LegEvent, LegTokens, Role, SamplingParams, StartLeg
+from worker.commands import Command, Join, Pulled, Released, Start
+from worker.core import WorkerCore
+from worker.inbox import Inbox
+
+SESSION = 1
+MODEL = ModelConfig(
+    architecture="Qwen3ForCausalLM",
+    num_layers=3,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+    vocab_size=128,
+    rope=RopeConfig(theta=10000.0),
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+    qk_norm=True,
+    qkv_bias=False,
+    o_bias=False,
+    mlp_bias=False,
+    layer_windows=(None, None, None),
+    max_position_embeddings=2048,
+)
+
+
+@dataclass
+class Worker:
+    """A core with its inbox; the test is the owner thread."""
+
+    core: WorkerCore
+    inbox: Inbox
+    exporter: Exporter
+    importer: Importer
+    events: list[LegEvent] = field(default_factory=list)
+
+    def apply(self, command: Command) -> None:
+        self.core.apply(command)
+        self._collect()
+
+    def turn(self) -> bool:
+        """Applies what waits in the inbox and runs one step; whether a step ran."""
+        while (command := self.inbox.take(block=False)) is not None:
+            self.core.apply(command)  # type: ignore[arg-type]
+        ran = self.core.step()
+        self._collect()
+        return ran
+
+    def of(self, leg_id: int) -> list[LegEvent]:
+        return [event for event in self.events if event.leg_id == leg_id]
+
+    def tokens(self, leg_id: int) -> list[int]:
+        found = [event for event in self.of(leg_id) if isinstance(event, LegTokens)]
+        return [token for event in found for token in event.tokens]
+
+    def _collect(self) -> None:
+        self.events.extend(self.core.take_outbox().events.get(SESSION, []))
+
+
+@pytest.fixture
+def make_worker() -> Iterator[Callable[..., Worker]]:
+    """A function that builds a worker core; all share the same random weights."""
+    made: list[tuple[Worker, KVMemory]] = []
+    epochs = itertools.count(1)
+
+    def make(role: Role, num_blocks: int = 128, lease_s: float = 30.0) -> Worker:
+        layout = kv_layout(MODEL, torch.float32, num_blocks)
+        memory = KVMemory.allocate(layout.pool_bytes)
+        inbox, clock, config = Inbox(), SystemClock(), TransferConfig(lease_s=lease_s)
+        engine = Engine(
+            random_model(MODEL, torch.float32, 3, kernels="reference"),
+            kv_tensor(memory.buffer, layout),
+            EngineConfig(num_blocks=num_blocks, max_model_len=1024, max_batch_tokens=64),
+            clock,
+        )
+        exporter = Exporter(
+            layout, memory, role.value, next(epochs), clock, b"secret", config,
+            on_released=lambda seq_id: inbox.post(Released(seq_id)),
+        )  # fmt: skip
+        exporter.start("127.0.0.1")
+        importer = Importer(layout, memory, clock, b"secret", config)
+        intake = Intake(engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)))
+        core = WorkerCore(role, engine, Publisher(exporter, MODEL.num_layers, 3), intake)
+        worker = Worker(core, inbox, exporter, importer)
+        worker.apply(Join(SESSION))
+        made.append((worker, memory))
+        return worker
+
+    yield make
+    for worker, memory in made:
+        worker.importer.close()
+        worker.exporter.close()
+        worker.turn()
+        worker.core.check_integrity()
+        memory.close()
+
+
+@pytest.fixture
+def drive() -> Callable[..., None]:
+    """A function that turns workers' loops until a condition holds."""
+
+    def run(until: Callable[[], bool], *workers: Worker, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not until():
+            assert time.monotonic() < deadline, [w.events[-5:] for w in workers]
+            if not sum(worker.turn() for worker in workers):
+                time.sleep(0.001)  # fabric threads are at work; this thread has nothing to run
+
+    return run
+
+
+@pytest.fixture
+def start_leg() -> Callable[..., Start]:
+    """A function that builds the command to start a greedy leg."""
+
+    def build(leg_id: int, prompt: tuple[int, ...], max_tokens: int = 8, **leg: object) -> Start:
+        request = GenerateRequest(
+            request_id=f"r{leg_id}",
+            prompt_tokens=prompt,
+            sampling=SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
+            block_hashes=tuple(block_hashes(prompt)),
+        )
+        return Start(SESSION, StartLeg(leg_id, request, **leg))  # type: ignore[arg-type]
+
+    return build
