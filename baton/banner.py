@@ -1,24 +1,37 @@
 """What `baton up` says when the cluster serves."""
 
 import json
+from collections.abc import Callable
 
 from baton.preflight import ModelFacts
 from baton.state_dir import ClusterState
 from baton.up_config import UpConfig
 from runtime.sizes import format_bytes
 from wire.block_hash import BLOCK_SIZE
-from wire.cluster import ClusterStatus, WorkerStatus
+from wire.cluster import ClusterStatus, WorkerInfo
 
 
-def banner(config: UpConfig, model: ModelFacts, status: ClusterStatus, state: ClusterState) -> str:
-    """Addresses, the memory plan, where the logs are, and a curl line that works."""
+def banner(
+    config: UpConfig,
+    model: ModelFacts,
+    state: ClusterState,
+    status: ClusterStatus,
+    kv_memory: Callable[[str], str],
+) -> str:
+    """Addresses, the memory plan, where the logs are, and a curl line that works.
+
+    kv_memory: from a worker's id to the memory of its KV cache.
+    """
     logs = "this terminal" if config.verbose else state.log_dir
     rows = [
         ("API", f"{state.http_url}/v1"),
         ("control", state.control_address),
         ("model", f"{model.directory} ({format_bytes(model.weight_bytes)} of weights)"),
         ("context", f"{model.max_model_len:,} tokens of prompt and answer together"),
-        *((worker.info.worker_id, _worker_line(config, worker)) for worker in status.workers),
+        *(
+            (info.worker_id, _worker_line(config, info, kv_memory(info.worker_id)))
+            for info in (worker.info for worker in status.workers)
+        ),
         ("logs", logs),
     ]
     table = "\n".join(f"  {name:<11}{text}" for name, text in rows)
@@ -29,13 +42,11 @@ def banner(config: UpConfig, model: ModelFacts, status: ClusterStatus, state: Cl
     )
 
 
-def _worker_line(config: UpConfig, worker: WorkerStatus) -> str:
-    info = worker.info
-    num_tokens = info.num_blocks * BLOCK_SIZE
-    memory = f"{config.kv_memory} of " if config.kv_memory else ""
+def _worker_line(config: UpConfig, info: WorkerInfo, kv_memory: str) -> str:
     threads = f"{config.threads_per_worker} thread{'s' if config.threads_per_worker > 1 else ''}"
+    num_tokens = info.num_blocks * BLOCK_SIZE
     return (
-        f"pid {info.pid}, {threads}, {memory}KV cache for {num_tokens:,} tokens "
+        f"pid {info.pid}, {threads}, {kv_memory} of KV cache for {num_tokens:,} tokens "
         f"({info.num_blocks:,} blocks, {info.fingerprint.dtype})"
     )
 

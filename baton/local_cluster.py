@@ -15,7 +15,9 @@ from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
 from control_plane.config import ControlConfig
 from control_plane.server import ControlServer
 from runtime.clock import Clock
+from runtime.settings import load
 from wire.cluster import ClusterStatus
+from worker.config import WorkerConfig
 
 GATEWAY, PREFILL, DECODE = "gateway", "prefill", "decode"
 _POLL_S = 0.05
@@ -60,7 +62,10 @@ class LocalCluster:
         )
         self._control = ControlServer(
             ControlConfig(
-                port=config.control_port, cluster_token=config.cluster_token, settle_s=0.0
+                port=config.control_port,
+                cluster_token=config.cluster_token,
+                metrics_port=config.metrics_port,
+                settle_s=0.0,  # the workers start after it
             ),
             clock,
             self._actuator.processes,
@@ -71,7 +76,7 @@ class LocalCluster:
         return f"127.0.0.1:{self._control.port}"
 
     async def start(self) -> None:
-        """Starts everything. Raises OSError when the control port is taken."""
+        """Starts everything. Raises OSError when the control or the metrics port is taken."""
         await self._control.start()
         await self._actuator.scale(PREFILL, self._config.prefill)
         await self._actuator.scale(DECODE, self._config.decode)
@@ -104,6 +109,12 @@ class LocalCluster:
     def kill(self) -> None:
         """Ends every process at once; `stop` still collects them."""
         self._actuator.kill()
+
+    def kv_memory(self, worker_id: str) -> str:
+        """The KV memory that a worker was told to take, as it was written."""
+        role = worker_id.rpartition("-")[0]
+        flags = {"model": "", "kv_memory": self._config.kv_memory or None}
+        return load(WorkerConfig, flags, file=self._config_file, table=role).kv_memory
 
     async def status(self) -> ClusterStatus:
         return await self._control.plane.status()

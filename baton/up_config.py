@@ -29,6 +29,7 @@ class UpConfig:
     cluster_token: str = ""  # a random one
     drain_s: float = 5.0
     ready_timeout_s: float = 300.0
+    metrics_port: int = 0  # none; the control plane's
     parent_pid: int = 0  # none
     verbose: bool = False
     log_level: str = "info"

@@ -1,10 +1,12 @@
 """`baton status`: what the cluster's workers and processes are doing."""
 
 import asyncio
+import sys
 from typing import Annotated
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +14,8 @@ from baton.state_dir import StateDir
 from runtime.settings import environment
 from wire import rpc
 from wire.cluster import ClusterStatus, ProcessStatus, WorkerStatus
+
+_FILE_WIDTH = 120  # columns, where the output is no terminal
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 AddressFlag = Annotated[
@@ -31,10 +35,10 @@ def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> Non
     if as_json:
         typer.echo(msgspec.json.encode(status).decode())
         return
-    console = Console()
-    console.print(_worker_table(status))
-    if status.processes:
-        console.print(_process_table(status.processes))
+    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
+    for table in (_worker_table(status), _process_table(status.processes)):
+        if table.row_count:
+            console.print(table)
 
 
 def _where(control_address: str) -> tuple[str, str]:
@@ -58,13 +62,14 @@ async def _fetch(address: str, token: str) -> ClusterStatus:
 
 
 def _worker_table(status: ClusterStatus) -> Table:
-    table = Table(title=f"Workers (version {status.version})", title_justify="left")
-    for heading in ("worker", "role", "address", "model", "beat", "running", "waiting"):
-        table.add_column(heading)
-    for heading in ("KV used", "step"):
-        table.add_column(heading, justify="right")
+    restarts = {process.name: str(process.num_restarts) for process in status.processes}
+    models = sorted({worker.info.fingerprint.model for worker in status.workers})
+    table = _table(
+        f"Workers of {', '.join(models)}",
+        ("worker", "role", "address", "beat", "running", "waiting", "KV used", "step", "restarts"),
+    )
     for worker in status.workers:
-        table.add_row(*_worker_row(worker))
+        table.add_row(*_worker_row(worker), restarts.get(worker.info.worker_id, "-"))
     return table
 
 
@@ -74,9 +79,8 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     share = f"{used / report.num_blocks:.0%}" if report.num_blocks else "-"
     return (
         info.worker_id,
-        info.role.value + (" (draining)" if info.draining else ""),
+        info.role.value + (", drains" if info.draining else ""),
         info.address,
-        info.fingerprint.model,
         f"{worker.beat_age_s:.1f} s",
         str(report.num_running),
         str(report.num_waiting),
@@ -86,9 +90,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
 
 
 def _process_table(processes: tuple[ProcessStatus, ...]) -> Table:
-    table = Table(title="Processes", title_justify="left")
-    for heading in ("name", "kind", "pid", "state", "restarts", "up"):
-        table.add_column(heading)
+    table = _table("Processes", ("name", "kind", "pid", "state", "restarts", "up"))
     for process in processes:
         table.add_row(
             process.name,
@@ -98,4 +100,11 @@ def _process_table(processes: tuple[ProcessStatus, ...]) -> Table:
             str(process.num_restarts),
             f"{process.uptime_s:.0f} s",
         )
+    return table
+
+
+def _table(title: str, headings: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
     return table

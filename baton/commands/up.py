@@ -83,7 +83,8 @@ async def _serve(
         state = _state_of(config, cluster, state_dir)
         state_dir.write(state)
         if await _ready_or_stopped(cluster, stop):
-            typer.echo(banner(config, model, await cluster.status(), state))
+            status = await cluster.status()
+            typer.echo(banner(config, model, state, status, cluster.kv_memory))
             state_dir.write(replace(state, is_ready=True))
             await stop.wait()
             typer.echo("Stopping.")
