@@ -167,9 +167,10 @@ def test_nothing_is_written_after_a_cancelled_pull_has_ended(rig):
         assert result.ok or result.reason is FailReason.CANCELLED
 
 
-def test_closing_the_source_fails_what_is_under_way(rig):
-    handle = rig.exporter.publish(1, SOURCE, NUM_TOKENS, 0)
+def test_closing_the_source_fails_what_is_under_way(rig, until):
+    handle = rig.exporter.publish(1, SOURCE, NUM_TOKENS, 16)
     _, results = rig.begin(handle, TARGET)
+    until(lambda: rig.target.view[NUM_LAYERS - 1, TARGET[0]].any())
     rig.exporter.close()
     result = results.get(timeout=20)
     assert not result.ok

@@ -1,0 +1,128 @@
+"""Each way in which the faulty transport misbehaves, and time limits under a virtual clock."""
+
+import numpy as np
+import pytest
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.errors import FailReason
+from kv_transfer.transports.faulty import Faults
+from runtime.clock import VirtualClock
+
+BLOCKS = list(range(40))
+NUM_TOKENS = 640
+IMPATIENT = TransferConfig(slack_s=0.2, expected_bytes_s=1e9)
+
+both = pytest.mark.parametrize("transport", ["shm", "tcp"])
+
+
+@both
+def test_a_failed_read_fails_the_pull_and_the_next_one_works(make_rig, transport, until):
+    rig = make_rig(transport=transport, faults=Faults(fail_at=2))
+    assert rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS).ok
+    failed = rig.pull(rig.publish_whole(2, BLOCKS, NUM_TOKENS), BLOCKS)
+    assert (failed.ok, failed.reason) == (False, FailReason.TRANSPORT)
+    until(lambda: rig.released == [1, 2])
+    assert rig.pull(rig.publish_whole(3, BLOCKS, NUM_TOKENS), BLOCKS).ok
+
+
+@both
+def test_a_dropped_read_times_out(make_rig, transport, until):
+    rig = make_rig(transport=transport, faults=Faults(drop_at=1), config=IMPATIENT)
+    result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS)
+    assert (result.ok, result.reason) == (False, FailReason.TIMEOUT)
+    until(lambda: rig.released == [1])
+
+
+@both
+def test_a_stalled_lane_times_out_and_writes_nothing_later(make_rig, transport, until):
+    rig = make_rig(transport=transport, faults=Faults(stall_at=1, stall_s=0.4), config=IMPATIENT)
+    result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS)
+    assert result.reason is FailReason.TIMEOUT
+    rig.target.view[:] = 0xCC
+    assert rig.pull(rig.publish_whole(2, [50], 16), [60]).ok
+    assert (rig.target.view[:, :60] == 0xCC).all()
+
+
+@both
+def test_a_short_stall_is_waited_out(make_rig, transport):
+    rig = make_rig(transport=transport, faults=Faults(stall_at=1, stall_s=0.1))
+    assert rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS).ok
+
+
+@both
+def test_a_corrupt_read_differs_in_one_bit(make_rig, transport):
+    rig = make_rig(transport=transport, faults=Faults(corrupt_at=2))
+    assert rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS).ok
+    rig.assert_copied(BLOCKS, BLOCKS)
+    assert rig.pull(rig.publish_whole(2, BLOCKS, NUM_TOKENS), BLOCKS).ok
+    difference = rig.source.view[:, BLOCKS] ^ rig.target.view[:, BLOCKS]
+    assert np.count_nonzero(difference) == 1
+    assert difference.max() == 1
+
+
+@both
+def test_a_throttled_link_takes_its_bytes_over_its_rate(make_rig, transport):
+    config = TransferConfig(piece_bytes=20_000)
+    rig = make_rig(transport=transport, faults=Faults(rate_bytes_s=2e6), config=config)
+    result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS)
+    assert result.ok
+    assert 0.7 * result.num_bytes / 2e6 < result.transfer_s < 3.0 * result.num_bytes / 2e6 + 0.5
+
+
+@both
+def test_streaming_hides_what_prefill_takes_longer_than(make_rig, transport):
+    """Only the bytes of the last layer group are exposed on a slow link."""
+    config = TransferConfig(piece_bytes=20_000)
+    rig = make_rig(transport=transport, faults=Faults(rate_bytes_s=4e6), config=config)
+    handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 0)
+    layer_bytes = len(BLOCKS) * rig.source.layout.region_bytes
+    _, results = rig.begin(handle, BLOCKS)
+    clock = rig.clock
+    for layer in range(6):
+        end_s = clock.now() + 1.5 * layer_bytes / 4e6  # prefill computes a layer
+        while clock.now() < end_s:
+            pass
+        rig.exporter.advance(1, NUM_TOKENS, layer + 1)
+    rig.exporter.complete(1, (1,))
+    result = results.get(timeout=20)
+    assert result.ok
+    assert result.exposed_s < 0.6 * result.num_bytes / 4e6
+
+
+def test_waiting_for_prefill_is_not_a_transfer_timeout(make_rig, until):
+    rig = make_rig(config=TransferConfig(slack_s=0.05, heartbeat_s=0.02))
+    handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 32)
+    _, results = rig.begin(handle, BLOCKS)
+    until(lambda: rig.target.view[5, 1].any())
+    begin_s = rig.clock.now()
+    until(lambda: rig.clock.now() > begin_s + 0.3)
+    rig.exporter.complete(1, (1,))
+    assert results.get(timeout=20).ok
+
+
+def test_a_lease_ends_in_virtual_time_and_tells_the_reader(make_rig, until):
+    clock = VirtualClock()
+    rig = make_rig(clock=clock, config=TransferConfig(heartbeat_s=60.0))
+    handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 32)
+    _, results = rig.begin(handle, BLOCKS)
+    until(lambda: rig.target.view[5, 1].any())
+    clock.advance(29.9)
+    unread = rig.exporter.publish(2, BLOCKS, NUM_TOKENS, 32)
+    assert rig.exporter.num_active == 2
+    clock.advance(0.2)
+    until(lambda: rig.released == [1])
+    assert results.get(timeout=20).reason is FailReason.LEASE_EXPIRED
+    clock.advance(30.0)
+    until(lambda: rig.released == [1, 2])
+    assert rig.pull(unread, BLOCKS).reason is FailReason.UNKNOWN_HANDLE
+
+
+def test_heartbeats_keep_a_lease_alive(make_rig, until):
+    rig = make_rig(config=TransferConfig(lease_s=0.4, heartbeat_s=0.05))
+    handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 32)
+    _, results = rig.begin(handle, BLOCKS)
+    begin_s = rig.clock.now()
+    until(lambda: rig.clock.now() > begin_s + 1.2)
+    assert rig.released == []
+    rig.exporter.complete(1, (1,))
+    assert results.get(timeout=20).ok
