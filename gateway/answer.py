@@ -90,6 +90,7 @@ class AnswerSet:
             )
             for _ in prepared.requests
         ]
+        self._num_open = len(self._answers)
         self.trace: RequestTrace | None = None  # of the answer that ended last
 
     @property
@@ -98,7 +99,7 @@ class AnswerSet:
 
     @property
     def are_finished(self) -> bool:
-        return all(answer.is_finished for answer in self._answers)
+        return self._num_open == 0
 
     @property
     def usage(self) -> Usage:
@@ -108,20 +109,21 @@ class AnswerSet:
             sum(answer.num_cached_tokens for answer in self._answers),
         )
 
-    def finish_reason(self, index: int) -> str | None:
-        return self._answers[index].finish_reason
-
-    def feed(self, arrived: Sequence[tuple[int, OutputDelta]]) -> list[tuple[int, str]]:
-        """The new text of each answer that got tokens or its end, in the order of arrival."""
+    def feed(self, arrived: Sequence[tuple[int, OutputDelta]]) -> list[tuple[int, str, str | None]]:
+        """What arrived as new text: (index, text, finish reason or None) per answer."""
         texts: dict[int, str] = {}
-        num_before = sum(answer.num_output_tokens for answer in self._answers)
+        num_tokens = 0
         for index, delta in arrived:
             answer = self._answers[index]
-            if not answer.is_finished:
-                texts[index] = texts.get(index, "") + answer.feed(delta)
+            if answer.is_finished:
+                continue
+            num_before = answer.num_output_tokens
+            text = answer.feed(delta)
+            num_tokens += answer.num_output_tokens - num_before
+            texts[index] = texts[index] + text if index in texts else text
+            if answer.is_finished:
+                self._num_open -= 1
                 self.trace = delta.trace or self.trace
-        num_after = sum(answer.num_output_tokens for answer in self._answers)
-        self._meter.tokens(num_after - num_before)
-        if texts and self.are_finished:
-            self._meter.cached(self.usage.prompt_tokens_details.cached_tokens)
-        return list(texts.items())
+                self._meter.cached(answer.num_cached_tokens)
+        self._meter.tokens(num_tokens)
+        return [(index, text, self._answers[index].finish_reason) for index, text in texts.items()]

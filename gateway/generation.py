@@ -81,6 +81,8 @@ class Generation:
         if self._failure is None:
             self._failure = failure
             self._wake.set()
+            for pump in self._pumps:
+                pump.cancel()
 
     async def _pump(self, index: int, request: GenerateRequest) -> None:
         is_finished = False

@@ -53,7 +53,7 @@ class RequestMeter:
         self._meter.output_tokens.inc(num_tokens)
 
     def cached(self, num_tokens: int) -> None:
-        """Prompt tokens found in a prefix cache; called once a request."""
+        """Prompt tokens found in a prefix cache; called once an answer."""
         self._meter.cached_tokens.inc(num_tokens)
 
     def end(self, outcome: str) -> None:

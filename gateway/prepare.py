@@ -17,7 +17,7 @@ from gateway.sampling import (
     sampling_params,
     stop_strings,
 )
-from gateway.tokenizer import PromptEncoder, PromptTokens
+from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from wire.messages import GenerateRequest
 
 MAX_PROMPTS = 128
@@ -57,18 +57,22 @@ class Preparer:
             message = "the model has no chat template; use /v1/completions"
             raise invalid(message, "messages", "no_chat_template")
         text = template.render(_template_messages(body.messages))
-        prompt = await self._encoder.encode(
-            text, add_special_tokens=False, salt=body.cache_salt or ""
+        prompts = await self._encoder.encode(
+            [text], add_special_tokens=False, salt=body.cache_salt or ""
         )
         asked = body.max_completion_tokens or body.max_tokens
-        return self._prepared(body, [prompt], asked, request_id, max_model_len)
+        return self._prepared(body, prompts, asked, request_id, max_model_len)
 
     async def completion(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
         body = decode_body(self._completion_decoder, raw)
         self._check(body)
-        prompts = [
-            await self._encode(prompt, body.cache_salt or "") for prompt in _prompts(body.prompt)
-        ]
+        given = _prompts(body.prompt)
+        for prompt in given:
+            if not isinstance(prompt, str):
+                check_token_ids(prompt, self._model.vocab_size, "prompt")
+        prompts = await self._encoder.encode(
+            given, add_special_tokens=True, salt=body.cache_salt or ""
+        )
         return self._prepared(body, prompts, body.max_tokens, request_id, max_model_len)
 
     def _check(self, body: CommonBody) -> None:
@@ -76,12 +80,6 @@ class Preparer:
             message = f"the model {body.model!r} does not exist; this server has {self._model.name}"
             raise ApiError(404, message, code="model_not_found", param="model")
         check_ranges(body, self._model.vocab_size)
-
-    async def _encode(self, prompt: str | tuple[int, ...], salt: str) -> PromptTokens:
-        if isinstance(prompt, str):
-            return await self._encoder.encode(prompt, add_special_tokens=True, salt=salt)
-        check_token_ids(prompt, self._model.vocab_size, "prompt")
-        return await self._encoder.hash_tokens(prompt, salt)
 
     def _prepared(
         self,
@@ -120,7 +118,7 @@ class Preparer:
         return frozenset() if body.ignore_eos else self._model.eos_token_ids
 
 
-def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | tuple[int, ...]]:
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
     """A prompt field is a string, strings, token ids, or lists of token ids."""
     if isinstance(prompt, str):
         return [prompt]
@@ -131,8 +129,8 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | tuple[int,
         return [token_ids]
     if len(prompt) > MAX_PROMPTS:
         raise invalid(f"prompt has {len(prompt)} prompts, at most {MAX_PROMPTS} go", "prompt")
-    texts: list[str | tuple[int, ...]] = [item for item in prompt if isinstance(item, str)]
-    lists: list[str | tuple[int, ...]] = [tuple(item) for item in prompt if isinstance(item, list)]
+    texts: list[Prompt] = [item for item in prompt if isinstance(item, str)]
+    lists: list[Prompt] = [tuple(item) for item in prompt if isinstance(item, list)]
     for prompts in (texts, lists):
         if len(prompts) == len(prompt):
             return prompts

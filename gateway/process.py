@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from gateway.app import build_app
 from gateway.config import GatewayConfig
@@ -35,7 +35,7 @@ _log = log.get_logger("gateway")
 class Gateway:
     """The parts of one process; whoever builds it starts the router and closes the encoder."""
 
-    app: Starlette
+    app: ASGIApp
     services: Services
     router: Router
     encoder: PromptEncoder
@@ -96,7 +96,7 @@ async def _serve(config: GatewayConfig, model: ModelFiles, listener: socket.sock
 
 
 async def serve_app(
-    app: Starlette,
+    app: ASGIApp,
     services: Services,
     listener: socket.socket,
     stop: asyncio.Event,

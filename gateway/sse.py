@@ -14,12 +14,12 @@ async def stream_answers(
     opened: set[int] = set()
     while not answers.are_finished:
         events: list[bytes] = []
-        for index, text in answers.feed(await generation.take()):
+        for index, text, finish_reason in answers.feed(await generation.take()):
             if index not in opened:
                 opened.add(index)
                 events.append(replies.opening(index))
-            events.append(replies.piece(index, text, answers.finish_reason(index)))
-            if answers.finish_reason(index) is not None:
+            events.append(replies.piece(index, text, finish_reason))
+            if finish_reason is not None:
                 generation.end(index)
         if answers.are_finished:
             events.append(replies.ending(answers.usage) + DONE)
@@ -32,14 +32,14 @@ async def whole_answers(
     generation: Generation, answers: AnswerSet, replies: Replies, reply: HttpReply
 ) -> None:
     texts: list[list[str]] = [[] for _ in range(answers.num_answers)]
+    reasons: dict[int, str] = {}
     while not answers.are_finished:
-        for index, text in answers.feed(await generation.take()):
+        for index, text, finish_reason in answers.feed(await generation.take()):
             texts[index].append(text)
-            if answers.finish_reason(index) is not None:
+            if finish_reason is not None:
+                reasons[index] = finish_reason
                 generation.end(index)
-    choices = [
-        ("".join(pieces), answers.finish_reason(index) or "") for index, pieces in enumerate(texts)
-    ]
+    choices = [("".join(pieces), reasons[index]) for index, pieces in enumerate(texts)]
     body = replies.whole(choices, answers.usage)
     await reply.whole(200, body, _worker_headers(answers.trace))
 

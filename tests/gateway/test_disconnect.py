@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from gateway.model_directory import ModelFiles
-from gateway.tokenizer import PromptEncoder, PromptTokens
+from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from router.output import OutputDelta
 from wire.messages import FinishReason, GenerateRequest
 
@@ -53,10 +53,12 @@ class GatedEncoder(PromptEncoder):
     entered: asyncio.Event
     gate: asyncio.Event
 
-    async def encode(self, text: str, *, add_special_tokens: bool, salt: str = "") -> PromptTokens:
+    async def encode(
+        self, prompts: Sequence[Prompt], *, add_special_tokens: bool, salt: str = ""
+    ) -> list[PromptTokens]:
         self.entered.set()
         await self.gate.wait()
-        return await super().encode(text, add_special_tokens=add_special_tokens, salt=salt)
+        return await super().encode(prompts, add_special_tokens=add_special_tokens, salt=salt)
 
 
 async def test_leaving_while_the_prompt_is_tokenized(
