@@ -128,6 +128,8 @@ class LocalCluster:
 
     def _process_ended(self, end: ProcessExit) -> None:
         self._control.plane.process_died(end.name, end.pid)
+        if end.was_asked:
+            return
         if not self._is_ready:
             if not self._failure.done():
                 self._failure.set_result(end)

@@ -72,7 +72,7 @@ class ControlPlane:
     def process_died(self, worker_id: str, pid: int) -> None:
         """An actuator saw the process end: its worker leaves before its beats expire."""
         if self._registry.remove_process(worker_id, pid):
-            _log.warning("worker lost", worker=worker_id, pid=pid, reason="process died")
+            _log.info("worker left", worker=worker_id, pid=pid, reason="its process ended")
             self._count_workers()
 
     async def watch_expiry(self) -> None:

@@ -25,7 +25,7 @@ class KeptProcess:
         STARTING --spawned--> RUNNING --died--> STARTING (after a backoff) | FAILED (given up)
         any --stop--> STOPPING --> no process
 
-    on_exit is called for every end that nobody asked for.
+    on_exit is called for every end, also for one that was asked for.
     """
 
     def __init__(
@@ -80,8 +80,10 @@ class KeptProcess:
         while not self._stop_asked.is_set():
             exit_code = await self._run_once()
             if self._stop_asked.is_set():
+                self._tell_exit(exit_code, was_asked=True, will_restart=False)
                 return
-            delay_s = self._record_death(exit_code)
+            delay_s = self._count_death()
+            self._tell_exit(exit_code, was_asked=False, will_restart=delay_s is not None)
             if delay_s is None:
                 return
             with contextlib.suppress(TimeoutError):
@@ -116,23 +118,27 @@ class KeptProcess:
                 start_new_session=True,
             )
 
-    def _record_death(self, exit_code: int) -> float | None:
+    def _count_death(self) -> float | None:
+        """The wait before the next start, None when the process is given up."""
         uptime_s = self._clock.now() - self._started_at_s
         self._quick_deaths = self._policy.quick_deaths(self._quick_deaths, uptime_s)
         delay_s = self._policy.delay_s(self._quick_deaths)
         self.state = ProcessState.FAILED if delay_s is None else ProcessState.STARTING
+        return delay_s
+
+    def _tell_exit(self, exit_code: int, *, was_asked: bool, will_restart: bool) -> None:
         self._on_exit(
             ProcessExit(
                 name=self.spec.name,
                 kind=self.spec.kind,
                 pid=self._process.pid if self._process is not None else 0,
                 exit_code=exit_code,
-                uptime_s=uptime_s,
+                uptime_s=self._clock.now() - self._started_at_s,
                 last_line=self._output.last_line(),
-                will_restart=delay_s is not None,
+                was_asked=was_asked,
+                will_restart=will_restart,
             )
         )
-        return delay_s
 
     async def _end_process(self) -> None:
         self._signal("terminate")

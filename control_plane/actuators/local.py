@@ -22,7 +22,7 @@ class LocalActuator:
     """Starts, restarts and stops child processes, each by its own process id.
 
     templates: from a kind to its specs by number. log_dir None passes the output through.
-    on_exit hears of every end that nobody asked for. Whoever scales up calls `stop` at the end.
+    on_exit hears of every end. Whoever scales up calls `stop` at the end.
     """
 
     def __init__(

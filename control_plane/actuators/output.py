@@ -36,8 +36,11 @@ class ProcessOutput:
         """The last line with something on it that was written since the latest start."""
         if self.path is None:
             return ""
-        with self.path.open("rb") as source:
-            size_bytes = source.seek(0, 2)
-            source.seek(max(self._start_bytes, size_bytes - _TAIL_BYTES))
-            lines = source.read().decode(errors="replace").splitlines()
+        try:
+            with self.path.open("rb") as source:
+                size_bytes = source.seek(0, 2)
+                source.seek(max(self._start_bytes, size_bytes - _TAIL_BYTES))
+                lines = source.read().decode(errors="replace").splitlines()
+        except OSError:  # somebody removed the file
+            return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -53,8 +53,9 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ProcessExit:
-    """The unasked end of a process. exit_code is negative for a signal.
+    """The end of a process. exit_code is negative for a signal.
 
+    was_asked: the end of a stop, which is never followed by a restart.
     last_line: the last line that it wrote, empty where its output is not kept.
     """
 
@@ -64,4 +65,5 @@ class ProcessExit:
     exit_code: int
     uptime_s: float
     last_line: str
+    was_asked: bool
     will_restart: bool

@@ -229,6 +229,15 @@ def test_status_shows_workers_and_processes(state_dir: StateDir, whole_model: Pa
     assert "cluster token" in refused.stderr
 
 
+def test_verbose_passes_the_output_of_all_processes_through(state_dir: StateDir, whole_model: Path):
+    with cluster_up(state_dir, whole_model, "--verbose") as (process, _):
+        process.terminate()
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    for kind in ("gateway", "prefill", "decode"):
+        assert f"{kind} starts" in output and f"{kind} ends" in output
+    assert "worker registered" in output
+
+
 def test_a_second_cluster_in_the_same_folder_is_refused(state_dir: StateDir, whole_model: Path):
     with cluster_up(state_dir, whole_model) as (_, state):
         done = run("up", "--model", str(whole_model), "--port", "0", "--control-port", "0")

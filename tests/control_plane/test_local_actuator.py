@@ -150,7 +150,11 @@ async def test_kinds_stop_in_the_order_asked_for(tmp_path: Path):
         assert ends.read_text().split() == ["gateway"]
         await actuator.stop("prefill", "decode")
         assert sorted(ends.read_text().split()) == ["decode", "gateway", "prefill"]
-        assert exits.seen.empty()
+        told = [await exits.next() for _ in templates]
+        assert told[0].kind == "gateway"
+        assert {(end.exit_code, end.was_asked, end.will_restart) for end in told} == {
+            (0, True, False)
+        }
 
 
 async def test_a_process_deaf_to_sigterm_is_killed_after_its_drain_time(tmp_path: Path):
@@ -184,7 +188,8 @@ async def test_a_stop_right_after_a_start_leaves_nothing(tmp_path: Path):
     async with keeping(tmp_path, worker=spec_of("worker", WAIT)) as (actuator, exits):
         await actuator.scale("worker", 2)
         await actuator.stop()
-        assert exits.seen.empty()
+        while not exits.seen.empty():
+            assert exits.seen.get_nowait().was_asked
 
 
 async def test_children_get_their_environment_and_no_terminal(tmp_path: Path):
