@@ -8,6 +8,7 @@ from kv_transfer.transport import Lane, LaneContext, Moved, ReadOp
 from kv_transfer.transports.registry import Transports
 from runtime.clock import Clock
 
+_SLACK_S = 0.005
 _OpenLane = Callable[[LaneContext], Lane]
 
 
@@ -83,12 +84,7 @@ class FaultyLane:
         moved = self._inner.progress()
         end_s = self._clock.now()
         self._corrupt(moved)
-        num_bytes = sum(part.num_bytes for part in moved)
-        if num_bytes:
-            pause_s = (self._faults.slowdown - 1.0) * (end_s - start_s)
-            if self._faults.rate_bytes_s:
-                pause_s += num_bytes / self._faults.rate_bytes_s - (end_s - start_s)
-            self._free_s = end_s + pause_s
+        self._pause(sum(part.num_bytes for part in moved), start_s, end_s)
         return moved
 
     def wait_s(self) -> float | None:
@@ -106,6 +102,15 @@ class FaultyLane:
     @property
     def _is_held(self) -> bool:
         return self._clock.now() < self._free_s
+
+    def _pause(self, num_bytes: int, start_s: float, end_s: float) -> None:
+        """Holds the lane; what a wait overslept is given back, up to the slack."""
+        if not num_bytes:
+            return
+        pause_s = self._faults.slowdown * (end_s - start_s)
+        if self._faults.rate_bytes_s:
+            pause_s = max(pause_s, num_bytes / self._faults.rate_bytes_s)
+        self._free_s = max(self._free_s, start_s - _SLACK_S) + pause_s
 
     def _corrupt(self, moved: Sequence[Moved]) -> None:
         """A read's first region is the first to arrive, in every lane."""

@@ -15,6 +15,7 @@ from kv_transfer.pull import PullResult
 from kv_transfer.transports.faulty import Faults, with_faults
 from kv_transfer.transports.registry import TRANSPORTS
 from runtime.clock import SystemClock
+from runtime.log import configure
 from wire.kv import FabricAddress, KVHandle, KVLayout
 
 LAYOUT = KVLayout(4, 256, 2, 16, 32, "float32")
@@ -99,6 +100,7 @@ def is_intact(memory: KVMemory) -> bool:
 
 
 def main() -> None:
+    configure("peer", level="error")
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     rate_bytes_s = settings.pop("rate_bytes_s", 0.0)
     config = replace(TransferConfig(), **settings)
