@@ -155,6 +155,7 @@ class LocalCluster:
                 "dtype": config.dtype or None,
                 "transport": config.transport or None,
                 "drain_timeout_s": config.drain_s,
+                "metrics_port": config.worker_metrics_port(role, number) or None,
             }
             return self._spec(f"{role}-{number}", role, flags)
 

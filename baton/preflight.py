@@ -44,14 +44,18 @@ def check_settings(config: UpConfig) -> None:
 
 
 def check_ports(config: UpConfig) -> None:
-    """Raises PreflightError when the HTTP or the control port is taken."""
+    """Raises PreflightError, naming the port, when one is taken."""
+    metrics_ports = range(config.metrics_port, config.metrics_port + config.num_metrics_ports)
     try:
         if config.port:
             check_port_free(config.host, config.port, "HTTP")
         if config.control_port:
             check_port_free("127.0.0.1", config.control_port, "control")
+        for port in metrics_ports:
+            check_port_free("127.0.0.1", port, "metrics")
     except OSError as error:
-        raise PreflightError(f"{error}; choose another with --port or --control-port") from error
+        flags = "--port, --control-port or --metrics-port"
+        raise PreflightError(f"{error}; choose another with {flags}") from error
 
 
 def check_model(directory: Path, name: str = "", max_model_len: int = 0) -> ModelFacts:

@@ -29,7 +29,7 @@ class UpConfig:
     cluster_token: str = ""  # a random one
     drain_s: float = 5.0
     ready_timeout_s: float = 300.0
-    metrics_port: int = 0  # none; the control plane's
+    metrics_port: int = 0  # none; the control plane's, each worker takes one after it
     parent_pid: int = 0  # none
     verbose: bool = False
     log_level: str = "info"
@@ -47,6 +47,15 @@ class UpConfig:
     @property
     def num_workers(self) -> int:
         return self.prefill + self.decode
+
+    @property
+    def num_metrics_ports(self) -> int:
+        return 1 + self.num_workers if self.metrics_port else 0
+
+    def worker_metrics_port(self, role: str, number: int) -> int:
+        """The port of a worker's /metrics, 0 where there is none."""
+        first = 1 if role == "prefill" else 1 + self.prefill
+        return self.metrics_port + first + number if self.metrics_port else 0
 
     @property
     def threads_per_worker(self) -> int:

@@ -33,7 +33,7 @@ HELP: Mapping[str, str] = {
     "max_body_bytes": "Largest request body that is read.",
     "max_model_len": "Tokens of prompt and answer together; 0: what the model allows.",
     "max_num_seqs": "Sequences that run at the same time.",
-    "metrics_port": "Port of /metrics; 0: none.",
+    "metrics_port": "Port of /metrics; 0: none. Under `up`, workers take the ports after it.",
     "model": "A Hugging Face model directory.",
     "parent_pid": "End when this process ends; 0: never.",
     "port": "Port to listen on; 0: a free one, where another process learns it.",

@@ -66,7 +66,7 @@ def test_a_corrupt_weight_index_is_named(model_copy: Path, content: str):
         check_model(model_copy)
 
 
-@pytest.mark.parametrize("field", ["port", "control_port"])
+@pytest.mark.parametrize("field", ["port", "control_port", "metrics_port"])
 def test_a_busy_port_is_named(field: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -98,3 +98,11 @@ def test_the_bundled_model_has_a_name_and_any_other_its_directorys(tmp_path: Pat
 def test_threads_are_shared_out_and_never_none():
     assert UpConfig(prefill=200, decode=200).threads_per_worker == 1
     assert UpConfig(threads=3).threads_per_worker == 3
+
+
+def test_every_process_has_a_metrics_port_of_its_own():
+    config = UpConfig(prefill=2, decode=2, metrics_port=9100)
+    ports = [config.worker_metrics_port(role, n) for role in ("prefill", "decode") for n in (0, 1)]
+    assert ports == [9101, 9102, 9103, 9104]
+    assert config.num_metrics_ports == 5
+    assert UpConfig().worker_metrics_port("decode", 0) == UpConfig().num_metrics_ports == 0
