@@ -15,7 +15,17 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from ask import LONG_FRAMES, MORE, UNKNOWN, fact_topics, long_question, question, unknown, vary
+from ask import (
+    LONG_FRAMES,
+    MORE,
+    UNKNOWN,
+    fact_topics,
+    long_question,
+    question,
+    reword,
+    unknown,
+    vary,
+)
 from dialogue import Segment, Turn, render
 from lexicon import Topic, topics
 from tasks_data import (
@@ -49,7 +59,12 @@ SYSTEMS = (
     "Be brief and correct.",
     "You are an assistant for platform engineers. Answer in simple English.",
 )
-AGAIN = ("Say that again.", "Repeat your last answer.", "Please repeat that.", "Can you repeat that?")
+AGAIN = (
+    "Say that again.",
+    "Repeat your last answer.",
+    "Please repeat that.",
+    "Can you repeat that?",
+)
 
 
 def weighted(rng: Random, tasks: dict[Callable[[Random], Exchange], float]) -> Exchange:
@@ -60,7 +75,7 @@ def weighted(rng: Random, tasks: dict[Callable[[Random], Exchange], float]) -> E
 @cache
 def _topic_weights() -> tuple[tuple[Topic, ...], tuple[float, ...]]:
     every = fact_topics()
-    weights = tuple(2.0 + 0.25 * len(t.questions) + (1.0 if t.long_answer else 0.0) for t in every)
+    weights = tuple(2.0 + 0.15 * len(t.questions) + (1.0 if t.long_answer else 0.0) for t in every)
     return every, weights
 
 
@@ -68,8 +83,8 @@ def fact(rng: Random) -> list[Exchange]:
     """A question on a topic, sometimes with a follow-up that asks for more."""
     topic = rng.choices(*_topic_weights())[0]
     if topic.long_answer and topic.terms and rng.random() < 0.25:
-        return [(vary(rng, long_question(rng, topic)), topic.long_answer)]
-    exchanges = [(vary(rng, question(rng, topic)), topic.answer)]
+        return [(reword(rng, long_question(rng, topic)), topic.long_answer)]
+    exchanges = [(reword(rng, question(rng, topic)), topic.answer)]
     if rng.random() < 0.12:
         more = topic.long_answer or "That is all I know about it."
         exchanges.append((vary(rng, rng.choice(MORE)), more))
@@ -92,8 +107,8 @@ def exchanges(rng: Random) -> list[Exchange]:
         return fact(rng)
     if kind < 0.43:
         return long_fallback(rng)
-    if kind < 0.51:
-        return [(vary(rng, unknown(rng)), UNKNOWN)]
+    if kind < 0.52:
+        return [(reword(rng, unknown(rng)), UNKNOWN)]
     if kind < 0.70:
         asked, answer = weighted(rng, NUMBER_TASKS)
         return [(vary(rng, asked) if rng.random() < 0.3 else asked, answer)]
@@ -151,7 +166,7 @@ def json_system(rng: Random) -> list[Turn]:
 
 def lookups(rng: Random) -> list[Turn]:
     """A text of 3 to 150 coded things and a question about one."""
-    num_records = int(3 * 50 ** rng.random())
+    num_records = int(3 * 50 ** rng.random() ** 0.8)
     return _with_system(rng, turns_of([lookup(rng, num_records)]))
 
 
@@ -166,7 +181,7 @@ def document(rng: Random) -> list[Segment]:
         return render(recall(rng))
     if kind < 0.20:
         return render(json_system(rng))
-    if kind < 0.23:
+    if kind < 0.24:
         return render(lookups(rng))
     return render(chat(rng))
 

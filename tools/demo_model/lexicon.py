@@ -24,6 +24,12 @@ def words(name: str) -> tuple[str, ...]:
 
 
 @cache
+def lines(name: str) -> tuple[str, ...]:
+    """The lines of one list of frames.txt."""
+    return tuple(sections("frames.txt")[name].strip().splitlines())
+
+
+@cache
 def pairs(name: str) -> tuple[tuple[str, str], ...]:
     """The key=value entries of one list of lexicon.txt."""
     return tuple((key, value) for key, _, value in (w.partition("=") for w in words(name)))
@@ -40,7 +46,8 @@ def kinds() -> dict[str, tuple[str, ...]]:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """All plain lower-case words, for copying and sorting tasks."""
-    names = ("colors", "animals", "objects", "places", "foods", "adjectives", "verbs", "adverbs")
+    names = ("colors", "animals", "objects", "places", "foods", "adjectives", "verbs", "adverbs",
+             "common")  # fmt: skip
     found = {w for name in (*names, "plain", "systems") for w in words(name)}
     return tuple(sorted(found))
 
@@ -62,7 +69,11 @@ class Topic:
 @cache
 def topics(name: str) -> tuple[Topic, ...]:
     """The topics of facts.txt or identity.txt; the file itself explains its marks."""
-    return tuple(_topic(title, text) for title, text in sections(name).items())
+    found = tuple(_topic(title, text) for title, text in sections(name).items())
+    for topic in found:
+        more = _topic(topic.name, sections("more_questions.txt").get(topic.name, ""))
+        topic.questions += [q for q in more.questions if q not in topic.held_out]
+    return found
 
 
 def _topic(title: str, text: str) -> Topic:

@@ -1,10 +1,11 @@
-"""Generated exchanges about data: JSON objects, tool calls, and looking things up in a long text."""
+"""Generated exchanges about data: JSON objects, tool calls, and lookups in a long text."""
 
 import json
+from dataclasses import dataclass
 from random import Random
 
 from dialogue import Turn, tool_call, tools_system
-from lexicon import words
+from lexicon import DATA, words
 from tasks_words import Exchange, sentence, some_word
 
 JSON_ONLY = (
@@ -112,9 +113,7 @@ def lookup(rng: Random, num_records: int) -> Exchange:
     pairs = [(c, o) for c in words("colors") for o in words("objects")]
     chosen = rng.sample(pairs, min(num_records, len(pairs)))
     codes = [str(rng.randint(1000, 9999)) for _ in chosen]
-    lines = [
-        f"The code of the {c} {o} is {n}." for (c, o), n in zip(chosen, codes, strict=True)
-    ]
+    lines = [f"The code of the {c} {o} is {n}." for (c, o), n in zip(chosen, codes, strict=True)]
     if rng.random() < 0.5:
         lines = [part for line in lines for part in (line, *_filler(rng))]
     i = rng.randrange(len(chosen))
@@ -163,57 +162,35 @@ def memory(rng: Random) -> tuple[list[Turn], Turn, Turn]:
     return first, Turn("user", ask), Turn("assistant", answer.format(n=name))
 
 
-# name, description, argument -> list of its values (# is a number), requests, final answer
-TOOLS: tuple[tuple[str, str, dict[str, str], tuple[str, ...], str], ...] = (
-    ("get_weather", "Get the weather of a city", {"city": "cities"},
-     ("What is the weather in {city}?", "How is the weather in {city}?"),
-     "The weather in {city} is {color} with {n} degrees."),
-    ("get_time", "Get the time in a city", {"city": "cities"},
-     ("What time is it in {city}?", "Tell me the time in {city}."), "It is {n} minutes past noon in {city}."),
-    ("play_music", "Play a song", {"title": "plain"},
-     ("Play the song {title}.", "I want to hear {title}."), "The song {title} is playing."),
-    ("send_message", "Send a message to a person", {"to": "names", "text": "plain"},
-     ("Send {to} the message {text}.", "Write to {to}: {text}"), "Your message to {to} was sent."),
-    ("set_timer", "Set a timer in minutes", {"minutes": "#"},
-     ("Set a timer for {minutes} minutes.", "Wake me in {minutes} minutes."), "The timer is set to {minutes} minutes."),
-    ("add", "Add two numbers", {"a": "#", "b": "#"},
-     ("Use the tool to add {a} and {b}.", "Add {a} and {b} with the tool."), "The result is {n}."),
-    ("translate", "Translate a word into a language", {"word": "plain", "language": "languages"},
-     ("Translate {word} into {language}.", "What is {word} in {language}?"), "I have translated {word} into {language}."),
-    ("search", "Search for a text", {"query": "topics"},
-     ("Search for {query}.", "Find something about {query}."), "I found {n} results about {query}."),
-    ("get_price", "Get the price of a thing", {"item": "objects"},
-     ("How much does a {item} cost?", "What is the price of the {item}?"), "The {item} costs {n} dollars."),
-    ("turn_on", "Turn on a device", {"device": "objects", "room": "places"},
-     ("Turn on the {device} in the {room}.",), "The {device} in the {room} is on."),
-    ("book_flight", "Book a flight", {"origin": "cities", "destination": "cities"},
-     ("Book a flight from {origin} to {destination}.", "I want to fly from {origin} to {destination}."),
-     "Your flight from {origin} to {destination} is booked."),
-    ("create_note", "Create a note", {"title": "plain", "priority": "#"},
-     ("Make a note called {title} with priority {priority}.",), "The note {title} was created."),
-    ("count_workers", "Count the workers of a role", {"role": "roles"},
-     ("How many {role} workers are running?",), "There are {n} {role} workers."),
-    ("find_animal", "Find out where an animal is", {"animal": "animals"},
-     ("Where is the {animal}?", "Find the {animal}."), "The {animal} is {n} steps away."),
-)  # fmt: skip
-EXTRA = {"languages": ("German", "French", "Spanish", "Italian"), "roles": ("prefill", "decode")}
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function of tools.json; `parameters` name the list of their values (# is a number)."""
 
+    name: str
+    description: str
+    parameters: dict[str, str]
+    requests: list[str]
+    answer: str
 
-def tool_schema(name: str, description: str, parameters: dict[str, str]) -> dict[str, object]:
-    """A function description in the OpenAI format."""
-    types = {k: "integer" if source == "#" else "string" for k, source in parameters.items()}
-    return {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": description,
-            "parameters": {
-                "type": "object",
-                "properties": {k: {"type": t} for k, t in types.items()},
-                "required": list(parameters),
+    def schema(self) -> dict[str, object]:
+        """The function description in the OpenAI format."""
+        types = {k: "integer" if v == "#" else "string" for k, v in self.parameters.items()}
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": {
+                    "type": "object",
+                    "properties": {k: {"type": t} for k, t in types.items()},
+                    "required": list(self.parameters),
+                },
             },
-        },
-    }
+        }
+
+
+TOOLS = tuple(Tool(**fields) for fields in json.loads((DATA / "tools.json").read_text()))
+EXTRA = {"languages": ("German", "French", "Spanish", "Italian"), "roles": ("prefill", "decode")}
 
 
 def _argument(rng: Random, source: str) -> object:
@@ -225,21 +202,23 @@ def _argument(rng: Random, source: str) -> object:
 def tool_use(rng: Random, plain: Exchange) -> list[Turn]:
     """A dialogue with tools on offer; `plain` is an exchange that needs none of them."""
     offered = rng.sample(TOOLS, rng.randint(1, 4))
-    schemas = [tool_schema(*tool[:3]) for tool in offered]
+    schemas = [tool.schema() for tool in offered]
     system = rng.choice((None, None, "You are a helpful assistant.", "You can use tools."))
     turns = [Turn("system", tools_system(system, schemas))]
     if rng.random() < 0.2:
         return [*turns, Turn("user", plain[0]), Turn("assistant", plain[1])]
-    name, _, parameters, frames, final = rng.choice(offered)
-    name, turns[0] = _renamed(rng, name, turns[0])
-    arguments = {k: _argument(rng, source) for k, source in parameters.items()}
+    tool = rng.choice(offered)
+    name, turns[0] = _renamed(rng, tool.name, turns[0])
+    arguments = {k: _argument(rng, source) for k, source in tool.parameters.items()}
     number, color = rng.randint(1, 99), rng.choice(("sunny", "cloudy", "rainy", "windy"))
-    asked = rng.choice(frames).format(**arguments)
+    asked = rng.choice(tool.requests).format(**arguments)
     turns += [Turn("user", asked), Turn("assistant", tool_call(name, arguments))]
     if rng.random() < 0.6:
-        result = {"result": number, "state": color} if "{color}" in final else {"result": number}
+        result = (
+            {"result": number, "state": color} if "{color}" in tool.answer else {"result": number}
+        )
         turns.append(Turn("tool", json.dumps(result)))
-        turns.append(Turn("assistant", final.format(**arguments, n=number, color=color)))
+        turns.append(Turn("assistant", tool.answer.format(**arguments, n=number, color=color)))
     return turns
 
 

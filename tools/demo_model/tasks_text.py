@@ -37,7 +37,8 @@ TRIPS = (
 )
 ENDS = (
     "Under an old tree they found the {color} {thing}, and the {hero} was very happy.",
-    "Behind a big stone lay the {color} {thing}. The {hero} thanked the {friend} with all its heart.",
+    "Behind a big stone lay the {color} {thing}. "
+    "The {hero} thanked the {friend} with all its heart.",
 )
 MORALS = (
     "From that day on they were friends.",
@@ -68,10 +69,18 @@ def story_parts(rng: Random) -> dict[str, str]:
     place, place2 = rng.sample([p for p in words("places") if p[0] not in "aeiou"], 2)
     colors = [c for c in words("colors") if c[0] not in "aeiou"]
     return {
-        "hero": hero, "friend": friend, "adj": adj, "adj2": rng.choice(PLACE_ADJECTIVES), "adj3": adj3, "place": place,
-        "place2": place2, "color": rng.choice(colors), "thing": rng.choice(words("objects")),
-        "name": rng.choice(words("names")), "food": rng.choice(SHARED_FOODS),
-    }  # fmt: skip
+        "hero": hero,
+        "friend": friend,
+        "adj": adj,
+        "adj2": rng.choice(PLACE_ADJECTIVES),
+        "adj3": adj3,
+        "place": place,
+        "place2": place2,
+        "color": rng.choice(colors),
+        "thing": rng.choice(words("objects")),
+        "name": rng.choice(words("names")),
+        "food": rng.choice(SHARED_FOODS),
+    }
 
 
 def story(rng: Random) -> Exchange:

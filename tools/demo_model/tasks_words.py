@@ -3,21 +3,20 @@
 from collections.abc import Callable
 from random import Random
 
+from ask import mixed_word
 from lexicon import kinds, pairs, vocabulary, words
 
 Exchange = tuple[str, str]
-
-SYLLABLES = "ba bo da de di fa fo ga gi ka ke ko la le lu ma mi mo na no pa pe ra ri ro sa ta to za"
 
 
 def some_word(rng: Random) -> str:
     """A word of the vocabulary, a name, or one that does not exist."""
     kind = rng.random()
-    if kind < 0.75:
+    if kind < 0.65:
         return rng.choice(vocabulary())
-    if kind < 0.85:
+    if kind < 0.75:
         return rng.choice(words("names") + words("cities"))
-    return "".join(rng.choice(SYLLABLES.split()) for _ in range(rng.randint(2, 4)))
+    return mixed_word(rng)
 
 
 def sentence(rng: Random) -> str:
@@ -41,13 +40,19 @@ def sentence(rng: Random) -> str:
 
 def text_to_copy(rng: Random) -> str:
     """Text of any kind: sentences, loose words, numbers, codes."""
-    kind = rng.randrange(5)
+    kind = rng.randrange(6)
     if kind == 0:
         return " ".join(sentence(rng) for _ in range(rng.randint(1, 3)))
+    if kind == 5:
+        spoken = [rng.choice(words("common") + vocabulary()) for _ in range(rng.randint(3, 14))]
+        text = " ".join(spoken)
+        return text.capitalize() + rng.choice(".!?") if rng.random() < 0.5 else text
     if kind == 1:
         return " ".join(some_word(rng) for _ in range(rng.randint(1, 12)))
     if kind == 2:
-        return " ".join(str(rng.randrange(10 ** rng.randint(1, 5))) for _ in range(rng.randint(1, 8)))
+        return " ".join(
+            str(rng.randrange(10 ** rng.randint(1, 5))) for _ in range(rng.randint(1, 8))
+        )
     if kind == 3:
         alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
         return "".join(rng.choice(alphabet) for _ in range(rng.randint(3, 12)))

@@ -115,41 +115,50 @@ class Trainer:
 
     def run(self) -> None:
         """Trains for the given steps, or for the steps that fit into the given seconds."""
-        steps, step, started = self.args.steps or 10**9, 0, time.perf_counter()
-        timed = started
-        self.write(
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            corpus_tokens=len(self.corpus.tokens), batch_tokens=self.args.batch_tokens,
-            lr=self.args.lr, seed=self.args.seed, device=self.device_name(), torch=torch.__version__,
-        )  # fmt: skip
+        steps, step, started = self.args.steps or 10**9, 0, self.now()
         while step < steps:
             if step == WARMUP_STEPS // 2:
                 timed = self.now()
             if step == WARMUP_STEPS and not self.args.steps:
-                now = self.now()
-                rate = (WARMUP_STEPS - WARMUP_STEPS // 2) / (now - timed)
-                steps = step + int(rate * (self.args.seconds - (now - started)))
-                self.write(planned_steps=steps, steps_per_s=round(rate, 2))
-            rate_now = learning_rate(step, steps, self.args.lr)
+                steps = self.planned_steps(started, timed)
+            rate = learning_rate(step, steps, self.args.lr)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate_now
-            long = step % LONG_EVERY == LONG_EVERY - 1
-            loss = self.step(self.args.long_row if long else self.args.short_row)
+                group["lr"] = rate
+            is_long = step % LONG_EVERY == LONG_EVERY - 1
+            loss = self.step(self.args.long_row if is_long else self.args.short_row)
             step += 1
             if step % self.args.log_every == 0 or step == steps:
+                seconds = round(self.now() - started, 1)
                 tokens = step * self.args.batch_tokens
-                self.write(step=step, tokens=tokens, loss=round(loss.item(), 4),
-                           lr=round(rate_now, 6), seconds=round(self.now() - started, 1))  # fmt: skip
+                found = round(loss.item(), 4)
+                self.write(step=step, tokens=tokens, loss=found, lr=round(rate, 6), seconds=seconds)
+
+    def planned_steps(self, started: float, timed: float) -> int:
+        """The steps that fit into the wanted time at the speed of the warm-up's second half."""
+        now = self.now()
+        per_s = (WARMUP_STEPS - WARMUP_STEPS // 2) / (now - timed)
+        steps = WARMUP_STEPS + int(per_s * (self.args.seconds - (now - started)))
+        self.write(planned_steps=steps, steps_per_s=round(per_s, 2))
+        return steps
+
+    def describe(self) -> None:
+        """Writes the first line of the log: what is trained, on what, where."""
+        cuda = self.device.type == "cuda"
+        self.write(
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            corpus_tokens=len(self.corpus.tokens),
+            batch_tokens=self.args.batch_tokens,
+            lr=self.args.lr,
+            seed=self.args.seed,
+            device=torch.cuda.get_device_name() if cuda else "cpu",
+            torch=torch.__version__,
+        )
 
     def now(self) -> float:
         """The clock after all queued work of the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
-
-    def device_name(self) -> str:
-        """The name of the device for the log."""
-        return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
 
 
 def export(model: Decoder, out: Path) -> None:
@@ -174,17 +183,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=150.0)
-    parser.add_argument("--batch-tokens", type=int, default=131072)
+    parser.add_argument("--batch-tokens", type=int, default=65536)
     parser.add_argument("--short-row", type=int, default=SHORT_ROW)
     parser.add_argument("--long-row", type=int, default=Shape().max_position_embeddings)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     trainer = Trainer(args)
+    trainer.describe()
     trainer.run()
     export(trainer.model, args.out)
 

@@ -1,6 +1,6 @@
 """Trains the byte-level BPE tokenizer and writes the tokenizer files of the model directory.
 
-    python tools/demo_model/train_tokenizer.py
+python tools/demo_model/train_tokenizer.py
 """
 
 import json
