@@ -12,7 +12,7 @@ from engine.kernels.triton_kernels.tile import Tile, next_power_of_2, padded_dim
 
 MAX_SPLITS = 128
 MIN_SPLIT_TOKENS = 256
-PROGRAMS_PER_PROCESSOR = 4
+PROGRAMS_PER_PROCESSOR = 2
 
 
 @triton.jit(do_not_specialize=["window", "num_splits"])
@@ -83,7 +83,7 @@ def tile_for(dtype: torch.dtype) -> Tile:
     """The tile that measured fastest (docs/gpu.md). A matrix product takes 16 rows at least."""
     if dtype == torch.float32:
         return Tile(rows=16, keys=32, warps=4, stages=2)
-    return Tile(rows=16, keys=64, warps=4, stages=3)
+    return Tile(rows=16, keys=64, warps=4, stages=4)
 
 
 def choose_splits(num_programs: int, max_context: int, num_processors: int) -> int:

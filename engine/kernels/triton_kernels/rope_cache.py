@@ -44,6 +44,38 @@ def _rotated(
 
 
 @triton.jit
+def _store_cached(
+    source,  # the token's first key
+    norm_ptr,
+    cos,
+    sin,
+    halves,
+    slot,
+    kv_ptr,
+    eps,
+    num_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr,
+    block_size: tl.constexpr,
+    has_norm: tl.constexpr,
+    heads_padded: tl.constexpr,
+):
+    """Write the rotated keys and the values of one token into its slot."""
+    half: tl.constexpr = head_dim // 2
+    heads = tl.arange(0, heads_padded)
+    inside = (heads < num_kv_heads)[:, None] & (halves < half)[None, :]
+    low, high = _rotated(source, norm_ptr, cos, sin, heads, halves, inside, eps, head_dim, has_norm)
+    row = (slot // block_size) * (2 * num_kv_heads * block_size) + slot % block_size
+    places = heads[:, None] * (block_size * head_dim) + halves[None, :]
+    cached = kv_ptr + row * head_dim + places
+    tl.store(cached, low, mask=inside)
+    tl.store(cached + half, high, mask=inside)
+    values = source + num_kv_heads * head_dim + heads[:, None] * head_dim + halves[None, :]
+    cached += num_kv_heads * block_size * head_dim
+    tl.store(cached, tl.load(values, mask=inside), mask=inside)
+    tl.store(cached + half, tl.load(values + half, mask=inside), mask=inside)
+
+
+@triton.jit
 def _store_kv(
     qkv_ptr,
     q_norm_ptr,
@@ -82,21 +114,10 @@ def _store_kv(
 
     slot = tl.load(slots_ptr + token)
     if slot >= 0:  # a padding token has no slot
-        heads = tl.arange(0, kv_heads_padded)
-        inside = (heads < num_kv_heads)[:, None] & (halves < half)[None, :]
-        source += num_heads * head_dim
-        low, high = _rotated(
-            source, k_norm_ptr, cos, sin, heads, halves, inside, eps, head_dim, has_norm
-        )
-        row = (slot // block_size) * (2 * num_kv_heads * block_size) + slot % block_size
-        target = kv_ptr + row * head_dim
-        target += heads[:, None] * (block_size * head_dim) + halves[None, :]
-        tl.store(target, low, mask=inside)
-        tl.store(target + half, high, mask=inside)
-        source += num_kv_heads * head_dim + heads[:, None] * head_dim + halves[None, :]
-        target += num_kv_heads * block_size * head_dim
-        tl.store(target, tl.load(source, mask=inside), mask=inside)
-        tl.store(target + half, tl.load(source + half, mask=inside), mask=inside)
+        _store_cached(
+            source + num_heads * head_dim, k_norm_ptr, cos, sin, halves, slot, kv_ptr, eps,
+            num_kv_heads, head_dim, block_size, has_norm, kv_heads_padded,
+        )  # fmt: skip
 
 
 def store_kv(

@@ -1,0 +1,116 @@
+"""Each Triton kernel compiles for a Hopper GPU, on a machine without one.
+
+The interpreter takes what the compiler does not: a name whose type changes in a branch, say.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from engine.kernels import BatchInput, HeadShape  # noqa: E402
+from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
+from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
+from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  # noqa: E402
+
+HOPPER = GPUTarget("cuda", 90, 32)
+POINTERS = {
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+HEADS, KV_HEADS, DIM, TOKENS = 8, 2, 128, 40
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was compiled by launches, none of which runs."""
+    if triton.knobs.runtime.interpret or torch.cuda.is_available():
+        pytest.skip("the kernels run here")
+    kernels: list[Any] = []
+
+    def run(self: Any, *args: Any, grid: object, warmup: bool, **kwargs: Any) -> None:
+        options = {key: kwargs.pop(key) for key in ("num_warps", "num_stages") if key in kwargs}
+        bound = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        assert set(bound) == set(self.arg_names)
+        fixed = {(self.arg_names.index(name),): value for name, value in kwargs.items()}
+        types = {
+            name: "constexpr" if name in kwargs else type_of(value) for name, value in bound.items()
+        }
+        source = ASTSource(self, types, fixed, {})
+        kernels.append(triton.compile(source, target=HOPPER, options=options))
+
+    monkeypatch.setattr(triton.runtime.JITFunction, "run", run)
+    return kernels
+
+
+def type_of(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return POINTERS[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def batch() -> BatchInput:
+    return BatchInput(
+        token_ids=torch.zeros(TOKENS, dtype=torch.int64),
+        positions=torch.arange(TOKENS),
+        slots=torch.arange(TOKENS),
+        block_tables=torch.zeros((3, 200), dtype=torch.int32),
+        query_start=torch.tensor([0, 1, 2, TOKENS], dtype=torch.int32),
+        context_len=torch.tensor([3, 4, TOKENS], dtype=torch.int32),
+        logit_rows=torch.tensor([0]),
+    )
+
+
+def norms(dtype: torch.dtype) -> None:
+    x = torch.zeros((TOKENS, 1000), dtype=dtype)
+    for residual in (None, x):
+        TritonKernels().rms_norm(x, residual, x[0], 1e-5)
+
+
+def silu(dtype: torch.dtype) -> None:
+    TritonKernels().silu_mul(torch.zeros((TOKENS, 3000), dtype=dtype))
+
+
+def stores(dtype: torch.dtype) -> None:
+    qkv = torch.zeros((TOKENS, (HEADS + 2 * KV_HEADS) * DIM), dtype=dtype)
+    for norm in (None, torch.zeros(DIM, dtype=dtype)):
+        heads = HeadShape(HEADS, KV_HEADS, DIM, 1e-5, norm, norm)
+        rope = torch.zeros((TOKENS, DIM))
+        TritonKernels().store_kv(qkv, heads, rope, batch(), cache(dtype))
+
+
+def attention(dtype: torch.dtype) -> None:
+    q = torch.zeros((TOKENS, HEADS, DIM), dtype=dtype)
+    for window in (None, 20):
+        TritonKernels().attention(q, batch(), cache(dtype), window)
+        decode_attention(q, batch(), cache(dtype), window, q, num_processors=132)
+
+
+def blocks(dtype: torch.dtype) -> None:
+    kv = cache(dtype).unsqueeze(0)
+    ids = torch.zeros(2, dtype=torch.int64)
+    scatter_blocks(gather_blocks(kv, ids), ids, kv)
+
+
+def cache(dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros((5, 2, KV_HEADS, 16, DIM), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("launch", [norms, silu, stores, attention, blocks])
+def test_each_kernel_compiles_for_a_hopper_gpu(
+    launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]
+) -> None:
+    launch(dtype)
+    assert compiled
+    for kernel in compiled:
+        assert kernel.metadata.shared <= 227 * 1024, kernel.metadata.name
+        assert kernel.asm["cubin"]
