@@ -77,7 +77,7 @@ def from_baton(error: BatonError) -> ApiError:
 
 
 _INVALID = "invalid_request_error"
-_TYPES = {404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+_TYPES = {429: "rate_limit_error", 503: "service_unavailable_error"}
 _STATUS = {
     ErrorCode.INVALID_REQUEST: 400,
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: 400,

@@ -118,20 +118,27 @@ def _read_defaults(path: Path, values: Mapping[str, object]) -> SamplingDefaults
     top_k = values.get("top_k")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < -1):
         raise ModelDirectoryError(path, f"field 'top_k' must be 0 or more, is {top_k!r}")
+    # An explicit do_sample: false is the model's wish for greedy answers.
+    temperature = 0.0 if values.get("do_sample") is False else 1.0
     return SamplingDefaults(
-        temperature=_number(path, values, "temperature", 0.0, 2.0),
-        top_p=_number(path, values, "top_p", math.ulp(0.0), 1.0),
+        temperature=_number(path, values, "temperature", 0.0, 2.0, temperature),
+        top_p=_number(path, values, "top_p", math.ulp(0.0), 1.0, 1.0),
         top_k=max(0, top_k or 0),
-        repetition_penalty=_number(path, values, "repetition_penalty", math.ulp(0.0), 10.0),
+        repetition_penalty=_number(path, values, "repetition_penalty", math.ulp(0.0), 10.0, 1.0),
     )
 
 
 def _number(
-    path: Path, values: Mapping[str, object], field: str, lowest: float, highest: float
+    path: Path,
+    values: Mapping[str, object],
+    field: str,
+    lowest: float,
+    highest: float,
+    default: float,
 ) -> float:
     value = values.get(field)
     if value is None:
-        return 1.0
+        return default
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not lowest <= float(str(value)) <= highest:
         reason = f"field {field!r} must be a number from {lowest:g} to {highest:g}, is {value!r}"

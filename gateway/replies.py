@@ -32,12 +32,11 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
     id: str
     created: int
     model: str
     choices: tuple[ChunkChoice, ...]
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     usage: Usage | None | UnsetType = UNSET
 
 
@@ -54,13 +53,12 @@ class ChatChoice(msgspec.Struct, frozen=True):
     logprobs: None = None
 
 
-class ChatReply(msgspec.Struct, frozen=True):
+class ChatReply(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion"):
     id: str
     created: int
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    object: Literal["chat.completion"] = "chat.completion"
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -70,14 +68,13 @@ class TextChoice(msgspec.Struct, frozen=True):
     logprobs: None = None
 
 
-class TextReply(msgspec.Struct, frozen=True):
+class TextReply(msgspec.Struct, frozen=True, tag_field="object", tag="text_completion"):
     """An answer of /v1/completions, and also each chunk of a streamed one."""
 
     id: str
     created: int
     model: str
     choices: list[TextChoice]
-    object: Literal["text_completion"] = "text_completion"
     usage: Usage | None | UnsetType = UNSET
 
 

@@ -255,6 +255,20 @@ def write_model() -> Callable[..., Path]:
     return write_model_directory
 
 
+def parse_events(body: str) -> list[Any]:
+    """The payloads of a server-sent event stream, which has to end with [DONE]."""
+    blocks = body.split("\n\n")
+    assert blocks.pop() == ""
+    assert blocks.pop() == "data: [DONE]"
+    assert all(block.startswith("data: ") for block in blocks)
+    return [json.loads(block.removeprefix("data: ")) for block in blocks]
+
+
+@pytest.fixture
+def events_of() -> Callable[[str], list[Any]]:
+    return parse_events
+
+
 @pytest.fixture
 def encode(model: ModelFiles) -> Callable[[str], list[int]]:
     return lambda text: model.tokenizer.encode(text, add_special_tokens=False).ids

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,22 +13,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.model_directory import ModelFiles
 from router.output import OutputDelta
 from wire.block_hash import block_hashes
-from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason, GenerateRequest
 
 Start = Callable[..., Any]
 Encode = Callable[[str], list[int]]
 AnswerOf = Callable[..., list[OutputDelta]]
+EventsOf = Callable[[str], list[Any]]
 HELLO = [{"role": "user", "content": "Hello"}]
-
-
-def events_of(body: str) -> list[Any]:
-    """The payloads of a server-sent event stream, which has to end with [DONE]."""
-    blocks = body.split("\n\n")
-    assert blocks.pop() == ""
-    assert blocks.pop() == "data: [DONE]"
-    assert all(block.startswith("data: ") for block in blocks)
-    return [json.loads(block.removeprefix("data: ")) for block in blocks]
 
 
 def client_of(gateway: Any) -> openai.AsyncOpenAI:
@@ -62,7 +52,7 @@ async def test_a_chat_answer_has_text_usage_and_the_workers_names(
 
 
 async def test_a_streamed_chat_is_role_text_finish_usage_done(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
+    start_gateway: Start, events_of: EventsOf, encode: Encode, answer_of: AnswerOf
 ) -> None:
     text = "Grüße aus Köln 🚀"
     async with start_gateway(lambda _: answer_of(encode(text))) as gateway:
@@ -120,7 +110,7 @@ async def test_the_official_client_reads_completions_whole_and_streamed(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_batch_of_prompts_gives_one_choice_each_by_index(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf, stream: bool
+    start_gateway: Start, events_of: EventsOf, encode: Encode, answer_of: AnswerOf, stream: bool
 ) -> None:
     texts = {"one": "first", "two": "second 東京", "three": "third"}
 
@@ -217,73 +207,8 @@ async def test_given_sampling_reaches_the_router(start_gateway: Start, answer_of
         assert {name: getattr(sampling, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_stop_string_ends_the_answer_and_cancels_the_request(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf, stream: bool
-) -> None:
-    forever = asyncio.Event()
-
-    def script(_: GenerateRequest) -> list[Any]:
-        return [*answer_of(encode("one two STOP three"))[:-1], forever]
-
-    async with start_gateway(script) as gateway:
-        body = {"model": "tiny", "messages": HELLO, "stop": ["STOP", "zz"], "stream": stream}
-        response = await gateway.client.post("/v1/chat/completions", json=body)
-        if stream:
-            choices = [event["choices"][0] for event in events_of(response.text)]
-            text = "".join(choice["delta"].get("content", "") for choice in choices)
-            reason = choices[-1]["finish_reason"]
-        else:
-            text = response.json()["choices"][0]["message"]["content"]
-            reason = response.json()["choices"][0]["finish_reason"]
-        assert (text, reason) == ("one two ", "stop")
-        [request] = gateway.router.requests
-        await gateway.router.until(lambda: request.request_id in gateway.router.closed_early)
-        await gateway.until_idle()
-
-
-async def test_a_stop_string_in_one_of_several_prompts_leaves_the_others_alone(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
-) -> None:
-    def script(request: GenerateRequest) -> list[OutputDelta]:
-        text = "a STOP b" if request.prompt_tokens == (1,) else "all of it"
-        return answer_of(encode(text))
-
-    async with start_gateway(script) as gateway:
-        body = {"model": "tiny", "prompt": [[1], [2]], "stop": "STOP"}
-        choices = (await gateway.client.post("/v1/completions", json=body)).json()["choices"]
-        assert [(choice["text"], choice["finish_reason"]) for choice in choices] == [
-            ("a ", "stop"),
-            ("all of it", "length"),
-        ]
-
-
-async def test_stop_strings_do_not_count_before_min_tokens(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
-) -> None:
-    tokens = encode("aaa")
-    async with start_gateway(lambda _: answer_of(tokens * 2)) as gateway:
-        body = {"model": "tiny", "prompt": "x", "stop": "a", "min_tokens": len(tokens)}
-        [choice] = (await gateway.client.post("/v1/completions", json=body)).json()["choices"]
-        assert (choice["text"], choice["finish_reason"]) == ("aaa", "stop")
-
-
-async def test_the_token_that_ends_an_answer_does_not_show_but_counts(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
-) -> None:
-    tokens = encode("relay")
-    stop_id = encode(".")[0]
-    async with start_gateway(
-        lambda _: answer_of([*tokens, stop_id], reason=FinishReason.STOP)
-    ) as gateway:
-        body = {"model": "tiny", "prompt": "x", "stop_token_ids": [stop_id]}
-        answer = (await gateway.client.post("/v1/completions", json=body)).json()
-        assert answer["choices"][0]["text"] == "relay"
-        assert answer["usage"]["completion_tokens"] == len(tokens) + 1
-
-
 async def test_tokens_that_wait_go_out_in_one_event(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
+    start_gateway: Start, events_of: EventsOf, encode: Encode, answer_of: AnswerOf
 ) -> None:
     tokens = encode("a long answer whose tokens all wait for the client")
     async with start_gateway(lambda _: answer_of(tokens)) as gateway:
@@ -327,7 +252,7 @@ async def test_answers_leave_without_nagles_delay(
         sockets = [
             protocol.transport.get_extra_info("socket")
             for protocol in gc.get_objects()
-            if isinstance(protocol, HttpToolsProtocol) and not protocol.transport.is_closing()
+            if type(protocol) is HttpToolsProtocol and not protocol.transport.is_closing()
         ]
         found = [
             each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -339,113 +264,29 @@ async def test_answers_leave_without_nagles_delay(
         assert found and all(found)
 
 
-async def test_an_error_before_the_first_token_has_its_own_status(start_gateway: Start) -> None:
-    async with start_gateway(
-        lambda _: [BatonError(ErrorCode.OVERLOADED, "no room", retry_after_s=2.5)]
-    ) as gateway:
-        for stream in (False, True):
-            body = {"model": "tiny", "messages": HELLO, "stream": stream}
-            response = await gateway.client.post("/v1/chat/completions", json=body)
-            assert response.status_code == 429
-            assert response.headers["retry-after"] == "3"
-            assert response.json() == {
-                "error": {
-                    "message": "no room",
-                    "type": "rate_limit_error",
-                    "param": None,
-                    "code": "overloaded",
-                }
-            }
-
-
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        (ErrorCode.INVALID_REQUEST, 400),
-        (ErrorCode.CONTEXT_LENGTH_EXCEEDED, 400),
-        (ErrorCode.UNAVAILABLE, 503),
-        (ErrorCode.DRAINING, 503),
-        (ErrorCode.WORKER_LOST, 503),
-        (ErrorCode.INTERNAL, 500),
-    ],
-)
-async def test_every_router_error_has_a_status(
-    start_gateway: Start, code: ErrorCode, status: int
+async def test_many_streams_at_once_never_mix_their_texts(
+    start_gateway: Start, events_of: EventsOf, encode: Encode, answer_of: AnswerOf
 ) -> None:
-    async with start_gateway(lambda _: [BatonError(code, "no")]) as gateway:
-        body = {"model": "tiny", "prompt": "x"}
+    """Each answer repeats its prompt; tokens are let go one step at a time, for all in turn."""
+    gates = [asyncio.Event() for _ in range(4)]
+
+    def script(request: GenerateRequest) -> list[Any]:
+        parts = answer_of(request.prompt_tokens, per_delta=1 + len(request.prompt_tokens) % 3)
+        steps: list[Any] = []
+        for index, part in enumerate(parts):
+            steps += [gates[min(index, 3)], part]
+        return steps
+
+    async def ask(gateway: Any, text: str) -> str:
+        body = {"model": "tiny", "prompt": text, "stream": True}
         response = await gateway.client.post("/v1/completions", json=body)
-        assert (response.status_code, response.json()["error"]["code"]) == (status, code.value)
-        assert ("retry-after" in response.headers) == (status == 503)
+        return "".join(event["choices"][0]["text"] for event in events_of(response.text))
 
-
-async def test_an_error_in_the_middle_of_a_stream_is_an_event_before_done(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
-) -> None:
-    gate = asyncio.Event()
-
-    def script(_: GenerateRequest) -> list[Any]:
-        return [answer_of(encode("half of"))[0], gate, BatonError(ErrorCode.WORKER_LOST, "gone")]
-
+    texts = [f"the {number} workers of 東京 {'relay ' * (number % 7)}" for number in range(48)]
     async with start_gateway(script) as gateway:
-        body = {"model": "tiny", "prompt": "x", "stream": True}
-        async with gateway.client.stream("POST", "/v1/completions", json=body) as response:
-            assert response.status_code == 200
-            received = ""
-            async for text in response.aiter_text():
-                received += text
-                gate.set()
-        *_, error = events_of(received)
-        assert error["error"]["code"] == "worker_lost"
-        assert (
-            gateway.value("baton_requests_total", endpoint="completions", outcome="worker_lost")
-            == 1
-        )
-
-
-@pytest.mark.parametrize("steps", [[RuntimeError("a bug")], []])
-async def test_a_router_that_breaks_its_contract_gives_a_500_not_a_hang(
-    start_gateway: Start, steps: list[Any]
-) -> None:
-    async with start_gateway(lambda _: steps) as gateway:
-        body = {"model": "tiny", "prompt": "x"}
-        response = await gateway.client.post("/v1/completions", json=body)
-        assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
-
-
-async def test_metrics_count_tokens_and_outcomes(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
-) -> None:
-    tokens = encode("tokens")
-    async with start_gateway(lambda _: answer_of(tokens, num_cached_tokens=1)) as gateway:
-        body = {"model": "tiny", "prompt": [5, 6, 7]}
-        await gateway.client.post("/v1/completions", json=body)
-        await gateway.client.post("/v1/completions", json={"model": "none", "prompt": "x"})
-        await gateway.until_idle()
-        page = (await gateway.client.get("/metrics")).text
-        for line in (
-            'baton_requests_total{endpoint="completions",outcome="ok"} 1.0',
-            'baton_requests_total{endpoint="completions",outcome="model_not_found"} 1.0',
-            "baton_requests_in_flight 0.0",
-            "baton_prompt_tokens_total 3.0",
-            "baton_cached_tokens_total 1.0",
-            f"baton_output_tokens_total {float(len(tokens))}",
-            "baton_ttft_seconds_count 1.0",
-            "baton_e2e_seconds_count 1.0",
-        ):
-            assert line in page
-
-
-async def test_the_small_pages_answer(start_gateway: Start) -> None:
-    async with start_gateway(lambda _: []) as gateway:
-        models = await client_of(gateway).models.list()
-        assert [model.id for model in models.data] == ["tiny"]
-        assert (await client_of(gateway).models.retrieve("tiny")).owned_by == "baton"
-        with pytest.raises(openai.NotFoundError):
-            await client_of(gateway).models.retrieve("a/b")
-        assert (await gateway.client.get("/livez")).status_code == 200
-        assert (await gateway.client.get("/readyz")).status_code == 200
-        assert (await gateway.client.get("/version")).json()["version"]
-        gateway.router.is_ready = False
-        assert (await gateway.client.get("/readyz")).status_code == 503
-        assert (await gateway.client.get("/livez")).status_code == 200
+        asking = asyncio.gather(*(ask(gateway, text) for text in texts))
+        await gateway.router.until(lambda: len(gateway.router.running) == len(texts))
+        for gate in gates:
+            gate.set()
+            await gateway.client.get("/livez")
+        assert await asking == texts

@@ -58,3 +58,37 @@ def test_a_context_over_the_models_own_is_refused(model_path: Path) -> None:
     with pytest.raises(ModelDirectoryError, match="257"):
         read_model_directory(model_path, max_model_len=257)
     assert read_model_directory(model_path, max_model_len=64).max_model_len == 64
+
+
+@pytest.mark.parametrize(
+    ("generation", "temperature", "top_k"),
+    [
+        (b"{}", 1.0, 0),
+        (b'{"temperature": 0.6, "top_k": 20, "do_sample": false}', 0.6, 20),
+        (b'{"do_sample": false, "top_k": -1}', 0.0, 0),
+        (b'{"temperature": null, "do_sample": true}', 1.0, 0),
+    ],
+)
+def test_defaults_come_from_the_generation_config(
+    byte_level_tokenizer: Tokenizer,
+    tmp_path: Path,
+    write_model: Callable[..., Path],
+    generation: bytes,
+    temperature: float,
+    top_k: int,
+) -> None:
+    path = write_model(tmp_path / "m", byte_level_tokenizer)
+    (path / "generation_config.json").write_bytes(generation)
+    defaults = read_model_directory(path).defaults
+    assert (defaults.temperature, defaults.top_k) == (temperature, top_k)
+
+
+def test_truncation_and_padding_of_a_tokenizer_file_are_switched_off(
+    byte_level_tokenizer: Tokenizer, tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
+    cutting = Tokenizer.from_str(byte_level_tokenizer.to_str())
+    cutting.enable_truncation(4)
+    cutting.enable_padding(length=16)
+    tokenizer = read_model_directory(write_model(tmp_path / "m", cutting)).tokenizer
+    for text in ("a", "the relay of the pool and the pair of workers"):
+        assert tokenizer.encode(text).ids == byte_level_tokenizer.encode(text).ids
