@@ -60,7 +60,7 @@ inline void soften(float* scores, int64_t padded, float& best, float& sum) {
   best = reduce_max(top);
   f32x16 total = splat(0);
   for (int64_t i = 0; i < padded; i += kLanes) {
-    const f32x16 weight = exp(load<f32x16>(scores + i) - best);
+    const f32x16 weight = exp2_falling(load<f32x16>(scores + i) - best);
     store(scores + i, weight);
     total += weight;
   }
@@ -198,7 +198,7 @@ void merge_partials(const Attention<T>& step, const Partial<T, D>* partials, int
   for (int64_t part = 0; part < partitions; ++part) {
     const Partial<T, D>& from = partials[part * step.num_heads];
     const float top = std::max(best, from.best);
-    const float old_scale = std::exp(best - top), scale = std::exp(from.best - top);
+    const float old_scale = std::exp2(best - top), scale = std::exp2(from.best - top);
     for (int i = 0; i < V::kWidth; ++i) values[i] = values[i] * old_scale + from.values[i] * scale;
     sum = sum * old_scale + from.sum * scale;
     best = top;

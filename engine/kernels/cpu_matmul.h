@@ -21,7 +21,8 @@ struct Panels {
 template <class T, int ROWS, int PANELS>
 inline void accumulate(f32x16 (&sums)[ROWS][PANELS], const T* a, int64_t a_row, Panels b,
                        int64_t steps) {
-  for (int64_t step = 0; step < steps; ++step) {
+  int64_t step = 0;
+  do {  // steps >= 1: without the test ahead of the loop, the sums never leave their registers
     u32x16 right[PANELS];
 #pragma GCC unroll 8
     for (int panel = 0; panel < PANELS; ++panel)
@@ -35,7 +36,7 @@ inline void accumulate(f32x16 (&sums)[ROWS][PANELS], const T* a, int64_t a_row, 
       for (int panel = 0; panel < PANELS; ++panel)
         sums[row][panel] = mac<T>(sums[row][panel], right[panel], lanes);
     }
-  }
+  } while (++step < steps);
 }
 
 }  // namespace baton

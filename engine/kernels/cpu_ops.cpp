@@ -85,7 +85,7 @@ int64_t baton_attention(int wide, const void* q, const void* layer_kv, const int
                         int64_t sequences, int64_t table_width, int64_t num_heads,
                         int64_t num_kv_heads, int64_t head_dim, int64_t window, int threads,
                         void* workspace, int workspace_only) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const float scale = 1.44269504f / std::sqrt(static_cast<float>(head_dim));
   if (wide) {
     const Attention<float> step{(const float*)q, (const float*)layer_kv, tables, query_start,
                                 context_len, (float*)out, sequences, table_width, num_heads,

@@ -21,7 +21,7 @@ struct Attention {
   T* out;  // [tokens, num_heads, head_dim]
   int64_t sequences, table_width, num_heads, num_kv_heads, head_dim;
   int64_t window;  // 0: none
-  float scale;
+  float scale;     // of scores, so that weights are powers of two: log2(e) / sqrt(head_dim)
   int threads;
 
   int64_t group() const { return num_heads / num_kv_heads; }
@@ -45,7 +45,8 @@ template <class T, int D>
 struct Values {
   static constexpr int kDepth = Depth<T>::value;
   static constexpr int kSteps = kBlock / kDepth;
-  static constexpr int kWidth = (D * kDepth + 31) / 32 * 32 / kDepth;  // lanes of one step
+  static constexpr int kUnit = kLanes * kDepth;
+  static constexpr int kWidth = (D + kUnit - 1) / kUnit * kUnit;  // lanes of one step
 };
 
 inline int dim_of(int lane, bf16) {
@@ -53,6 +54,17 @@ inline int dim_of(int lane, bf16) {
   return lane / 32 * 32 + within / 4 * 8 + half * 4 + within % 4;
 }
 inline int dim_of(int lane, float) { return lane; }
+
+// Sixteen neighbouring dims out of two lane vectors of sums: the first or the second half of them.
+template <class T>
+inline f32x16 ordered(const float* lanes, int half) {
+  if (Depth<T>::value == 1) return load<f32x16>(lanes + half * kLanes);
+  const f32x16 a = load<f32x16>(lanes), b = load<f32x16>(lanes + kLanes);
+  return half ? __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29,
+                                        30, 31)
+              : __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22,
+                                        23);
+}
 
 // A row's `count` elements from `at` on, zero beyond the row's end.
 template <class T, int D>

@@ -106,37 +106,48 @@ struct Tile {
         best(rows), total(rows) {}
 };
 
-// One chunk's scores of a row become weights; keys outside [low, high) get none.
-template <class T, int D>
-inline void soften_row(Tile<T, D>& tile, int64_t row, int64_t low, int64_t high, int64_t keys,
-                       float scale) {
-  float* scores = &tile.scores[row * kChunk];
-  f32x16 top = splat(tile.best[row]);
-  const bool masked = low > 0 || high < keys;
+// -inf for the keys of a row outside [low, high).
+inline void hide(float* scores, int64_t low, int64_t high, int64_t keys) {
   for (int64_t i = 0; i < keys; i += kLanes) {
-    f32x16 score = load<f32x16>(scores + i) * scale;
-    if (masked) {
-      const i32x16 at = iota() + static_cast<int32_t>(i);
-      const i32x16 seen = (at >= static_cast<int32_t>(low)) & (at < static_cast<int32_t>(high));
-      score = seen ? score : splat(-INFINITY);
-    }
-    store(scores + i, score);
-    top = max(top, score);
+    const i32x16 at = iota() + static_cast<int32_t>(i);
+    const i32x16 seen = (at >= static_cast<int32_t>(low)) & (at < static_cast<int32_t>(high));
+    store(scores + i, seen ? load<f32x16>(scores + i) : splat(-INFINITY));
   }
-  const float best = reduce_max(top), shrink = exp(splat(tile.best[row] - best))[0];
+}
+
+// One chunk's scores of a row become weights; what was summed up before shrinks to their scale.
+template <class T, int D>
+inline void soften_row(Tile<T, D>& tile, int64_t row, int64_t keys, float scale) {
+  const float* scores = &tile.scores[row * kChunk];
+  f32x16 top = load<f32x16>(scores);
+  for (int64_t i = kLanes; i < keys; i += kLanes) top = max(top, load<f32x16>(scores + i));
+  const float old = tile.best[row], best = std::max(old, reduce_max(top) * scale);
   f32x16 total = splat(0);
   for (int64_t i = 0; i < keys; i += kLanes) {
-    const f32x16 weight = exp(load<f32x16>(scores + i) - best);
+    const f32x16 weight = exp2_falling(load<f32x16>(scores + i) * scale - best);
     narrow(weight, &tile.weights[row * kChunk + i]);
     total += weight;
   }
-  tile.total[row] = tile.total[row] * shrink + reduce_sum(total);
-  if (best != tile.best[row])
+  if (best != old) {
+    const float shrink = std::exp2(old - best);
+    tile.total[row] *= shrink;
     for (int64_t i = 0; i < tile.kWidth; i += kLanes) {
       float* sums = &tile.sums[row * tile.kWidth + i];
       store(sums, load<f32x16>(sums) * shrink);
     }
+  }
+  tile.total[row] += reduce_sum(total);
   tile.best[row] = best;
+}
+
+// A row's sums over its total, in the order of the dims.
+template <class T, int D>
+inline void write_row(const Tile<T, D>& tile, int64_t row, T* out) {
+  const float share = 1.0f / tile.total[row];
+  const float* sums = &tile.sums[row * tile.kWidth];
+  for (int from = 0; from < D; from += 2 * kLanes)
+    for (int half = 0; half < 2 && from + half * kLanes < D; ++half)
+      narrow(ordered<T>(sums + from, half) * share, out + from + half * kLanes);
 }
 
 // Tokens [first, last) of the sequence's queries, for the heads of one group.
@@ -165,20 +176,19 @@ void prefill_tile(const Attention<T>& step, const Packed<T, D>& packed, Tile<T, 
     const int64_t blocks = (std::min(end - at, kChunk) + kBlock - 1) / kBlock;
     multiply<T>(tile.q.data(), D, {packed.key_block(kv_head, block), Packed<T, D>::kKeyBlock, kLanes},
                 Packed<T, D>::kKeySteps, tile.scores.data(), kChunk, padded, blocks, false);
+    const bool edge = at < step.first_seen(end - 1) || at + blocks * kBlock > position0 + first + 1;
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t position = position0 + first + row / group;
-      soften_row(tile, row, step.first_seen(position) - at, position + 1 - at, blocks * kBlock,
-                 step.scale);
+      if (edge)
+        hide(&tile.scores[row * kChunk], step.first_seen(position) - at, position + 1 - at,
+             blocks * kBlock);
+      soften_row(tile, row, blocks * kBlock, step.scale);
     }
     multiply<T>(tile.weights.data(), kChunk, {packed.value_block(kv_head, block), kLanes, V::kWidth},
                 blocks * V::kSteps, tile.sums.data(), V::kWidth, padded, V::kWidth / kLanes, true);
   }
-  for (int64_t row = 0; row < rows; ++row) {
-    T* out = step.out + q_at + row / group * head_row + row % group * D;
-    for (int lane = 0; lane < V::kWidth; ++lane)
-      if (dim_of(lane, T{}) < D)
-        from_float(tile.sums[row * V::kWidth + lane] / tile.total[row], out[dim_of(lane, T{})]);
-  }
+  for (int64_t row = 0; row < rows; ++row)
+    write_row(tile, row, step.out + q_at + row / group * head_row + row % group * D);
 }
 
 template <class T, int D>

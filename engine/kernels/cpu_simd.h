@@ -159,6 +159,19 @@ inline f32x16 exp(f32x16 x) {
   return (f32x16)(((i32x16)p + exponent) & keep);
 }
 
+// 2^x for x <= 0, within 2e-7 of it; what would be below 2^-126 becomes 2^-126.
+inline f32x16 exp2_falling(f32x16 x) {
+  x = max(x, splat(-126.0f));
+  const f32x16 shifted = x + 12582912.0f;  // the sum's low bits are round(x)
+  const f32x16 r = x - (shifted - 12582912.0f);
+  f32x16 p = r * 1.3276476e-3f + 9.6755419e-3f;
+  p = p * r + 5.5507131e-2f;
+  p = p * r + 2.4022120e-1f;
+  p = p * r + 6.9314694e-1f;
+  p = p * r + 1.0f;
+  return (f32x16)((i32x16)p + ((i32x16)shifted << 23));
+}
+
 // Adds up each of sixteen vectors: lane i of the result is the sum of the lanes of v[i].
 inline f32x16 sum_each(f32x16 v[kLanes]) {
 #define BATON_FOLD(a, b, ...) \
