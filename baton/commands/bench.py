@@ -1,6 +1,10 @@
-"""`baton bench`: measured figures with the hardware and versions that they belong to."""
+"""`baton bench`: measured figures with the hardware and versions that they belong to.
 
-from collections.abc import Callable, Mapping
+A bench's module is imported only when it is asked for: each needs libraries of its own.
+"""
+
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -10,11 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from baton.bench import engine
 from baton.bench.row import Row
 from baton.host_facts import host_facts
 
-BENCHES: Mapping[str, Callable[[int], list[Row]]] = MappingProxyType({"engine": engine.run})
+# Each module has `run(repeats: int) -> list[Row]`.
+BENCHES: Mapping[str, str] = MappingProxyType({"engine": "baton.bench.engine"})
 
 WhatArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
@@ -26,7 +30,7 @@ def command(what: WhatArgument, json_file: JsonFlag = None, repeats: RepeatsFlag
     if what not in BENCHES:
         typer.echo(f"baton bench: {what!r} is not one of {', '.join(BENCHES)}", err=True)
         raise typer.Exit(2)
-    rows = BENCHES[what](repeats)
+    rows: list[Row] = importlib.import_module(BENCHES[what]).run(repeats)
     if json_file is not None:
         content = {"bench": what, "repeats": repeats, "host": host_facts(), "rows": rows}
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")

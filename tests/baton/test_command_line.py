@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from baton.__main__ import SUMMARIES
+from baton.bench.row import Row
 from baton.commands.flags import HELP, SECRET_FIELDS
 from baton.detached import start_detached
 from baton.state_dir import ClusterState, StateDir
@@ -286,6 +288,27 @@ def test_a_control_plane_alone_serves_and_ends_on_sigterm(
     assert json.loads(done.stdout)["workers"] == []
     assert second.returncode == 2
     assert port in second.stderr
+
+
+def test_a_bench_writes_its_rows_with_the_host_that_they_belong_to(
+    tmp_path: Path, run_in_process: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+):
+    rows = [Row("engine.decode.b1", 45.0, "tok/s", "bandwidth", 50.0, 0.9)]
+    asked: list[int] = []
+    scripted = SimpleNamespace(run=lambda repeats: asked.append(repeats) or rows)
+    monkeypatch.setitem(sys.modules, "baton.bench.engine", scripted)
+    file = tmp_path / "rows.json"
+    code, output = run_in_process("bench", "engine", "--json", str(file), "--repeats", "7")
+    content = json.loads(file.read_text())
+    assert (code, asked) == (0, [7])
+    assert "engine.decode.b1" in output
+    assert content["rows"][0]["ratio"] == 0.9
+    assert content["host"]["num_cores"] == os.cpu_count()
+    assert content["host"]["packages"]["torch"]
+
+
+def test_an_unknown_bench_ends_with_code_2(run_in_process: Callable[..., tuple[int, str]]):
+    assert run_in_process("bench", "nothing")[0] == 2
 
 
 def test_doctor_fails_with_code_1_when_the_model_cannot_be_served(
