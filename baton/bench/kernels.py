@@ -200,8 +200,8 @@ def main() -> None:
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for row in rows:
         print(
-            f"{row.name:44} {row.value:9.1f} {row.unit:8} {row.ratio:6.3f} of "
-            f"{row.baseline_value:9.1f} {row.baseline}"
+            f"{row.name:44} {row.value:9.2f} {row.unit:8} {row.ratio:6.3f} of "
+            f"{row.baseline_value:9.2f} {row.baseline}"
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
+from engine.decode_graphs import DecodeGraphs, padding_batch, refill  # noqa: E402
 from engine.models import BatchInput, Model, ModelConfig  # noqa: E402
 from engine.weights import load  # noqa: E402
 
@@ -52,6 +53,10 @@ class Feed:
 
     def step(self, chunks: dict[int, Sequence[int]]) -> Tensor:
         """Feed the next tokens of some sequences; the logits of the last token of each."""
+        return self.model.forward(self.batch(chunks), self.kv)
+
+    def batch(self, chunks: dict[int, Sequence[int]]) -> BatchInput:
+        """The next tokens of some sequences, with blocks for them."""
         positions, slots, starts = [], [], [0]
         for sequence, chunk in chunks.items():
             table = self.tables.setdefault(sequence, [])
@@ -69,7 +74,7 @@ class Feed:
         def tensor(values: object, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=DEVICE)
 
-        batch = BatchInput(
+        return BatchInput(
             token_ids=tensor([t for chunk in chunks.values() for t in chunk], torch.int64),
             positions=tensor(positions, torch.int64),
             slots=tensor(slots, torch.int64),
@@ -78,19 +83,24 @@ class Feed:
             context_len=tensor([self.lengths[s] for s in chunks]),
             logit_rows=tensor([s - 1 for s in starts[1:]], torch.int64),
         )
-        return self.model.forward(batch, self.kv)
+
+
+def tiny_model(kind: str, directory: Path) -> tuple[transformers.PreTrainedModel, Model]:
+    """The same random weights in transformers and here."""
+    torch.manual_seed(5)
+    config = getattr(transformers, f"{kind}Config")(**{**SHAPE, **KINDS[kind]})
+    reference = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    reference.save_pretrained(directory)
+    read = ModelConfig.from_directory(directory)
+    return reference, load(directory, read, torch.float32, DEVICE, kernels="triton")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(
     kind: str, tmp_path: Path
 ) -> None:
-    torch.manual_seed(5)
-    config = getattr(transformers, f"{kind}Config")(**{**SHAPE, **KINDS[kind]})
-    reference = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    reference.save_pretrained(tmp_path)
-    read = ModelConfig.from_directory(tmp_path)
-    feed = Feed(load(tmp_path, read, torch.float32, DEVICE, kernels="triton"))
+    reference, model = tiny_model(kind, tmp_path)
+    feed = Feed(model)
     prompts = {s: torch.randint(3, 200, (n,)).tolist() for s, n in enumerate((1, 17, 60))}
     fed, out = dict.fromkeys(prompts, 0), {s: [] for s in prompts}
     while any(len(tokens) < NUM_TOKENS for tokens in out.values()):
@@ -114,3 +124,36 @@ def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(
             eos_token_id=None,
         )
         assert out[sequence] == expected[0, len(prompt) :].tolist()
+
+
+def decode_steps(feed: Feed) -> list[BatchInput]:
+    """Two prompts fed, then one decode step of both and one of the second alone."""
+    feed.step({0: list(range(3, 40)), 1: list(range(50, 70))})
+    return [feed.batch({0: [5], 1: [9]}), feed.batch({1: [7]})]
+
+
+def test_a_padded_decode_step_gives_the_logits_of_the_bare_one(tmp_path: Path) -> None:
+    feed = Feed(tiny_model("Qwen3", tmp_path)[1])
+    padded = padding_batch(4, max_blocks=8, device=DEVICE)
+    for batch in decode_steps(feed):
+        before = feed.kv.clone()
+        expected = feed.model.forward(batch, feed.kv)
+        written = feed.kv.clone()
+        feed.kv.copy_(before)
+        refill(padded, batch)
+        logits = feed.model.forward(padded, feed.kv)
+        assert torch.allclose(logits[: batch.num_sequences], expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(feed.kv.isnan(), written.isnan())
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="a CUDA graph needs a GPU")
+def test_a_replayed_decode_step_gives_the_logits_of_a_launched_one(tmp_path: Path) -> None:
+    feed = Feed(tiny_model("Qwen3", tmp_path)[1])
+    steps = decode_steps(feed)
+    graphs = DecodeGraphs(feed.model, feed.kv, sizes=(1, 4), max_blocks=8)
+    for batch in steps:
+        expected = feed.model.forward(batch, feed.kv)
+        assert graphs.fits(batch)
+        assert torch.allclose(graphs.forward(batch), expected, rtol=1e-4, atol=1e-5)
+    assert not graphs.fits(feed.batch({0: [5, 6]}))
+    assert not graphs.fits(feed.batch({s: [4] for s in range(2, 7)}))
