@@ -72,10 +72,10 @@ class Channel:
         """After the handshake: until then nobody may make this process hold much memory."""
         self._frames.max_bytes = max_bytes
 
-    def send(self, frame: Frame) -> None:
-        """Raises TransferError (PEER_LOST, PEER_HUNG)."""
+    def send(self, *frames: Frame) -> None:
+        """All of `frames` at once. Raises TransferError (PEER_LOST, PEER_HUNG)."""
         try:
-            self.sock.sendall(encode(frame))
+            self.sock.sendall(b"".join(map(encode, frames)))
         except BlockingIOError as error:  # SO_SNDTIMEO is over
             raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes") from error
         except OSError as error:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.handshake import Identity
-from kv_transfer.link import Link, Reader
+from kv_transfer.link import Link
 from kv_transfer.memory import KVMemory, host_id
+from kv_transfer.opening import Reader
 from kv_transfer.pull import Pull, PullResult
 from kv_transfer.transports.registry import TRANSPORTS, Transports
 from runtime.clock import Clock
@@ -72,7 +73,6 @@ class Importer:
         the first `num_skip_blocks` are held already and not written. Gives the ticket.
         """
         layout = self._reader.layout
-        assert not self._is_closed, "pull after close"
         assert len(block_ids) == -(-handle.num_tokens // layout.block_size)
         assert all(0 <= block < layout.num_blocks for block in block_ids)
         assert 0 <= num_skip_blocks <= len(block_ids)
@@ -107,6 +107,7 @@ class Importer:
             link.join()
 
     def _submit(self, pull: Pull, peer: _Peer) -> None:
+        assert not self._is_closed, "pull after close"
         link = self._links.get(peer)
         if link is None or not link.submit(pull):
             link = self._open(peer)

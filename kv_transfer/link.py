@@ -3,10 +3,9 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kv_transfer.channel import Channel, Waker, wait_readable
-from kv_transfer.config import TransferConfig
 from kv_transfer.control import (
     Attach,
     Attached,
@@ -21,31 +20,12 @@ from kv_transfer.control import (
     Released,
 )
 from kv_transfer.errors import FailReason, TransferError
-from kv_transfer.handshake import Identity, join
-from kv_transfer.memory import KVMemory
+from kv_transfer.handshake import Identity
+from kv_transfer.opening import Reader, open_channel, open_lane
 from kv_transfer.plan import Watermark
 from kv_transfer.pull import Pull, PullResult, PullState
-from kv_transfer.transport import Lane, LaneContext, ReadOp
-from kv_transfer.transports.registry import Transports, candidates
-from kv_transfer.transports.tcp import connect
-from runtime.clock import Clock
-from runtime.log import Logger
-from wire.kv import FabricAddress, KVLayout
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """What every link of an importer shares."""
-
-    layout: KVLayout
-    memory: KVMemory
-    clock: Clock
-    secret: bytes
-    config: TransferConfig
-    transports: Transports
-    host_id: str
-    log: Logger
-    on_fallback: Callable[[], None]
+from kv_transfer.transport import Lane, ReadOp
+from wire.kv import FabricAddress
 
 
 class Link:
@@ -112,7 +92,9 @@ class Link:
     def _run(self) -> None:
         end = TransferError(FailReason.CLOSED, "the importer was closed")
         try:
-            channel, lane = self._open()
+            self._channel = open_channel(self._reader, self._address)
+            self._lane = open_lane(self._reader, self._address, self._source, self._channel)
+            channel, lane = self._channel, self._lane
             while not self._is_closing:
                 self._turn(channel, lane)
         except TransferError as error:
@@ -273,43 +255,6 @@ class Link:
     def _finish(self, pull: Pull, result: PullResult) -> None:
         del self._pulls[pull.ticket]
         self._on_end(pull, result)
-
-    def _open(self) -> tuple[Channel, Lane]:
-        config, address = self._reader.config, self._address
-        sock = connect(address.host, address.port, config.connect_s)
-        self._channel = Channel(sock, config.stall_s)
-        secret = self._reader.secret
-        num_blocks = join(self._channel, secret, "control", self._source, config.connect_s)
-        self._lane = self._open_lane(num_blocks)
-        return self._channel, self._lane
-
-    def _open_lane(self, num_blocks: int) -> Lane:
-        """The best transport that works; a worse one than the best is logged and counted."""
-        reader = self._reader
-        context = LaneContext(
-            address=self._address,
-            source=self._source,
-            source_layout=replace(reader.layout, num_blocks=num_blocks),
-            layout=reader.layout,
-            memory=reader.memory,
-            secret=reader.secret,
-            config=reader.config,
-        )
-        failures: list[str] = []
-        for name in candidates(reader.config, self._address, reader.host_id):
-            if name not in reader.transports:
-                failures.append(f"{name}: there is no such transport")
-                continue
-            try:
-                lane = reader.transports[name](context)
-            except TransferError as error:
-                failures.append(f"{name}: {error}")
-                continue
-            if failures:
-                reader.log.warning("kv transport fell back", to=name, failures=failures)
-                reader.on_fallback()
-            return lane
-        raise TransferError(FailReason.TRANSPORT, "no transport works: " + "; ".join(failures))
 
     def _end(self, error: TransferError) -> None:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from wire.kv import KVLayout
 
@@ -120,13 +119,8 @@ class Cursor:
         self.num_left -= piece.num_regions
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """`num_bytes` from one pool's offset to another's."""
-
-    source: int
-    target: int
-    num_bytes: int
+Copy = tuple[int, int, int]
+"""Offset in the source's pool, offset in the target's pool, bytes. Plain, for there are many."""
 
 
 def plan_copies(
@@ -137,23 +131,19 @@ def plan_copies(
     target_blocks: Sequence[int],
 ) -> list[Copy]:
     """The copies of `piece`: runs that are neighbours on both sides, within a layer, are one."""
-    pairs = list(
-        zip(
-            source_blocks[piece.first_index : piece.end_index],
-            target_blocks[piece.first_index : piece.end_index],
-            strict=True,
-        )
-    )
-    starts = [0] + [
-        at + 1 for at, (a, b) in enumerate(pairwise(pairs)) if (a[0] + 1, a[1] + 1) != b
-    ]
-    runs = [(*pairs[first], end - first) for first, end in pairwise([*starts, len(pairs)])]
     size = target.region_bytes
-    return [
-        Copy(source.offset_bytes(layer, a), target.offset_bytes(layer, b), length * size)
-        for layer in range(piece.first_layer, piece.end_layer)
-        for a, b, length in runs
+    named = slice(piece.first_index, piece.end_index)
+    runs = [
+        (source_block * size, target_block * size, length * size)
+        for source_block, target_block, length in _common_runs(
+            source_blocks[named], target_blocks[named]
+        )
     ]
+    copies: list[Copy] = []
+    for layer in range(piece.first_layer, piece.end_layer):
+        a, b = source.offset_bytes(layer, 0), target.offset_bytes(layer, 0)
+        copies += [(a + start, b + end, length) for start, end, length in runs]
+    return copies
 
 
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -171,4 +161,17 @@ def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     for at in range(1, len(blocks) + 1):
         if at == len(blocks) or blocks[at] != blocks[at - 1] + 1:
             yield blocks[first], at - first
+            first = at
+
+
+def _common_runs(sources: Sequence[int], targets: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(first source, first target, length) of each stretch where both ids grow by one."""
+    first = 0
+    for at in range(1, len(sources) + 1):
+        if (
+            at == len(sources)
+            or sources[at] != sources[at - 1] + 1
+            or targets[at] != targets[at - 1] + 1
+        ):
+            yield sources[first], targets[first], at - first
             first = at

@@ -1,6 +1,5 @@
 """The source's ports: accepts readers, proves them, and gives each connection a thread."""
 
-import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from runtime.log import Logger
 
 _BACKLOG = 128
 _TICK_S = 0.5  # at most this late a lease ends
+_MIN_TICK_S = 0.01
 
 
 class Server:
@@ -36,7 +36,8 @@ class Server:
 
         Raises OSError when the port is not free.
         """
-        listener = socket.create_server((host, port), backlog=_BACKLOG)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self._listeners.append(listener)
         shm_path = ""
         if self._source.memory.is_shared:
@@ -68,10 +69,9 @@ class Server:
     def _accept_loop(self) -> None:
         while not self._is_closing:
             next_s = self._source.exports.expire()
-            wait_s = None if next_s is None else min(max(next_s, 0.01), _TICK_S)
-            readable = wait_readable(
-                [self._waker.fd, *(s.fileno() for s in self._listeners)], wait_s
-            )
+            wait_s = None if next_s is None else min(max(next_s, _MIN_TICK_S), _TICK_S)
+            fds = [self._waker.fd, *(listener.fileno() for listener in self._listeners)]
+            readable = wait_readable(fds, wait_s)
             if self._waker.fd in readable:
                 self._waker.clear()
             for listener in self._listeners:
@@ -79,16 +79,30 @@ class Server:
                     self._accept(listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        """One connection. Where the process has no descriptor or thread left, it waits a little:
+        the connection stays in the backlog or is closed."""
+        try:
             sock, _ = listener.accept()
-            with self._lock:
-                if self._is_closing or len(self._open) >= self._source.config.max_connections:
-                    sock.close()
-                    return
-                channel = Channel(sock, self._source.config.stall_s)
-                thread = threading.Thread(target=self._serve, args=(channel,), name="kv-serve")
-                self._open[thread] = channel
-            thread.start()
+            self._begin(sock)
+        except (OSError, RuntimeError) as error:
+            self._log.warning("cannot accept a kv connection", error=repr(error))
+            wait_readable([self._waker.fd], _TICK_S)
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Gives the connection a thread. Raises RuntimeError when none can be started."""
+        with self._lock:
+            if self._is_closing or len(self._open) >= self._source.config.max_connections:
+                sock.close()
+                return
+            channel = Channel(sock, self._source.config.stall_s)
+            thread = threading.Thread(target=self._serve, args=(channel,), name="kv-serve")
+            self._open[thread] = channel
+            try:
+                thread.start()
+            except RuntimeError:
+                del self._open[thread]
+                channel.close()
+                raise
 
     def _serve(self, channel: Channel) -> None:
         try:

@@ -80,6 +80,7 @@ class ControlSession(_Session):
     def __init__(self, channel: Channel, source: Source) -> None:
         super().__init__(channel, source)
         self._readers: dict[int, _Reader] = {}
+        self._to_send: list[Frame] = []  # in this turn of the loop
 
     def run(self) -> None:
         """Until the connection ends, which raises TransferError."""
@@ -88,8 +89,9 @@ class ControlSession(_Session):
                 for frame in self._wait():
                     self._handle(frame)
                 self._tell_endings()
-                for ticket, reader in list(self._readers.items()):
+                for ticket, reader in self._readers.items():
                     self._tell(ticket, reader)
+                self._flush()
         finally:
             for reader in self._readers.values():
                 self._source.exports.release(reader.export.handle_id)
@@ -102,10 +104,10 @@ class ControlSession(_Session):
                 reader = self._readers.pop(frame.ticket, None)
                 exports = self._source.exports
                 was_valid = reader is not None and exports.release(reader.export.handle_id)
-                self._channel.send(Released(frame.ticket, was_valid))
+                self._to_send.append(Released(frame.ticket, was_valid))
             case Ping():
                 self._source.exports.renew([r.export.handle_id for r in self._readers.values()])
-                self._channel.send(Pong(frame.number))
+                self._to_send.append(Pong(frame.number))
             case _:
                 raise TransferError(FailReason.MALFORMED, f"unexpected {type(frame).__name__}")
 
@@ -115,10 +117,10 @@ class ControlSession(_Session):
         export = self._source.exports.attach(frame.handle_id, self)
         if isinstance(export, FailReason):
             text = f"the handle cannot be read: {export.value}"
-            self._channel.send(Refused(frame.ticket, export, text))
+            self._to_send.append(Refused(frame.ticket, export, text))
             return
         self._readers[frame.ticket] = _Reader(export, Watermark())
-        self._channel.send(Attached(frame.ticket, export.num_tokens, export.block_ids))
+        self._to_send.append(Attached(frame.ticket, export.num_tokens, export.block_ids))
 
     def _tell(self, ticket: int, reader: _Reader) -> None:
         """The watermark where it moved, and the end of prefill once."""
@@ -126,11 +128,12 @@ class ControlSession(_Session):
         mark = reader.export.watermark
         if mark != reader.told:
             reader.told = mark
-            told = Ready(ticket, mark.full_tokens, mark.partial_tokens, mark.partial_layers)
-            self._channel.send(told)
+            self._to_send.append(
+                Ready(ticket, mark.full_tokens, mark.partial_tokens, mark.partial_layers)
+            )
         if output_tokens is not None and not reader.knows_end:
             reader.knows_end = True
-            self._channel.send(Complete(ticket, output_tokens))
+            self._to_send.append(Complete(ticket, output_tokens))
 
     def _tell_endings(self) -> None:
         while self._endings:
@@ -138,7 +141,13 @@ class ControlSession(_Session):
             for ticket, reader in list(self._readers.items()):
                 if reader.export.handle_id == handle_id:
                     del self._readers[ticket]
-                    self._channel.send(Ended(ticket, reason, message[:512]))
+                    self._to_send.append(Ended(ticket, reason, message[:512]))
+
+    def _flush(self) -> None:
+        """One system call, and one wake-up of the reader, for all that this turn has to say."""
+        if self._to_send:
+            self._channel.send(*self._to_send)
+            self._to_send.clear()
 
 
 @dataclass(slots=True)

@@ -56,8 +56,8 @@ class CopyingLane:
 
     def _copy(self, copies: list[Copy]) -> None:
         move, source, target = ctypes.memmove, self._source_address, self._target_address
-        for copy in copies:
-            move(target + copy.target, source + copy.source, copy.num_bytes)
+        for source_offset, target_offset, num_bytes in copies:
+            move(target + target_offset, source + source_offset, num_bytes)
 
     def _num_bytes(self, piece: Piece) -> int:
         return piece.num_regions * self._context.layout.region_bytes

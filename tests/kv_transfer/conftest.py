@@ -148,7 +148,7 @@ def nothing_is_left() -> Iterator[None]:
     """Every thread and descriptor that a test makes is gone after it."""
     threads, num_fds = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     yield
-    assert set(threading.enumerate()) <= threads
+    wait_until(lambda: set(threading.enumerate()) <= threads, 1.0)
     assert len(os.listdir("/proc/self/fd")) <= num_fds
 
 

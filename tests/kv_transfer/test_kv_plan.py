@@ -51,9 +51,9 @@ def test_a_plan_moves_each_byte_once_and_to_its_place(read):
     }
     copies = plan_copies(piece, SOURCE, source, TARGET, target)
     got = [
-        (copy.source + start + byte, copy.target + start + byte)
-        for copy in copies
-        for start in range(0, copy.num_bytes, size)
+        (source_offset + start + byte, target_offset + start + byte)
+        for source_offset, target_offset, num_bytes in copies
+        for start in range(0, num_bytes, size)
         for byte in (0, size - 1)
     ]
     assert len(got) == len(set(got)) == 2 * piece.num_regions

@@ -1,0 +1,70 @@
+"""How a reader reaches a source: the control channel, then the best lane that works."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kv_transfer.channel import Channel
+from kv_transfer.config import TransferConfig
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import Identity, join
+from kv_transfer.memory import KVMemory
+from kv_transfer.transport import Lane, LaneContext
+from kv_transfer.transports.registry import Transports, candidates
+from kv_transfer.transports.tcp import connect
+from runtime.clock import Clock
+from runtime.log import Logger
+from wire.kv import FabricAddress, KVLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What every link of an importer shares."""
+
+    layout: KVLayout
+    memory: KVMemory
+    clock: Clock
+    secret: bytes
+    config: TransferConfig
+    transports: Transports
+    host_id: str
+    log: Logger
+    on_fallback: Callable[[], None]
+
+
+def open_channel(reader: Reader, address: FabricAddress) -> Channel:
+    """A connection to the source; nothing is proved yet. Raises TransferError (UNREACHABLE)."""
+    sock = connect(address.host, address.port, reader.config.connect_s)
+    return Channel(sock, reader.config.stall_s)
+
+
+def open_lane(reader: Reader, address: FabricAddress, source: Identity, channel: Channel) -> Lane:
+    """Proves both sides on the control channel and opens the best transport that works; a worse
+    one than the best is logged and counted.
+
+    Raises TransferError: what the handshake gives, or TRANSPORT when no lane can be opened.
+    """
+    num_blocks = join(channel, reader.secret, "control", source, reader.config.connect_s)
+    context = LaneContext(
+        address=address,
+        source=source,
+        source_layout=replace(reader.layout, num_blocks=num_blocks),
+        layout=reader.layout,
+        memory=reader.memory,
+        secret=reader.secret,
+        config=reader.config,
+    )
+    failures: list[str] = []
+    for name in candidates(reader.config, address, reader.host_id):
+        if name not in reader.transports:
+            failures.append(f"{name}: there is no such transport")
+            continue
+        try:
+            lane = reader.transports[name](context)
+        except TransferError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        if failures:
+            reader.log.warning("kv transport fell back", to=name, failures=failures)
+            reader.on_fallback()
+        return lane
+    raise TransferError(FailReason.TRANSPORT, "no transport works: " + "; ".join(failures))
