@@ -281,7 +281,7 @@ class WorkerSession:
     def _lose(self, why: str) -> None:
         if self.state is WorkerState.LOST:
             return
-        if self.state is not WorkerState.CONNECTING:
+        if self.state is not WorkerState.CONNECTING and not self._is_closed:
             _log.warning("worker lost", worker=self.info.worker_id, reason=why)
         self.state = WorkerState.LOST
         self.load.forget()

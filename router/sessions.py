@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from router.candidates import ClusterView, WorkerState
 from router.config import RouterConfig
@@ -78,7 +79,10 @@ class Sessions:
             if known is not None:
                 self._end(info.worker_id)
             self._open(info)
-        self._dropped |= set(self._by_id) - listed
+        for worker_id in set(self._by_id) - listed - self._dropped:
+            session = self._by_id[worker_id]
+            session.update(replace(session.info, draining=True))
+            self._dropped.add(worker_id)
         self._end_idle_dropped()
         self._on_change()
 

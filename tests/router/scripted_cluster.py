@@ -443,6 +443,7 @@ class Cluster:
         self.control = ScriptedControl()
         self.metrics = Metrics(GATEWAY_METRICS)
         self.workers: dict[str, ScriptedWorker] = {}
+        self._all_workers: list[ScriptedWorker] = []
         self.router: Router
 
     def __getitem__(self, worker_id: str) -> ScriptedWorker:
@@ -473,6 +474,7 @@ class Cluster:
         worker.fingerprint = fingerprint
         await worker.start()
         self.workers[worker_id] = worker
+        self._all_workers.append(worker)
         self.control.list_worker(worker.info)
         return worker
 
@@ -495,7 +497,7 @@ class Cluster:
     async def stop(self) -> None:
         await self.router.stop()
         self.router.check_integrity()
-        for worker in self.workers.values():
+        for worker in self._all_workers:
             await worker.kill()
         await self.control.kill()
 
@@ -509,7 +511,8 @@ async def collect(
     """
     tokens = [] if tokens is None else tokens
     last = None
-    async with contextlib.aclosing(cluster.router.generate(request)) as deltas:
+    deltas = cluster.router.generate(request)
+    async with asyncio.timeout(15), contextlib.aclosing(deltas):
         async for delta in deltas:
             assert last is None, "a delta came behind the terminal one"
             tokens.extend(delta.tokens)
