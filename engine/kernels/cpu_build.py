@@ -31,13 +31,10 @@ def load_library(cache: Path | None = None) -> ctypes.CDLL:
     Safe when several processes start at once: one builds, the others wait for it.
     Raises KernelBuildError when there is no compiler, or when it fails.
     """
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        raise KernelBuildError("no C++ compiler (g++ or c++) on the PATH")
     try:
-        library = _directory(cache) / f"cpu_ops-{_key(compiler)}.so"
+        library = _directory(cache) / f"cpu_ops-{_key()}.so"
         if not library.exists():
-            _build_once(compiler, library)
+            _build_once(library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise KernelBuildError(f"the compiled operators cannot be used: {error}") from error
@@ -61,10 +58,12 @@ def _directory(cache: Path | None) -> Path:
     raise KernelBuildError("no private folder for the compiled operators can be written")
 
 
-def _key(compiler: str) -> str:
-    """Names everything that the machine code depends on, the processor's features included."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    digest = hashlib.sha256(version)
+def _key() -> str:
+    """Names what the machine code must fit: the source, torch's OpenMP, the processor's features.
+
+    The compiler is left out, so that a library that an image brings serves where there is none.
+    """
+    digest = hashlib.sha256()
     for source in sorted(SOURCE.parent.glob("cpu_*.[ch]*")):
         digest.update(source.name.encode() + source.read_bytes())
     for part in (
@@ -91,7 +90,10 @@ def _openmp_runtime() -> Path | None:
     return next(iter(sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))), None)
 
 
-def _build_once(compiler: str, library: Path) -> None:
+def _build_once(library: Path) -> None:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise KernelBuildError("no C++ compiler (g++ or c++) on the PATH")
     with open(library.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if library.exists():

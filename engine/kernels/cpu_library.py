@@ -1,7 +1,6 @@
 """The compiled operators with the types of their arguments."""
 
 import ctypes
-from functools import cache
 
 from engine.kernels.cpu_build import load_library
 
@@ -17,7 +16,6 @@ _SIGNATURES = {
 }
 
 
-@cache
 def load_operators() -> ctypes.CDLL:
     """Build or find the library and load it. Raises KernelBuildError where that cannot be done."""
     library = load_library()

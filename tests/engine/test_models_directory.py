@@ -1,0 +1,307 @@
+"""Model directories: what is read from them, and what is said about broken ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from engine.errors import ModelError
+from engine.layers.rope import rope_table
+from engine.models import ModelConfig
+from engine.rope_config import RopeConfig
+from engine.weights import load, random_model
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny Qwen3 in one file, and the same in several."""
+    torch.manual_seed(1)
+    model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE, head_dim=16))
+    single, sharded = tmp_path_factory.mktemp("single"), tmp_path_factory.mktemp("sharded")
+    model.save_pretrained(single)
+    model.save_pretrained(sharded, max_shard_size="20KB")
+    return {"single": single, "sharded": sharded}
+
+
+@pytest.fixture
+def directory(saved: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy that a test may break."""
+    source = saved[getattr(request, "param", "single")]
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def change(directory: Path, name: str = "config.json", **values: Any) -> None:
+    fields = json.loads((directory / name).read_text())
+    fields.update(values)
+    (directory / name).write_text(json.dumps({k: v for k, v in fields.items() if v != "drop"}))
+
+
+def read(directory: Path) -> ModelConfig:
+    return ModelConfig.from_directory(directory)
+
+
+def load_model(directory: Path) -> None:
+    load(directory, read(directory), torch.float32)
+
+
+def test_one_file_and_many_hold_the_same_model(saved: dict[str, Path]) -> None:
+    assert len(list(saved["sharded"].glob("*.safetensors"))) > 2
+    models = [load(path, read(path), torch.float32) for path in saved.values()]
+    x = torch.randn(3, SHAPE["hidden_size"])
+    assert torch.equal(models[0].layers[1].gate_up(x), models[1].layers[1].gate_up(x))
+
+
+def test_the_config_is_read(saved: dict[str, Path]) -> None:
+    config = read(saved["single"])
+    assert (config.architecture, config.num_layers, config.head_dim) == ("Qwen3ForCausalLM", 2, 16)
+    assert config.qk_norm and not config.qkv_bias
+    assert config.layer_windows == (None, None) and config.sliding_window is None
+    assert config.eos_token_ids == (2,) and config.bos_token_id == 1
+    assert config.dtype == torch.float32
+    assert config.kv_shape(7) == (2, 7, 2, 2, 16, 16)
+    assert config.kv_bytes_per_token(torch.bfloat16) == 2 * 2 * 2 * 16 * 2
+
+
+def test_generation_config_tells_the_end_tokens(directory: Path) -> None:
+    change(directory, "generation_config.json", eos_token_id=[5, 6])
+    assert read(directory).eos_token_ids == (5, 6)
+    (directory / "generation_config.json").unlink()
+    assert read(directory).eos_token_ids == (2,)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize(
+    ("text", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)]
+)
+def test_either_name_of_the_dtype_is_read(
+    directory: Path, name: str, text: str, dtype: torch.dtype
+) -> None:
+    change(directory, dtype="drop")
+    change(directory, **{name: text})
+    assert read(directory).dtype == dtype
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rope"),
+    [
+        ({"rope_theta": 5e5}, RopeConfig(5e5)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, RopeConfig(1e6)),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, RopeConfig(5e5)),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            RopeConfig(5e5, "linear", 2.0, original_max_positions=128),
+        ),
+        (
+            {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+            RopeConfig(5e5, "llama3", 8.0, original_max_positions=64),
+        ),
+        (
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+            RopeConfig(5e5, "llama3", 8.0, original_max_positions=64),
+        ),
+    ],
+)
+def test_either_style_of_rotary_encoding_is_read(
+    directory: Path, fields: dict[str, Any], rope: RopeConfig
+) -> None:
+    change(directory, rope_parameters="drop", rope_scaling="drop", rope_theta="drop")
+    change(directory, **fields)
+    assert read(directory).rope == rope
+
+
+def test_dynamic_scaling_equals_none_within_the_context(directory: Path) -> None:
+    change(directory, rope_parameters="drop", rope_scaling={"type": "dynamic", "factor": 4.0})
+    config = read(directory)
+    assert torch.equal(rope_table(config.rope, 16, 128), rope_table(RopeConfig(10000.0), 16, 128))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "windows"),
+    [
+        ("MistralForCausalLM", {"sliding_window": 32}, (32, 32)),
+        ("MistralForCausalLM", {"sliding_window": None}, (None, None)),
+        ("MistralForCausalLM", {"sliding_window": "drop"}, (4096, 4096)),
+        ("Qwen2ForCausalLM", {"sliding_window": 32, "use_sliding_window": False}, (None, None)),
+        (
+            "Qwen2ForCausalLM",
+            {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 1},
+            (None, 32),
+        ),
+        (
+            "Qwen3ForCausalLM",
+            {
+                "sliding_window": 32,
+                "use_sliding_window": True,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            (32, None),
+        ),
+        ("LlamaForCausalLM", {"sliding_window": 32}, (None, None)),
+    ],
+)
+def test_windows_follow_the_architecture(
+    directory: Path, architecture: str, fields: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    change(directory, architectures=[architecture], layer_types="drop")
+    change(directory, **fields)
+    assert read(directory).layer_windows == windows
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, "architecture"),
+        ({"architectures": "drop"}, "architecture"),
+        ({"hidden_size": "drop"}, "'hidden_size' is missing"),
+        ({"hidden_size": -4}, "'hidden_size' must be a positive integer"),
+        ({"num_hidden_layers": "two"}, "'num_hidden_layers'"),
+        ({"num_attention_heads": True}, "'num_attention_heads'"),
+        ({"num_key_value_heads": 3}, "cannot share 3 key-value heads"),
+        ({"head_dim": 15}, "must be even"),
+        ({"rms_norm_eps": "small"}, "'rms_norm_eps' must be a finite number"),
+        ({"tie_word_embeddings": 1}, "'tie_word_embeddings' must be true or false"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"dtype": "int4"}, "dtype 'int4'"),
+        ({"eos_token_id": "end"}, "'eos_token_id'"),
+        ({"layer_types": ["full_attention"]}, "names 1 of 2 layers"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope type 'longrope'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "'factor' is missing"),
+        ({"rope_parameters": [1]}, "must be an object"),
+        ({"partial_rotary_factor": 0.5}, "partial"),
+    ],
+)
+def test_a_config_that_cannot_be_served_is_named(
+    directory: Path, fields: dict[str, Any], message: str
+) -> None:
+    (directory / "generation_config.json").unlink()
+    change(directory, **fields)
+    with pytest.raises(ModelError, match=message) as raised:
+        read(directory)
+    assert raised.value.path == directory / "config.json"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe{}", b"null"])
+def test_a_config_that_is_no_json_object_is_named(directory: Path, content: bytes) -> None:
+    (directory / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match="config.json.*JSON"):
+        read(directory)
+
+
+def test_a_missing_directory_or_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a directory"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match="config.json: file is missing"):
+        read(tmp_path)
+
+
+def truncate(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def garble(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"not a tensor file at all")
+
+
+def remove(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+
+
+def edit(directory: Path, edit_tensors: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    edit_tensors(tensors)
+    save_file(tensors, path)
+
+
+def drop_tensor(directory: Path) -> None:
+    edit(directory, lambda tensors: tensors.pop("model.norm.weight"))
+
+
+def reshape_tensor(directory: Path) -> None:
+    edit(directory, lambda tensors: tensors.update({"model.norm.weight": torch.ones(7)}))
+
+
+def retype_tensor(directory: Path) -> None:
+    wrong = torch.ones(SHAPE["hidden_size"], dtype=torch.int8)
+    edit(directory, lambda tensors: tensors.update({"model.norm.weight": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "not a whole safetensors file"),
+        (garble, "not a whole safetensors file"),
+        (remove, "file is missing"),
+        (drop_tensor, "'model.norm.weight' is missing"),
+        (reshape_tensor, r"'model.norm.weight' has shape \(7,\), not \(32,\)"),
+        (retype_tensor, "'model.norm.weight' has dtype torch.int8"),
+    ],
+)
+def test_damaged_weights_are_named(
+    directory: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(directory)
+    with pytest.raises(ModelError, match=message) as raised:
+        load_model(directory)
+    assert raised.value.path == directory / "model.safetensors"
+
+
+@pytest.mark.parametrize("directory", ["sharded"], indirect=True)
+def test_a_missing_shard_is_named(directory: Path) -> None:
+    shard = sorted(directory.glob("model-*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(ModelError, match="file is missing") as raised:
+        load_model(directory)
+    assert raised.value.path == shard
+
+
+@pytest.mark.parametrize("directory", ["sharded"], indirect=True)
+def test_an_index_that_lies_is_named(directory: Path) -> None:
+    index = "model.safetensors.index.json"
+    shards = sorted(path.name for path in directory.glob("model-*.safetensors"))
+    weights = json.loads((directory / index).read_text())["weight_map"]
+    held = weights["model.norm.weight"]
+    other = next(name for name in shards if name != held)
+    change(directory, index, weight_map={**weights, "model.norm.weight": other})
+    with pytest.raises(ModelError, match="although") as raised:
+        load_model(directory)
+    assert raised.value.path == directory / other
+
+
+def test_random_weights_follow_the_seed_alone(saved: dict[str, Path]) -> None:
+    config = read(saved["single"])
+    x = torch.randn(2, SHAPE["hidden_size"])
+    first, second, other = (
+        random_model(config, torch.float32, seed).layers[0].gate_up(x) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second) and not torch.equal(first, other)
