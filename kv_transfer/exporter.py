@@ -8,6 +8,7 @@ from kv_transfer.errors import FailReason
 from kv_transfer.exports import ExportTable
 from kv_transfer.handshake import Identity
 from kv_transfer.memory import KVMemory, host_id
+from kv_transfer.notifier import Notifier
 from kv_transfer.server import Server
 from kv_transfer.sessions import Source
 from kv_transfer.transports.memory import MemoryHub
@@ -47,7 +48,10 @@ class Exporter:
         self._clock = clock
         self._config = config
         self._hub = hub
-        self._exports = ExportTable(layout.num_layers, config.lease_s, clock, on_released)
+        self._notifier = Notifier()
+        self._exports = ExportTable(
+            layout.num_layers, config.lease_s, clock, self._notifier.defer, on_released
+        )
         self._me = Identity(worker_id, epoch, layout.signature)
         source = Source(layout, memory, self._exports, config)
         self._server = Server(source, self._me, secret, get_logger("kv_transfer"))
@@ -60,6 +64,7 @@ class Exporter:
         Raises OSError when the port is not free.
         """
         port, shm_path = self._server.start(host, port)
+        self._notifier.start()
         names = ("shm", "tcp") if shm_path else ("tcp",)
         self._address = FabricAddress(advertised_host or host, port, host_id(), shm_path, names)
         if self._hub is not None:
@@ -80,7 +85,7 @@ class Exporter:
         assert len(block_ids) == -(-num_tokens // self._layout.block_size)
         assert all(0 <= block < self._layout.num_blocks for block in block_ids)
         handle_id = self._exports.publish(export_id, block_ids, num_tokens, num_ready_tokens)
-        self._server.poke()
+        self._notifier.defer(self._server.poke)
         return KVHandle(
             handle_id,
             self._me.worker_id,
@@ -117,3 +122,4 @@ class Exporter:
             if self._hub is not None and self._address is not None:
                 self._hub.withdraw(self._address.port)
             self._server.close()
+            self._notifier.close()

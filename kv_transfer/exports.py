@@ -22,7 +22,11 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class Export:
-    """One request's published blocks. Fields behind `watermark` change, each by one writer."""
+    """One request's published blocks.
+
+    watermark and output_tokens are written by the engine's thread alone, without a lock; a reader
+    that sees output_tokens before it looks at the watermark sees the whole one.
+    """
 
     export_id: int
     handle_id: bytes
@@ -32,6 +36,10 @@ class Export:
     output_tokens: tuple[int, ...] | None = None
     listeners: list[Listener] = field(default_factory=list)
 
+    def wake(self) -> None:
+        for listener in list(self.listeners):
+            listener.wake()
+
 
 class ExportTable:
     """Every export from its publication until its blocks may be reused.
@@ -40,10 +48,17 @@ class ExportTable:
     """
 
     def __init__(
-        self, num_layers: int, lease_s: float, clock: Clock, on_released: Callable[[int], None]
+        self,
+        num_layers: int,
+        lease_s: float,
+        clock: Clock,
+        defer: Callable[[Callable[[], None]], None],
+        on_released: Callable[[int], None],
     ) -> None:
+        """defer: runs a call soon, in another thread."""
         self._num_layers = num_layers
         self._clock = clock
+        self._defer = defer
         self._on_released = on_released
         self._leases = LeaseTable(lease_s)
         self._by_handle: dict[bytes, Export] = {}
@@ -67,27 +82,20 @@ class ExportTable:
         return handle_id
 
     def advance(self, export_id: int, num_tokens: int, num_layers: int) -> None:
-        """Does nothing for an export that has ended."""
-        with self._changed:
-            export = self._by_id.get(export_id)
-            if export is None:
-                return
-            export.watermark = export.watermark.advanced(num_tokens, num_layers, self._num_layers)
-            listeners = list(export.listeners)
-        for listener in listeners:
-            listener.wake()
+        """Does nothing for an export that has ended. Takes no lock, makes no system call."""
+        export = self._by_id.get(export_id)
+        if export is not None:
+            mark = export.watermark
+            export.watermark = mark.advanced(num_tokens, num_layers, self._num_layers)
+            self._defer(export.wake)
 
     def complete(self, export_id: int, output_tokens: tuple[int, ...]) -> None:
-        """Does nothing for an export that has ended."""
-        with self._changed:
-            export = self._by_id.get(export_id)
-            if export is None:
-                return
+        """Does nothing for an export that has ended. Takes no lock, makes no system call."""
+        export = self._by_id.get(export_id)
+        if export is not None:
             export.watermark = Watermark(export.num_tokens)
             export.output_tokens = output_tokens
-            listeners = list(export.listeners)
-        for listener in listeners:
-            listener.wake()
+            self._defer(export.wake)
 
     def attach(self, handle_id: bytes, listener: Listener) -> Export | FailReason:
         """The export, for its one reader; else why not."""
