@@ -7,11 +7,11 @@ from collections.abc import Callable
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from control_plane.config import ControlConfig
-from control_plane.metrics_server import MetricsServer
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
 from runtime.clock import Clock
 from runtime.metrics import CONTROL_METRICS, Metrics
+from runtime.metrics_server import MetricsServer
 from wire.cluster import ProcessStatus
 from wire.rpc import add_control_service, bind, build_server
 

@@ -24,7 +24,7 @@ class RouterConfig:
     step_timeout_s: float = 4.5
     max_attempts: int = 4
     worker_wait_s: float = 15.0
-    local_prefill_max_tokens: int = 64
+    local_prefill_max_tokens: int = 16
     speculative_ttl_s: float = 2.0
     max_prefix_blocks: int = 1 << 18  # per worker
     rescue_s: float = 2.0

@@ -60,7 +60,10 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """A process that the local actuator keeps: state is starting, running, stopping or failed."""
+    """A process that the local actuator keeps: state is starting, running, stopping or failed.
+
+    detail: the last line that it wrote, when it ended.
+    """
 
     name: str
     kind: str
@@ -68,6 +71,7 @@ class ProcessStatus:
     state: str
     num_restarts: int
     uptime_s: float
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

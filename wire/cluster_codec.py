@@ -104,6 +104,7 @@ def encode_status(status: ClusterStatus) -> control_pb2.ClusterStatus:
                 state=process.state,
                 num_restarts=process.num_restarts,
                 uptime_s=process.uptime_s,
+                detail=process.detail,
             )
             for process in status.processes
         ],
@@ -127,6 +128,7 @@ def decode_status(message: control_pb2.ClusterStatus) -> ClusterStatus:
                 process.state,
                 process.num_restarts,
                 process.uptime_s,
+                process.detail,
             )
             for process in message.processes
         ),

@@ -14,6 +14,7 @@ from wire.messages import ClientFrame, WorkerFrame
 
 TOKEN_HEADER = "baton-cluster-token"
 MAX_MESSAGE_BYTES = 64 << 20
+_OPEN_METHODS = "/grpc.health.v1.Health/"  # probes carry no token
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -188,6 +189,8 @@ class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
         handler = await continuation(details)
+        if details.method.startswith(_OPEN_METHODS):
+            return handler
         given = dict(details.invocation_metadata).get(TOKEN_HEADER, "")
         if handler is None or hmac.compare_digest(str(given).encode(), self._token):
             return handler

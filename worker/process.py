@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import Iterator
 
 from engine.errors import ModelError
 from engine.memory_plan import MemoryPlanError
 from runtime import lifecycle, log
 from runtime.clock import SystemClock
 from runtime.metrics import WORKER_METRICS, Metrics
+from runtime.metrics_server import MetricsServer
 from wire import rpc
 from wire.cluster import WorkerBeat, WorkerInfo
 from worker.build import WorkerParts, build
@@ -19,7 +20,7 @@ from worker.config import WorkerConfig
 from worker.core import Outbox
 from worker.engine_thread import EngineThread
 from worker.metrics import observe
-from worker.registration import keep_registered
+from worker.registration import Registration
 from worker.service import SessionHub
 
 _DRAIN_POLL_S = 0.05
@@ -46,25 +47,27 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
     port = rpc.bind(server, config.host, config.port)
     hub = SessionHub(parts.inbox.post)
     rpc.add_worker_service(server, hub)
-    with _running_engine(parts, hub, Metrics(WORKER_METRICS)) as engine_thread:
+    metrics = Metrics(WORKER_METRICS)
+    with _exposed(config, metrics), _running_engine(parts, hub, metrics) as engine_thread:
         await server.start()
         beats = _Beats(config, parts, engine_thread, port)
-        background = [
-            hub.send_reports(lambda: engine_thread.report),
-            keep_registered(
-                config.control_address,
-                config.cluster_token,
-                beats.next_beat,
-                lambda order: stop.set() if order == "drain" else None,
-            ),
-        ]
-        async with _background(background):
-            log.get_logger("worker").info("serving", address=beats.address)
-            await stop.wait()
-            parts.inbox.post(Drain())
-            await _drained(config, parts, engine_thread)
-            hub.close()
-            await server.stop(1.0)
+        registration = Registration(
+            config.control_address,
+            config.cluster_token,
+            beats.next_beat,
+            lambda order: stop.set() if order == "drain" else None,
+        )
+        registered = asyncio.create_task(registration.run())
+        reports = asyncio.create_task(hub.send_reports(lambda: engine_thread.report))
+        log.get_logger("worker").info("serving", address=beats.address)
+        await stop.wait()
+        parts.inbox.post(Drain())
+        registration.beat_now()
+        await _drained(config, parts, engine_thread)
+        await registration.leave(registered)
+        reports.cancel()
+        hub.close()
+        await server.stop(1.0)
 
 
 class _Beats:
@@ -76,7 +79,11 @@ class _Beats:
         self._config = config
         self._parts = parts
         self._engine_thread = engine_thread
-        self.address = f"{config.advertise_host or config.host}:{port}"
+        host = config.advertise_host or config.host
+        self.address = f"{host}:{port}"
+        self._metrics_url = (
+            f"http://{host}:{config.metrics_port}/metrics" if config.metrics_port else ""
+        )
 
     def next_beat(self) -> WorkerBeat:
         report = self._engine_thread.report
@@ -91,8 +98,23 @@ class _Beats:
             num_blocks=report.num_blocks,
             draining=report.draining,
             pid=os.getpid(),
+            metrics_url=self._metrics_url,
         )
         return WorkerBeat(info, report)
+
+
+@contextlib.contextmanager
+def _exposed(config: WorkerConfig, metrics: Metrics) -> Iterator[None]:
+    """The process's metrics on their port, where there is one."""
+    if not config.metrics_port:
+        yield
+        return
+    server = MetricsServer(config.host, config.metrics_port, metrics.exposition)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @contextlib.contextmanager
@@ -122,17 +144,6 @@ def _running_engine(
     finally:
         if not thread.stop(_STOP_TIMEOUT_S):
             log.get_logger("worker").error("engine_hangs")
-
-
-@contextlib.asynccontextmanager
-async def _background(coroutines: list[Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _drained(config: WorkerConfig, parts: WorkerParts, engine_thread: EngineThread) -> None:

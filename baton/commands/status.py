@@ -90,7 +90,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
 
 
 def _process_table(processes: tuple[ProcessStatus, ...]) -> Table:
-    table = _table("Processes", ("name", "kind", "pid", "state", "restarts", "up"))
+    table = _table("Processes", ("name", "kind", "pid", "state", "restarts", "up", "last line"))
     for process in processes:
         table.add_row(
             process.name,
@@ -99,6 +99,7 @@ def _process_table(processes: tuple[ProcessStatus, ...]) -> Table:
             process.state,
             str(process.num_restarts),
             f"{process.uptime_s:.0f} s",
+            process.detail,
         )
     return table
 

@@ -74,6 +74,7 @@ class KeptProcess:
             state=self.state.value,
             num_restarts=max(0, self._num_starts - 1),
             uptime_s=self._clock.now() - self._started_at_s if running else 0.0,
+            detail="" if running else self._output.last_line(),
         )
 
     async def _keep(self) -> None:

@@ -19,6 +19,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from router.candidates import WorkerState
 from router.config import RouterConfig
 from router.router import Router
 from runtime.clock import SystemClock
@@ -31,6 +32,7 @@ from wire.messages import GenerateRequest, Role, SamplingParams
 
 VOCAB_SIZE = 512
 START_TIMEOUT_S = 120.0
+torch.set_num_threads(1)  # more would spin against the workers that a test waits for
 TOKEN = "a-cluster-token-for-tests"
 
 _COMMON = {
@@ -247,6 +249,10 @@ def _wait_ready(cluster: Cluster) -> None:
     raise AssertionError(f"not ready in time:\n{cluster.log_path.read_text()[-4000:]}")
 
 
+def num_live(router: Router) -> int:
+    return sum(worker.state is WorkerState.LIVE for worker in router.snapshot().workers)
+
+
 @pytest.fixture
 async def connect() -> AsyncIterator[Callable[[Cluster], "asyncio.Future[Router]"]]:
     """A function that gives a router of its own on a running cluster: token ids in and out."""
@@ -262,7 +268,7 @@ async def connect() -> AsyncIterator[Callable[[Cluster], "asyncio.Future[Router]
         await router.start()
         routers.append(router)
         async with asyncio.timeout(30):
-            while len(router.snapshot().workers) < num_workers:
+            while num_live(router) < num_workers:
                 await asyncio.sleep(0.05)
         return router
 

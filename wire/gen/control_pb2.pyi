@@ -102,17 +102,19 @@ class ClusterStatus(_message.Message):
     def __init__(self, version: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., processes: _Optional[_Iterable[_Union[ProcessStatus, _Mapping]]] = ...) -> None: ...
 
 class ProcessStatus(_message.Message):
-    __slots__ = ("name", "kind", "pid", "state", "num_restarts", "uptime_s")
+    __slots__ = ("name", "kind", "pid", "state", "num_restarts", "uptime_s", "detail")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     NUM_RESTARTS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     pid: int
     state: str
     num_restarts: int
     uptime_s: float
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., num_restarts: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+    detail: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., num_restarts: _Optional[int] = ..., uptime_s: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
