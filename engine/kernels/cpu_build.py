@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from runtime.settings import user_cache_dir
+
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).parent / "cpu_ops.cpp"
@@ -43,7 +45,7 @@ def load_library(cache: Path | None = None) -> ctypes.CDLL:
 def _directory(cache: Path | None) -> Path:
     """A folder that only this user may write to: what is in it is executed."""
     fallback = Path(tempfile.gettempdir()) / f"baton-kernels-{os.getuid()}"
-    for folder in (cache,) if cache else (Path.home() / ".cache" / "baton" / "kernels", fallback):
+    for folder in (cache,) if cache else (user_cache_dir() / "kernels", fallback):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
