@@ -114,16 +114,17 @@ class Attempt:
 
     def handle(self, event: LegEvent | RescueDue) -> tuple[int, ...]:
         """Takes the next event; gives the tokens that are in turn for the client."""
-        if self.is_over:
+        if self.finish is not None or self.failure is not None:
             return ()
+        if isinstance(event, LegTokens):
+            if event.leg_id == self._decode_leg:
+                self._decode_spoke = True
+            return self._stitcher.push(event.index, event.tokens)
         if isinstance(event, RescueDue):
             if not self._decode_spoke and self._prefill is not None:
                 self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
             return ()
         is_prefill = event.leg_id == self._prefill_leg
-        if isinstance(event, LegTokens):
-            self._decode_spoke |= not is_prefill
-            return self._stitcher.push(event.index, event.tokens)
         if isinstance(event, LegAccepted):
             if is_prefill or self._prefill is None:
                 self.num_cached_tokens = event.num_cached_tokens

@@ -7,9 +7,13 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Unbounded; one reader. What arrives in one turn of the loop is taken in one piece."""
+    """Unbounded; one reader, in the loop that made it.
+
+    What arrives in one turn of the loop is taken in one piece.
+    """
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._items: list[T] = []
         self._waiter: asyncio.Future[None] | None = None
 
@@ -21,7 +25,7 @@ class Mailbox(Generic[T]):
     async def take(self) -> list[T]:
         """Everything that arrived, after waiting for a first item if need be."""
         if not self._items:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wire.messages import BlockEvent, BlockSnapshot
@@ -96,14 +96,15 @@ class PrefixMap:
         """Notes that the worker will soon hold these blocks, and that they are in use."""
         worker = self._workers[worker_id]
         blocks, bit = worker.blocks, worker.bit
+        holders, guesses = self._holders, self._guesses
         guessed = []
         for block in reversed(hashes):
-            if blocks.get(block) == _CONFIRMED:
-                blocks.move_to_end(block)
-                continue
-            guessed.append(block)
-            self._put(worker, block, expires_at_s)
-            self._guesses[block] = self._guesses.get(block, 0) | bit
+            if blocks.get(block) != _CONFIRMED:
+                guessed.append(block)
+                blocks[block] = expires_at_s
+                holders[block] = holders.get(block, 0) | bit
+                guesses[block] = guesses.get(block, 0) | bit
+            blocks.move_to_end(block)
         if guessed:
             self._expiries.append((expires_at_s, worker_id, tuple(guessed)))
             self._trim(worker)
@@ -169,16 +170,15 @@ class PrefixMap:
             depths[self._names[bit]] = depth
             bits ^= bit
 
-    def _store(self, worker: _Worker, stored: Iterable[int]) -> None:
-        for block in reversed(tuple(stored)):  # leaves are older than their roots
-            self._put(worker, block, _CONFIRMED)
-            self._clear(self._guesses, block, worker.bit)
+    def _store(self, worker: _Worker, stored: Sequence[int]) -> None:
+        bit, holders = worker.bit, self._holders
+        for block in reversed(stored):  # leaves are older than their roots
+            worker.blocks[block] = _CONFIRMED
+            worker.blocks.move_to_end(block)
+            holders[block] = holders.get(block, 0) | bit
+            if block in self._guesses:
+                _clear(self._guesses, block, bit)
         self._trim(worker)
-
-    def _put(self, worker: _Worker, block: int, expiry_s: float) -> None:
-        worker.blocks[block] = expiry_s
-        worker.blocks.move_to_end(block)
-        self._holders[block] = self._holders.get(block, 0) | worker.bit
 
     def _trim(self, worker: _Worker) -> None:
         while len(worker.blocks) > self._max_blocks:
@@ -186,13 +186,14 @@ class PrefixMap:
 
     def _drop(self, worker: _Worker, block: int) -> None:
         del worker.blocks[block]
-        self._clear(self._holders, block, worker.bit)
-        self._clear(self._guesses, block, worker.bit)
+        _clear(self._holders, block, worker.bit)
+        if block in self._guesses:
+            _clear(self._guesses, block, worker.bit)
 
-    @staticmethod
-    def _clear(bits: dict[int, int], block: int, bit: int) -> None:
-        rest = bits.get(block, 0) & ~bit
-        if rest:
-            bits[block] = rest
-        else:
-            bits.pop(block, None)
+
+def _clear(bits: dict[int, int], block: int, bit: int) -> None:
+    rest = bits[block] & ~bit
+    if rest:
+        bits[block] = rest
+    else:
+        del bits[block]

@@ -62,7 +62,9 @@ class Relay:
                 attempt.start()
                 while not attempt.is_over:
                     events = await attempt.mailbox.take()
-                    tokens = tuple(token for event in events for token in attempt.handle(event))
+                    tokens = attempt.handle(events[0])
+                    for event in events[1:]:
+                        tokens += attempt.handle(event)
                     self._note_cached(attempt, len(tokens))
                     if attempt.finish is not None:
                         attempt.close()

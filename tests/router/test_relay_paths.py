@@ -86,7 +86,7 @@ async def test_early_tokens_wait_for_the_gap_and_duplicates_are_dropped(start_cl
 
 
 async def test_a_short_prompt_is_computed_on_the_decode_worker(start_cluster):
-    cluster = await start_cluster()
+    cluster = await start_cluster(local_prefill_max_tokens=64)
     request = make_request(num_tokens=40)
     tokens, last = await collect(cluster, request)
     assert tokens == expected(request)
