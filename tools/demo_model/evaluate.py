@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from ask import HELD_OUT_FRAMES, UNKNOWN, fact_topics, held_out_questions, vary
+from ask import HELD_OUT_FRAMES, UNKNOWN, fact_topics, held_out_questions, reword
 from corpus import MODEL_DIR, recall
 from dialogue import Turn
 from lexicon import words
@@ -92,7 +92,7 @@ def fact_cases(rng: Random) -> Iterator[Case]:
     for topic in fact_topics():
         for question in held_out_questions(topic):
             yield Case("facts", [Turn("user", question)], topic.key, partly=True)
-            yield Case("facts, reworded", [Turn("user", vary(rng, question))], topic.key, True)
+            yield Case("facts, reworded", [Turn("user", reword(rng, question))], topic.key, True)
 
 
 def unknown_cases() -> Iterator[Case]:
@@ -141,7 +141,7 @@ class Model:
         )
 
     @torch.no_grad()
-    def answers(self, prompts: list[str], max_new_tokens: int = 512) -> list[str]:
+    def answers(self, prompts: list[str], max_new_tokens: int = 448) -> list[str]:
         """Greedy continuations of some prompts."""
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         batch.pop("token_type_ids", None)
