@@ -23,7 +23,7 @@ class TransferConfig:
     stall_s: float = 5.0
     connect_s: float = 2.0
     slack_s: float = 2.0
-    expected_bytes_s: float = 1e9
+    expected_bytes_s: float = 5e8
     piece_bytes: int = 4 << 20
     max_connections: int = 1024
 

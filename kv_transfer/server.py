@@ -84,7 +84,7 @@ class Server:
         try:
             sock, _ = listener.accept()
             self._begin(sock)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, TransferError) as error:
             self._log.warning("cannot accept a kv connection", error=repr(error))
             wait_readable([self._waker.fd], _TICK_S)
 

@@ -22,6 +22,7 @@ from kv_transfer.control import (
     Read,
     Ready,
     Release,
+    Released,
     Welcome,
     encode,
 )
@@ -155,6 +156,17 @@ def test_a_read_outside_of_the_published_blocks_closes_the_connection(make_rig):
         data.send(Read(9, handle_id, *bounds))
         assert is_closed(data)
         data.close()
+    control.close()
+
+
+def test_releasing_twice_is_answered_and_frees_once(make_rig):
+    rig = make_rig()
+    handle_id = rig.publish_whole(1, BLOCKS, 48).handle_id
+    control = member(rig, "control")
+    control.send(Attach(9, handle_id), Release(9), Release(9))
+    answers = [control.receive_one(5.0) for _ in range(3)]
+    assert answers[1:] == [Released(9, True), Released(9, False)]
+    assert rig.released == [1]
     control.close()
 
 
