@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 MODEL_DIR = ROOT / "baton" / "demo_model"
@@ -16,3 +17,12 @@ def demo_model():
     from evaluate import Model  # heavy: transformers
 
     return Model(MODEL_DIR, "cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One thread computes: the model is so small that threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

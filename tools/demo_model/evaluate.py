@@ -191,10 +191,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--dialogues", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     model = Model(args.model, args.device)
     if args.dialogues:
         show_dialogues(model)
