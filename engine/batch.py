@@ -117,10 +117,27 @@ class Scheduler:
     def _grow_running(self) -> list[Sequence]:
         """Gives every running sequence its missing blocks, earlier ones first; who can run."""
         can_run = []
-        for seq in self.running.copy():
-            if seq.state is SeqState.RUNNING and (seq.num_missing_blocks <= 0 or self._grow(seq)):
+        queue = self.running.copy()
+        for seq in queue:
+            if seq.state is not SeqState.RUNNING:
+                continue
+            if seq.num_missing_blocks <= 0 or self._grow(seq):
                 can_run.append(seq)
-        return can_run
+            elif self.ready and self.ready[0].order < seq.order:
+                queue.append(self._swap_for_ready(seq))
+        return [seq for seq in can_run if seq.state is SeqState.RUNNING]
+
+    def _swap_for_ready(self, seq: Sequence) -> Sequence:
+        """Hands the row of a sequence that cannot grow to the first one that waits for a row.
+
+        The two keep their blocks. Without it the first could wait for the row, and the second for
+        the first one's blocks.
+        """
+        first = self.ready.pop(0)
+        self.retire(seq)
+        self.enqueue(seq)
+        self._run(first)
+        return first
 
     def _grow(self, seq: Sequence) -> bool:
         """Allocates the missing blocks, preempting later sequences; False: it has to wait."""

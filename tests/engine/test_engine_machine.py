@@ -84,7 +84,8 @@ def answer_of(prompt: tuple[int, ...], num_tokens: int) -> list[int]:
 
 
 # Few distinct prompts, so that prefixes meet in the cache.
-PROMPTS = st.tuples(st.sampled_from([0, 1, 2]), st.integers(1, 90)).map(
+LENGTHS = st.one_of(st.integers(1, 90), st.sampled_from([15, 16, 17, 32, 48, 64]))
+PROMPTS = st.tuples(st.sampled_from([0, 1, 2]), LENGTHS).map(
     lambda pair: tuple((pair[0] * 13 + i * i) % VOCAB for i in range(pair[1]))
 )
 
@@ -277,3 +278,19 @@ class EngineMachine(RuleBasedStateMachine):
 
 EngineMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestEngineMachine = EngineMachine.TestCase
+
+
+def test_a_sequence_that_cannot_grow_hands_its_row_to_one_that_has_its_blocks() -> None:
+    machine = EngineMachine()
+    machine.start(num_blocks=11, budget=3, max_seqs=1)
+    for length in (49, 81):
+        machine.reserve(
+            prompt=tuple(range(2, 2 + 40)) + (1,) * (length - 40), max_tokens=2, known=0
+        )
+    machine.add((5,) * 16, 2, 0, prefill_only=False, salt="", priority=0)
+    for _ in range(6):
+        plan = machine.engine.schedule()
+        for output in machine.engine.execute(plan).outputs:
+            machine.check(output)
+    assert machine.engine.schedule() is None
+    machine.teardown()
