@@ -43,12 +43,13 @@ class RescueDue:
 
 @dataclass(slots=True)
 class LegTimes:
-    """What the workers told about this attempt, in seconds."""
+    """What the workers told about this attempt; transfer_failure is empty if none failed."""
 
     queue_s: float = 0.0
     prefill_s: float = 0.0
     transfer_s: float = 0.0
     exposed_s: float = 0.0
+    transfer_failure: str = ""
 
 
 class Attempt:
@@ -59,8 +60,8 @@ class Attempt:
         whole:   DECODE --> finished
         PREFILL --prefill lost--> failed;  any --decode lost--> failed
 
-    Owns its legs: close() ends whatever is still open on either worker and gives an export back
-    that nobody has pulled. Tokens go through the request's stitcher, shared by its attempts.
+    Owns its legs: close() ends whatever is still open on either worker, an export that nobody has
+    pulled included. Tokens go through the request's stitcher, shared by its attempts.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class Attempt:
         self._metrics = metrics
         self._rescue_s = rescue_s
         self._rescue: asyncio.TimerHandle | None = None
-        self._has_export = False  # published, and not known to be pulled or ended
-        self._is_prefill_open = False
+        self._is_prefilled = False
+        self._is_pulled = False
         self._is_decode_started = False
         self._decode_spoke = False  # tokens or a transfer's outcome came from it
 
@@ -108,7 +109,6 @@ class Attempt:
         decode.reserve_leg(self._decode_leg, compute_tokens=0, new_tokens=rest)
         rest = facts.uncached_tokens(self._prefill.info.worker_id)
         self._prefill.reserve_leg(self._prefill_leg, compute_tokens=rest, new_tokens=rest)
-        self._is_prefill_open = True
         leg = StartLeg(self._prefill_leg, self._request, self._stitcher.sent, prefill_only=True)
         self._prefill.start_leg(leg, self.mailbox.put)
 
@@ -139,45 +139,44 @@ class Attempt:
         if self._rescue is not None:
             self._rescue.cancel()
         self._decode.cancel_leg(self._decode_leg)
-        if self._prefill is None:
-            return
-        if self._is_prefill_open or self._has_export:
-            self._prefill.abandon_leg(self._prefill_leg)
-        self._is_prefill_open = self._has_export = False
+        if self._prefill is not None:
+            self._prefill.cancel_leg(self._prefill_leg)
 
     # --- the prefill leg ----------------------------------------------------------------------
 
     def _handle_prefill(self, event: LegEvent) -> None:
         if isinstance(event, LegPublished):
-            self._has_export = True
             self._start_decode(event)
         elif isinstance(event, LegFinished):
-            self._is_prefill_open = False
             self._note_times(event)
             self._end_prefill(event.reason)
         elif isinstance(event, LegFailed):
-            self._is_prefill_open = False
             self._lose_prefill(event)
 
     def _end_prefill(self, reason: FinishReason) -> None:
+        assert self._prefill is not None
         if reason in _ANSWER_ENDS:
             self.finish = reason
         elif reason is FinishReason.CANCELLED:
-            assert self._prefill is not None
             self._fail(ErrorCode.DRAINING, "the prefill worker cancelled the leg", self._prefill)
-        elif not self._is_decode_started:
-            self._start_decode(None)
+        else:
+            self._is_prefilled = True
+            self._settle_export()
+            if not self._is_decode_started:
+                self._start_decode(None)
 
     def _lose_prefill(self, event: LegFailed) -> None:
         """A decode worker that has the handle recomputes by itself; it gets a while to do so."""
         assert self._prefill is not None
         if not self._is_decode_started:
             self._fail(event.code, event.message, self._prefill)
-            return
-        self._has_export = False
-        if not self._decode_spoke:
+        elif not self._decode_spoke:
             loop = asyncio.get_running_loop()
             self._rescue = loop.call_later(self._rescue_s, self.mailbox.put, RescueDue())
+
+    def _settle_export(self) -> None:
+        if self._is_prefilled and self._is_pulled and self._prefill is not None:
+            self._prefill.settle_leg(self._prefill_leg)
 
     # --- the decode leg -----------------------------------------------------------------------
 
@@ -212,9 +211,11 @@ class Attempt:
         self._metrics.counter(
             "baton_transfers_total", transport=event.transport or "none", outcome=outcome
         ).inc()
+        self.times.transfer_failure = event.failure
         if event.failure:
             return
-        self._has_export = False
+        self._is_pulled = True
+        self._settle_export()
         self.times.transfer_s, self.times.exposed_s = event.transfer_s, event.exposed_s
         self._metrics.histogram("baton_transfer_exposed_seconds").observe(event.exposed_s)
 

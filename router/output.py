@@ -10,7 +10,8 @@ class RequestTrace:
     """Where and how one request ran; the last attempt's workers, times in seconds.
 
     kind: remote, local or degraded. prefill_worker is empty where decode_worker did all.
-    transfer_s, exposed_s: the KV transfer, and what of it prefill did not hide.
+    transfer_s, exposed_s: the KV transfer, and what of it prefill did not hide. transfer_failure:
+    why decode_worker computed the prompt again, empty if it did not.
     """
 
     kind: str
@@ -22,6 +23,7 @@ class RequestTrace:
     prefill_s: float = 0.0
     transfer_s: float = 0.0
     exposed_s: float = 0.0
+    transfer_failure: str = ""
     explanation: str = ""
 
 

@@ -149,6 +149,7 @@ class Relay:
             prefill_s=times.prefill_s,
             transfer_s=times.transfer_s,
             exposed_s=times.exposed_s,
+            transfer_failure=times.transfer_failure,
             explanation=placement.explanation,
         )
         return OutputDelta(tokens, reason, self._num_cached_tokens, trace)

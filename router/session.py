@@ -17,6 +17,7 @@ from wire.errors import ErrorCode
 from wire.messages import (
     CancelLeg,
     ClientFrame,
+    FinishReason,
     Hello,
     LegAccepted,
     LegEvent,
@@ -49,7 +50,8 @@ class WorkerSession:
         any --stream broke, silent, or stuck--> LOST --backoff--> CONNECTING
 
     On loss every open leg gets LegFailed WORKER_LOST, and closing the stream makes the worker
-    cancel its legs as soon as it can. Owns the legs, the load and the worker's share of the
+    cancel its legs as soon as it can. A leg that ended with PREFILLED stays open as an export
+    until it is settled or cancelled. Owns the legs, the load and the worker's share of the
     prefix map; `on_change` tells that the candidate or the state changed.
     """
 
@@ -78,6 +80,7 @@ class WorkerSession:
         self._runner: asyncio.Task[None] | None = None
         self._is_closed = False
         self._backoff_s = config.reconnect_min_s
+        self._last_loss = ""  # a worker that stays away is logged once
 
     @property
     def role(self) -> Role:
@@ -162,20 +165,14 @@ class WorkerSession:
         self._outbox.put_nowait(leg)
 
     def cancel_leg(self, leg_id: int) -> None:
-        """Ends a reserved or open leg; its sink hears nothing more. Safe to repeat."""
+        """Ends a reserved or open leg, or an export; its sink hears no more. Safe to repeat."""
         self._end_load(leg_id)
         if self._legs.pop(leg_id, None) is not None:
             self._outbox.put_nowait(CancelLeg(leg_id))
 
-    def abandon_leg(self, leg_id: int) -> None:
-        """As cancel_leg, and the worker hears of it though the leg may have ended.
-
-        A prefill leg that has ended still holds its export until somebody pulls it.
-        """
-        self._end_load(leg_id)
+    def settle_leg(self, leg_id: int) -> None:
+        """The KV of a prefill leg that has ended was pulled: the worker keeps nothing of it."""
         self._legs.pop(leg_id, None)
-        if self.state is not WorkerState.LOST:
-            self._outbox.put_nowait(CancelLeg(leg_id))
 
     # --- liveness -----------------------------------------------------------------------------
 
@@ -257,6 +254,7 @@ class WorkerSession:
                 self.state = WorkerState.DRAINING
             elif not self._liveness.is_stuck:
                 self.state = WorkerState.LIVE
+                self._last_loss = ""
         self._changed()
 
     def _dispatch(self, event: LegEvent) -> None:
@@ -274,15 +272,17 @@ class WorkerSession:
             )
             self._changed()
         elif isinstance(event, LegFinished | LegFailed):
-            del self._legs[event.leg_id]
             self._end_load(event.leg_id)
+            if not _leaves_export(event):
+                del self._legs[event.leg_id]
         leg.sink(event)
 
     def _lose(self, why: str) -> None:
         if self.state is WorkerState.LOST:
             return
-        if self.state is not WorkerState.CONNECTING and not self._is_closed:
+        if why != self._last_loss and not self._is_closed:
             _log.warning("worker lost", worker=self.info.worker_id, reason=why)
+        self._last_loss = why
         self.state = WorkerState.LOST
         self.load.forget()
         legs, self._legs = self._legs, {}
@@ -303,6 +303,10 @@ class WorkerSession:
 async def _until_none(outbox: "asyncio.Queue[ClientFrame | None]") -> AsyncIterator[ClientFrame]:
     while (frame := await outbox.get()) is not None:
         yield frame
+
+
+def _leaves_export(event: LegFinished | LegFailed) -> bool:
+    return isinstance(event, LegFinished) and event.reason is FinishReason.PREFILLED
 
 
 def _reason(reader: asyncio.Task[None]) -> str:

@@ -46,13 +46,15 @@ class ClusterWatch:
     async def _run(self) -> None:
         channel = open_channel(self._config.control_address)
         backoff_s = self._config.reconnect_min_s
+        last_reason = ""
         try:
             while True:
                 reason = await self._follow(channel)
                 if self._is_connected:
-                    _log.warning("control plane lost", reason=reason)
                     backoff_s = self._config.reconnect_min_s
-                self._is_connected = False
+                if self._is_connected or reason != last_reason:
+                    _log.warning("no control plane", reason=reason)
+                self._is_connected, last_reason = False, reason
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, self._config.reconnect_max_s)
         finally:

@@ -80,6 +80,7 @@ class Fabric:
 
     def __init__(self) -> None:
         self.exports: dict[bytes, Export] = {}
+        self.fail_next = ""
         self._count = 0
 
     def publish(self, export: Export) -> bytes:
@@ -325,6 +326,8 @@ class ScriptedWorker:
         emit(LegTokens(leg.leg_id, index, (token,)))
         reason = _end(leg.request, index) or FinishReason.PREFILLED
         await self._stage("finished")
+        if reason is not FinishReason.PREFILLED:
+            self.fabric.drop(self, leg.leg_id, "the answer has ended")
         emit(LegFinished(leg.leg_id, reason, self.num_cached_tokens, 0.01, 0.02))
 
     async def _play_decode(self, leg: StartLeg, emit: Callable[..., None]) -> None:
@@ -350,7 +353,9 @@ class ScriptedWorker:
         await self._stage("pulled")
         export = self.fabric.exports.get(handle.handle_id)
         failure = "unknown handle"
-        if export is not None:
+        if self.fabric.fail_next:
+            failure, self.fabric.fail_next = self.fabric.fail_next, ""
+        elif export is not None:
             await export.settled.wait()
             failure = export.failure
             self.fabric.release(handle.handle_id)

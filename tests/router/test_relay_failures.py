@@ -76,6 +76,37 @@ async def test_a_prefill_worker_that_dies_while_decode_does_not_notice_is_left(s
     await cluster.idle()
 
 
+async def test_a_prefill_worker_that_hangs_before_its_kv_is_pulled_is_left(start_cluster):
+    cluster = await start_cluster(1, 1, **QUICK)
+    cluster["d0"].pause("pulled")
+    got = []
+    task = asyncio.create_task(collect(cluster, make_request(), got))
+    await until(lambda: len(got) == 1 and cluster["p0"].num_active == 0)
+    cluster["p0"].freeze()
+    await until(lambda: len(cluster["d0"].started) == 2)
+    cluster["d0"].resume("pulled")
+    tokens, last = await task
+    assert tokens == expected(make_request())
+    assert (last.trace.kind, last.trace.decode_worker) == ("degraded", "d0")
+    cluster["p0"].thaw()
+    await cluster.idle()
+
+
+async def test_a_failed_transfer_is_told_and_its_export_is_given_back(start_cluster):
+    cluster = await start_cluster(1, 1)
+    cluster["d0"].pause("pulled")
+    task = asyncio.create_task(collect(cluster, make_request()))
+    await cluster["d0"].reached("pulled")
+    cluster.fabric.fail_next = "the link broke"
+    cluster["d0"].resume("pulled")
+    tokens, last = await task
+    assert tokens == expected(make_request())
+    assert last.trace.transfer_failure == "the link broke"
+    assert cluster.metric("baton_transfers_total", transport="shm", outcome="failed") == 1
+    await until(lambda: cluster["p0"].cancelled == [cluster["p0"].last_leg_id()])
+    await cluster.idle()
+
+
 @pytest.mark.parametrize("index", [0, 1, 4, 6, 7])
 async def test_a_decode_worker_killed_mid_stream_is_replaced_without_a_gap(start_cluster, index):
     cluster = await start_cluster(1, 2)
