@@ -52,6 +52,7 @@ class FaultyLane:
         self._num_reads = 0
         self._free_s = 0.0  # nothing moves before
         self._to_corrupt: ReadOp | None = None
+        self._untold: Sequence[Moved] = ()
 
     @property
     def name(self) -> str:
@@ -78,18 +79,22 @@ class FaultyLane:
         self._inner.post(read)
 
     def progress(self) -> Sequence[Moved]:
+        """What moved is told once its time on the slow link is over."""
         if self._is_held:
             return ()
+        told, self._untold = self._untold, ()
         start_s = self._clock.now()
         moved = self._inner.progress()
-        end_s = self._clock.now()
         self._corrupt(moved)
-        self._pause(sum(part.num_bytes for part in moved), start_s, end_s)
-        return moved
+        self._pause(sum(part.num_bytes for part in moved), start_s)
+        if not self._is_held:
+            return (*told, *moved)
+        self._untold = moved
+        return told
 
     def wait_s(self) -> float | None:
         if not self._is_held:
-            return self._inner.wait_s()
+            return 0.0 if self._untold else self._inner.wait_s()
         held_s = self._free_s - self._clock.now()
         return None if held_s == float("inf") else max(0.0, held_s)
 
@@ -103,11 +108,11 @@ class FaultyLane:
     def _is_held(self) -> bool:
         return self._clock.now() < self._free_s
 
-    def _pause(self, num_bytes: int, start_s: float, end_s: float) -> None:
+    def _pause(self, num_bytes: int, start_s: float) -> None:
         """Holds the lane; what a wait overslept is given back, up to the slack."""
         if not num_bytes:
             return
-        pause_s = self._faults.slowdown * (end_s - start_s)
+        pause_s = self._faults.slowdown * (self._clock.now() - start_s)
         if self._faults.rate_bytes_s:
             pause_s = max(pause_s, num_bytes / self._faults.rate_bytes_s)
         self._free_s = max(self._free_s, start_s - _SLACK_S) + pause_s
