@@ -77,7 +77,6 @@ class GenerateEndpoint:
             outcome = await self._answer(request_id, scope, receive, reply, meter)
         finally:
             meter.end(outcome)
-            _log.debug("request ended", request_id=request_id, outcome=outcome)
 
     async def _answer(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Gateway:
 def run(config: GatewayConfig) -> int:
     """Serves until SIGTERM or SIGINT; gives the exit status, 0 after a drain."""
     log.configure("gateway", level=config.log_level)
+    logging.getLogger("uvicorn.error").addHandler(_ServerLog(logging.WARNING))
     if config.parent_pid:
         die_with_parent(config.parent_pid)
     try:
@@ -116,8 +118,6 @@ async def serve_app(
             timeout_graceful_shutdown=int(drain_s) + _AFTER_DRAIN_S,
         )
     )
-    host, port = listener.getsockname()[:2]
-    _log.info("the gateway listens", url=f"http://{host}:{port}", model=services.model.name)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -131,12 +131,25 @@ async def serve_app(
         deadline.cancel()
 
 
+class _ServerLog(logging.Handler):
+    """What uvicorn has to say, among this process's own log lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _log.warning(record.getMessage(), exc_info=record.exc_info)
+
+
 class _Server(uvicorn.Server):
     """Leaves the signals to the process, which has more to stop than the server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            _log.info("the gateway listens", url=f"http://{host}:{port}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

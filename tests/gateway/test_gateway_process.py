@@ -65,6 +65,16 @@ def test_it_serves_without_workers_and_exits_with_0_on_sigterm(model_path: Path)
         assert (process.returncode, stdout) == (0, "")
 
 
+def test_what_is_no_http_is_refused_and_logged_like_everything_else(model_path: Path) -> None:
+    with gateway_process(model_path, 0) as process:
+        url = httpx.URL(log_line(process, "the gateway listens")["url"])
+        assert url.port is not None
+        with socket.create_connection((url.host, url.port)) as connection:
+            connection.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+        assert log_line(process, "Invalid HTTP request received.")["level"] == "warning"
+
+
 def test_a_busy_port_is_named_and_nothing_starts(model_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
