@@ -119,7 +119,7 @@ class ScriptedWorker:
         self.stuck = False
         self.sequence_number = 0
         self.blocks: dict[int, None] = {}
-        self.token_wait: Callable[[], asyncio.Future] | None = None
+        self.token_delay_s = 0.0
         self._paused: dict[str, asyncio.Event] = {}
         self._reached: dict[str, asyncio.Event] = {}
         self._outs: list[asyncio.Queue[WorkerFrame]] = []
@@ -337,6 +337,8 @@ class ScriptedWorker:
         index = len(leg.output_tokens)
         while reason is None:
             await self._stage(f"token:{index}")
+            if self.token_delay_s:
+                await asyncio.sleep(self.token_delay_s)
             token = answer(leg.request.prompt_tokens, index)
             reason = _end(leg.request, index)
             events: list[LegEvent] = [LegTokens(leg.leg_id, index, (token,))]
