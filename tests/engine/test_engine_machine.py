@@ -178,7 +178,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert len(reservation.block_ids) == -(-known_tokens // 16)
 
     @precondition(lambda self: any(e.is_reserved for e in self.alive.values()))
-    @rule(data=st.data(), share=st.floats(0, 1), num_learned=st.integers(0, 3))
+    @rule(data=st.data(), share=st.floats(0, 1), num_learned=st.sampled_from([0, 1, 2, 40]))
     def activate(self, data: st.DataObject, share: float, num_learned: int) -> None:
         expected = data.draw(st.sampled_from([e for e in self.alive.values() if e.is_reserved]))
         request = expected.request
