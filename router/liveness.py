@@ -47,9 +47,9 @@ class Liveness:
         """Why the worker counts as lost, None while it does not."""
         silent_s = now_s - self._frame_at_s
         if silent_s > self._heartbeat_timeout_s:
-            return f"no frame for {silent_s:.1f} s"
+            return f"no frame for {self._heartbeat_timeout_s} s"
         stuck_s = now_s - self._progress_at_s
         if self._has_work and not self._is_stuck and stuck_s > self._step_timeout_s:
             self._is_stuck = True
-            return f"work but no step for {stuck_s:.1f} s"
+            return f"work but no step for {self._step_timeout_s} s"
         return None

@@ -1,8 +1,6 @@
 """One worker as the router sees it: a multiplexed stream of legs, its load and its liveness."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.candidates import Candidate, WorkerState, WorkerView
@@ -10,15 +8,14 @@ from router.config import RouterConfig
 from router.liveness import Liveness
 from router.load import WorkerLoad
 from router.prefix_map import PrefixMap
+from router.stream import WorkerStream
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.cluster import WorkerInfo
 from wire.errors import ErrorCode
 from wire.messages import (
     CancelLeg,
-    ClientFrame,
     FinishReason,
-    Hello,
     LegAccepted,
     LegEvent,
     LegFailed,
@@ -30,7 +27,6 @@ from wire.messages import (
     WorkerFrame,
     WorkerReport,
 )
-from wire.rpc import Channel, RpcError, open_channel, open_session
 
 LegSink = Callable[[LegEvent], None]
 _log = get_logger("router")
@@ -68,18 +64,14 @@ class WorkerSession:
         self.load = WorkerLoad()
         self.state = WorkerState.CONNECTING
         self._group = group
-        self._config = config
+        self._stream = WorkerStream(info.address, config, self)
         self._clock = clock
         self._prefix_map = prefix_map
         self._on_change = on_change
         self._liveness = Liveness(config.heartbeat_timeout_s, config.step_timeout_s, clock.now())
         self._legs: dict[int, _OpenLeg] = {}
-        self._outbox: asyncio.Queue[ClientFrame | None] = asyncio.Queue()
         self._candidate: Candidate | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._runner: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._backoff_s = config.reconnect_min_s
         self._last_loss = ""  # a worker that stays away is logged once
 
     @property
@@ -93,19 +85,16 @@ class WorkerSession:
         return len(self._legs)
 
     def open(self) -> None:
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._stream.open()
 
     def close(self) -> None:
         """Ends the stream for good; open legs fail with WORKER_LOST."""
         self._is_closed = True
-        self._lose("its session was closed")
-        if self._runner is not None:
-            self._runner.cancel()
+        self.ended("its session was closed")
+        self._stream.close()
 
     async def wait_closed(self) -> None:
-        if self._runner is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._runner
+        await self._stream.wait_closed()
 
     def update(self, info: WorkerInfo) -> None:
         """The registry says something new about the same process, for instance that it drains."""
@@ -162,13 +151,13 @@ class WorkerSession:
             return
         num_tokens = len(leg.request.prompt_tokens) + len(leg.output_tokens)
         self._legs[leg.leg_id] = _OpenLeg(sink, num_tokens)
-        self._outbox.put_nowait(leg)
+        self._stream.send(leg)
 
     def cancel_leg(self, leg_id: int) -> None:
         """Ends a reserved or open leg, or an export; its sink hears no more. Safe to repeat."""
         self._end_load(leg_id)
         if self._legs.pop(leg_id, None) is not None:
-            self._outbox.put_nowait(CancelLeg(leg_id))
+            self._stream.send(CancelLeg(leg_id))
 
     def settle_leg(self, leg_id: int) -> None:
         """The KV of a prefill leg that has ended was pulled: the worker keeps nothing of it."""
@@ -182,51 +171,21 @@ class WorkerSession:
             return
         complaint = self._liveness.complaint(now_s)
         if complaint is not None:
-            self._lose(complaint)
-            if self._reader is not None:
-                self._reader.cancel()
+            self.ended(complaint)
+            self._stream.break_off()
 
     def forgive(self, seconds: float) -> None:
         self._liveness.forgive(seconds)
 
-    # --- the stream ---------------------------------------------------------------------------
+    # --- what the stream tells ----------------------------------------------------------------
 
-    async def _run(self) -> None:
-        channel = open_channel(self.info.address)
-        try:
-            while True:
-                self._connect()
-                reading = self._read(channel, self._outbox)
-                self._reader = asyncio.get_running_loop().create_task(reading)
-                await asyncio.wait({self._reader})
-                self._lose(_reason(self._reader))
-                await asyncio.sleep(self._backoff_s)
-                self._backoff_s = min(2 * self._backoff_s, self._config.reconnect_max_s)
-        finally:
-            if self._reader is not None and not self._reader.done():
-                self._reader.cancel()
-                await asyncio.wait({self._reader})
-            await channel.close(None)
-
-    def _connect(self) -> None:
+    def opening(self) -> None:
         self.state = WorkerState.CONNECTING
-        self._outbox = asyncio.Queue()
-        self._outbox.put_nowait(Hello(self._config.client_id))
         self._prefix_map.expect_snapshot(self.info.worker_id)
         self._liveness.opened(self._clock.now())
         self._changed()
 
-    async def _read(self, channel: Channel, outbox: "asyncio.Queue[ClientFrame | None]") -> None:
-        try:
-            async for frame in open_session(
-                channel, _until_none(outbox), self._config.cluster_token
-            ):
-                self._take(frame)
-        finally:
-            # A call that ended by itself goes on waiting for its next request frame.
-            outbox.put_nowait(None)
-
-    def _take(self, frame: WorkerFrame) -> None:
+    def frame_came(self, frame: WorkerFrame) -> None:
         if self._is_closed or self.state is WorkerState.LOST:
             return
         now_s = self._clock.now()
@@ -237,12 +196,27 @@ class WorkerSession:
             self._prefix_map.load_snapshot(self.info.worker_id, frame.snapshot)
         for blocks in frame.block_events:
             if not self._prefix_map.apply(self.info.worker_id, blocks):
-                self._outbox.put_nowait(SnapshotRequest())
+                self._stream.send(SnapshotRequest())
         if frame.report is not None:
             self._take_report(frame.report, now_s)
 
+    def ended(self, reason: str) -> None:
+        """The worker is lost, whoever found out; of several reasons the first counts."""
+        if self.state is WorkerState.LOST:
+            return
+        if reason != self._last_loss and not self._is_closed:
+            _log.warning("worker lost", worker=self.info.worker_id, reason=reason)
+        self._last_loss = reason
+        self.state = WorkerState.LOST
+        self.load.forget()
+        legs, self._legs = self._legs, {}
+        self._changed()
+        for leg_id, leg in legs.items():
+            message = f"{self.info.worker_id} was lost: {reason}"
+            leg.sink(LegFailed(leg_id, ErrorCode.WORKER_LOST, message))
+
     def _take_report(self, report: WorkerReport, now_s: float) -> None:
-        self._backoff_s = self._config.reconnect_min_s
+        self._stream.works()
         self._liveness.report_came(now_s, report)
         self.load.reported(report)
         self._settle()
@@ -277,20 +251,6 @@ class WorkerSession:
                 del self._legs[event.leg_id]
         leg.sink(event)
 
-    def _lose(self, why: str) -> None:
-        if self.state is WorkerState.LOST:
-            return
-        if why != self._last_loss and not self._is_closed:
-            _log.warning("worker lost", worker=self.info.worker_id, reason=why)
-        self._last_loss = why
-        self.state = WorkerState.LOST
-        self.load.forget()
-        legs, self._legs = self._legs, {}
-        self._changed()
-        for leg_id, leg in legs.items():
-            message = f"{self.info.worker_id} was lost: {why}"
-            leg.sink(LegFailed(leg_id, ErrorCode.WORKER_LOST, message))
-
     def _end_load(self, leg_id: int) -> None:
         self.load.ended(leg_id)
         self._changed()
@@ -300,22 +260,5 @@ class WorkerSession:
         self._on_change()
 
 
-async def _until_none(outbox: "asyncio.Queue[ClientFrame | None]") -> AsyncIterator[ClientFrame]:
-    while (frame := await outbox.get()) is not None:
-        yield frame
-
-
 def _leaves_export(event: LegFinished | LegFailed) -> bool:
     return isinstance(event, LegFinished) and event.reason is FinishReason.PREFILLED
-
-
-def _reason(reader: asyncio.Task[None]) -> str:
-    if reader.cancelled():
-        return "the router gave it up"
-    error = reader.exception()
-    if error is None:
-        return "the worker ended the session"
-    if isinstance(error, RpcError):
-        return f"{error.code().name}: {error.details()}"
-    _log.error("session failed", exc_info=error)
-    return repr(error)
