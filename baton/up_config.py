@@ -8,6 +8,7 @@ import baton
 
 DEMO_MODEL = Path(baton.__file__).parent / "demo_model"
 DEMO_NAME = "baton-demo"
+SMALL_MODEL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class UpConfig:
     port: int = 8000  # 0: a free one
     control_port: int = 8090  # 0: a free one; the control plane listens on this host only
     kv_memory: str = ""  # the worker's
-    threads: int = 0  # this process's cores, split among the workers
+    threads: int = 0  # one for a small model, else this process's cores split among the workers
     dtype: str = ""  # the worker's
     max_model_len: int = 0  # the model's
     transport: str = ""  # the worker's
@@ -59,7 +60,15 @@ class UpConfig:
 
     @property
     def threads_per_worker(self) -> int:
-        return self.threads or max(1, _num_cores() // max(1, self.num_workers))
+        if self.threads:
+            return self.threads
+        if self._weights_bytes < SMALL_MODEL_BYTES:
+            return 1  # its steps are shorter than threads take to meet
+        return max(1, _num_cores() // max(1, self.num_workers))
+
+    @property
+    def _weights_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.model_directory.glob("*.safetensors"))
 
 
 def _num_cores() -> int:

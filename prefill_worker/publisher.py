@@ -23,7 +23,7 @@ class Publisher:
     def __init__(self, exporter: Exporter, num_layers: int, num_groups: int) -> None:
         self._exporter = exporter
         self._num_layers = num_layers
-        self._group = max(1, num_layers // num_groups)
+        self._group = -(-num_layers // num_groups)
         self._published: set[int] = set()
         self._current: tuple[tuple[int, int], ...] = ()  # (seq_id, end) of this step's chunks
 

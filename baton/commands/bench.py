@@ -18,7 +18,9 @@ from baton.bench.row import Row
 from baton.host_facts import host_facts
 
 # Each module has `run(repeats: int) -> list[Row]`.
-BENCHES: Mapping[str, str] = MappingProxyType({"engine": "baton.bench.engine"})
+BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path")}
+)
 
 WhatArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
@@ -30,7 +32,9 @@ def command(what: WhatArgument, json_file: JsonFlag = None, repeats: RepeatsFlag
     if what not in BENCHES:
         typer.echo(f"baton bench: {what!r} is not one of {', '.join(BENCHES)}", err=True)
         raise typer.Exit(2)
-    rows: list[Row] = importlib.import_module(BENCHES[what]).run(repeats)
+    rows: list[Row] = []
+    for module in BENCHES[what]:
+        rows += importlib.import_module(module).run(repeats)
     if json_file is not None:
         content = {"bench": what, "repeats": repeats, "host": host_facts(), "rows": rows}
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
