@@ -13,11 +13,13 @@ triton = pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
+from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from engine.kernels import BatchInput, HeadShape  # noqa: E402
 from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  # noqa: E402
+from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {
@@ -44,7 +46,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         types = {
             name: "constexpr" if name in kwargs else type_of(value) for name, value in bound.items()
         }
-        source = ASTSource(self, types, fixed, {})
+        source = (GluonASTSource if self.is_gluon() else ASTSource)(self, types, fixed, {})
         kernels.append(triton.compile(source, target=HOPPER, options=options))
 
     monkeypatch.setattr(triton.runtime.JITFunction, "run", run)
@@ -54,6 +56,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def type_of(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return POINTERS[value.dtype]
+    if hasattr(value, "block_shape"):
+        rows, columns = value.block_shape
+        return f"tensordesc<bf16[{rows},{columns}],{value.layout!r}>"
     return "fp32" if isinstance(value, float) else "i32"
 
 
@@ -114,3 +119,20 @@ def test_each_kernel_compiles_for_a_hopper_gpu(
     for kernel in compiled:
         assert kernel.metadata.shared <= 227 * 1024, kernel.metadata.name
         assert kernel.asm["cubin"]
+
+
+def test_the_hopper_kernel_compiles_with_the_releases_it_is_let_through_for(
+    compiled: list[Any],
+) -> None:
+    hopper = hopper_support(triton.__version__)
+    if hopper is None:
+        pytest.skip("this release of Triton takes the portable kernel")
+    q = torch.zeros((TOKENS, HEADS, DIM), dtype=torch.bfloat16)
+    hopper.hopper_prefill(q, batch(), cache(torch.bfloat16), q, min_queries=2)
+    assert compiled[0].metadata.shared <= 227 * 1024
+    assert "wgmma" in compiled[0].asm["ptx"]
+
+
+def test_other_releases_take_the_portable_kernel() -> None:
+    assert hopper_support("3.5.1") is None
+    assert hopper_support("3.9.0") is None

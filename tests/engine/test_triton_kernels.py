@@ -22,6 +22,7 @@ from engine.kernels.triton_kernels.decode_attention import (  # noqa: E402
     decode_attention,
 )
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  # noqa: E402
+from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
 from engine.kernels.triton_kernels.prefill_attention import prefill_attention  # noqa: E402
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -234,6 +235,30 @@ def test_attention_equals_float64_for_ragged_batches(
     seed: int,
 ) -> None:
     check_attention(Ragged(tuple(lengths), *heads, head_dim, window, dtype), seed)
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="Gluon has no interpreter")
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1), (8, 1), (16, 1)])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        ((2, 2),),
+        ((16, 16), (17, 33), (128, 128), (129, 129)),
+        ((300, 700), (1, 50), (257, 1025), (2, 1000)),
+        ((640, 640), (33, 2050)),
+    ],
+)
+def test_the_hopper_kernel_attends_over_ragged_chunks(
+    heads: tuple[int, int], lengths: tuple[tuple[int, int], ...]
+) -> None:
+    case = case_of(Ragged(lengths, *heads, head_dim=128, dtype=torch.bfloat16))
+    hopper = hopper_support(triton.__version__)
+    if hopper is None or not hopper.takes(case.q, case.layer_kv, None):
+        pytest.skip("this device takes the portable kernel")
+    out = torch.full_like(case.q, float("nan"))
+    hopper.hopper_prefill(case.q, case.batch, case.layer_kv, out, min_queries=2)
+    decode_attention(case.q, case.batch, case.layer_kv, None, out, num_processors=132)
+    assert_close(out, case.expected, torch.bfloat16)
 
 
 def test_each_attention_kernel_writes_the_rows_of_its_sequences_only() -> None:

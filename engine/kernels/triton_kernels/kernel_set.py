@@ -1,6 +1,9 @@
 """The Triton operators behind the interface that the layers use."""
 
+from types import ModuleType
+
 import torch
+import triton
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
@@ -13,9 +16,16 @@ from engine.kernels.triton_kernels.rope_cache import store_kv
 from engine.kernels.triton_kernels.silu import silu_mul
 
 
+# The releases that the Gluon kernel was compiled with; others take the portable kernel.
+GLUON_RELEASES = ("3.6.", "3.7.", "3.8.")
+
+
 class TritonKernels:
     """Fused kernels for an NVIDIA GPU; matrix products stay with torch. Nothing here waits for
     the device, so that a decode step can be captured in a CUDA graph."""
+
+    def __init__(self) -> None:
+        self._hopper = hopper_support(triton.__version__)
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
         return PlainLinear(weight, bias, wide)
@@ -39,11 +49,23 @@ class TritonKernels:
         if num_tokens == num_sequences or num_sequences > 1:
             decode_attention(q, batch, layer_kv, window, out, num_processors(q.device))
         if num_tokens > num_sequences:
-            prefill_attention(q, batch, layer_kv, window, out, min_queries=2)
+            if self._hopper is not None and self._hopper.takes(q, layer_kv, window):
+                self._hopper.hopper_prefill(q, batch, layer_kv, out, min_queries=2)
+            else:
+                prefill_attention(q, batch, layer_kv, window, out, min_queries=2)
         return out.view(num_tokens, -1)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return silu_mul(gate_up)
+
+
+def hopper_support(release: str) -> ModuleType | None:
+    """The module of the Hopper kernel, where this release of Triton compiles it."""
+    if not release.startswith(GLUON_RELEASES):
+        return None
+    from engine.kernels.triton_kernels import hopper_prefill
+
+    return hopper_prefill
 
 
 def num_processors(device: torch.device) -> int:
