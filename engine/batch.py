@@ -176,6 +176,8 @@ class Scheduler:
 
     def _claim(self, seq: Sequence, spare: int) -> bool:
         """Claims the cached prefix and the rest's blocks if `spare` blocks stay free beyond."""
+        if self._pool.num_free <= spare:
+            return False  # at least one block is always fresh; a full pool needs no look-up
         prefix = match_prefix(self._pool, seq)
         num_new = seq.num_missing_blocks - len(prefix)
         if not self._pool.can_claim(prefix, num_new + spare):

@@ -11,13 +11,17 @@ Probabilities = NDArray[np.float32]
 _CUTOFFS = (1e-4, 1e-6)
 _CHUNK = 512
 
+NO_TOKEN = -1  # what a row without probabilities gives
+
 
 def draw(probabilities: Probabilities, params: SamplingParams, number: float) -> int:
     """The token at which the kept tokens' cumulated probability passes `number` of [0, 1).
 
-    probabilities: [vocab], of sum 1. They cumulate in the order of the vocabulary, which the
-    rounding of a logit does not change.
+    probabilities: [vocab], of sum 1, or NaN throughout, which gives NO_TOKEN. They cumulate in the
+    order of the vocabulary, which the rounding of a logit does not change.
     """
+    if np.isnan(probabilities[0]):
+        return NO_TOKEN
     if params.min_p <= 0 and params.top_p >= 1 and not _limit(params, len(probabilities)):
         return _invert_in_chunks(probabilities, number)
     ids = kept_tokens(probabilities, params)

@@ -9,6 +9,7 @@ import torch
 from engine.batch import ScheduledChunk, Scheduler, StepPlan
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
+from engine.draw import NO_TOKEN
 from engine.intake import check_request
 from engine.integrity import check_references
 from engine.models import Model
@@ -131,10 +132,16 @@ class Engine:
             seq.num_computed = chunk.end
             store_blocks(self._pool, seq)
         now = self._clock.now()
-        outputs = [self._emit(seq, t, now) for seq, t in zip(sampled, tokens, strict=True)]
+        outputs, failed = [], []
+        for seq, token in zip(sampled, tokens, strict=True):
+            if token == NO_TOKEN:
+                failed.append(seq.seq_id)
+                self.cancel(seq.seq_id)
+            else:
+                outputs.append(self._emit(seq, token, now))
         num_prefill = sum(c.end - c.start for _, c in work if c.is_prefill)
         num_decode = sum(not c.is_prefill for _, c in work)
-        return StepResult(tuple(outputs), now - started_s, num_prefill, num_decode)
+        return StepResult(tuple(outputs), now - started_s, num_prefill, num_decode, tuple(failed))
 
     def take_block_event(self) -> BlockEvent | None:
         """What entered and left the prefix cache since the last call, or None for nothing."""

@@ -26,12 +26,16 @@ class SeqOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step gave. Prompt tokens that are recomputed count as prefill tokens again."""
+    """What one step gave. Prompt tokens that are recomputed count as prefill tokens again.
+
+    failed: sequences whose logits were not finite; they ended without a token and hold nothing.
+    """
 
     outputs: tuple[SeqOutput, ...]
     step_s: float
     num_prefill_tokens: int
     num_decode_tokens: int
+    failed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.counter_random import uniform
-from engine.draw import draw
+from engine.draw import NO_TOKEN, draw
 from engine.token_history import TokenHistory
 from wire.messages import SamplingParams
 
@@ -49,7 +49,8 @@ def has_penalties(params: SamplingParams) -> bool:
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     """The token of each row of logits [N, vocab] float32, which this changes in place.
 
-    The order is: bans, penalties, temperature, min-p, top-k, top-p, draw.
+    The order is: bans, penalties, temperature, min-p, top-k, top-p, draw. A row without a finite
+    largest logit has no token: NO_TOKEN.
     """
     if all(row.is_plain_greedy for row in rows):
         return greedy(logits)
@@ -65,7 +66,9 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
 
 
 def greedy(logits: Tensor) -> list[int]:
-    tokens: list[int] = logits.argmax(-1).tolist()
+    best = logits.argmax(-1, keepdim=True)
+    is_finite = logits.gather(-1, best).isfinite()
+    tokens: list[int] = torch.where(is_finite, best, NO_TOKEN).squeeze(-1).tolist()
     return tokens
 
 

@@ -124,7 +124,8 @@ class Sequence:
 
     @property
     def can_be_preempted(self) -> bool:
-        return not self.request.prefill_only
+        """The blocks of a prefill-only sequence are read by others from its first chunk on."""
+        return not (self.request.prefill_only and self.was_scheduled)
 
     def append(self, token: int) -> None:
         """Adds a generated token."""

@@ -161,9 +161,16 @@ class EngineMachine(RuleBasedStateMachine):
             assert num_cached % 16 == 0
             assert num_cached < len(request.prompt_tokens) + len(request.output_tokens)
 
-    @rule(prompt=PROMPTS, max_tokens=st.integers(2, 60), known=st.sampled_from([0, 0, 18]))
-    def reserve(self, prompt: tuple[int, ...], max_tokens: int, known: int) -> None:
-        request = self.make(prompt, max_tokens, known)
+    @rule(
+        prompt=PROMPTS,
+        max_tokens=st.integers(2, 60),
+        known=st.sampled_from([0, 0, 18]),
+        prefill_only=st.sampled_from([False, False, False, True]),
+    )
+    def reserve(
+        self, prompt: tuple[int, ...], max_tokens: int, known: int, prefill_only: bool = False
+    ) -> None:
+        request = self.make(prompt, max_tokens, known, prefill_only=prefill_only)
         if request is None:
             return
         reservation = self.engine.reserve(request)
@@ -178,7 +185,11 @@ class EngineMachine(RuleBasedStateMachine):
         assert len(reservation.block_ids) == -(-known_tokens // 16)
 
     @precondition(lambda self: any(e.is_reserved for e in self.alive.values()))
-    @rule(data=st.data(), share=st.floats(0, 1), num_learned=st.sampled_from([0, 1, 2, 40]))
+    @rule(
+        data=st.data(),
+        share=st.one_of(st.floats(0, 1), st.just(1)),
+        num_learned=st.sampled_from([0, 1, 2, 40]),
+    )
     def activate(self, data: st.DataObject, share: float, num_learned: int) -> None:
         expected = data.draw(st.sampled_from([e for e in self.alive.values() if e.is_reserved]))
         request = expected.request

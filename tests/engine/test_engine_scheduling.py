@@ -253,3 +253,19 @@ def test_block_events_follow_the_cache_and_agree_with_the_snapshot(
         snapshot = driver.engine.block_snapshot()
         assert (snapshot.sequence_number, set(snapshot.stored)) == (i + 1, known)
     assert driver.engine.take_block_event() is None
+
+
+def test_a_sequence_with_a_broken_cache_fails_alone(
+    oracle, drive, make_request, make_prompt
+) -> None:
+    driver = drive(oracle.model)
+    for i in (0, 1):
+        driver.engine.add(make_request(i, make_prompt(20 + i), 6))
+    block_ids = driver.engine.schedule().chunks[1].block_ids
+    driver.step()
+    driver.kv[:, block_ids[0]] = float("nan")
+    result = driver.engine.execute(driver.engine.schedule())
+    assert result.failed == (1,)
+    assert [output.seq_id for output in result.outputs] == [0]
+    driver.engine.check_integrity()
+    assert driver.engine.load().num_running == 1

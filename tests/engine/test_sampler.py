@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.counter_random import uniform
-from engine.draw import kept_tokens
+from engine.draw import NO_TOKEN, kept_tokens
 from engine.sampler import SampleRow, sample
 from engine.token_history import TokenHistory
 from wire.messages import SamplingParams
@@ -249,3 +249,17 @@ def test_a_history_kept_token_by_token_equals_one_made_at_once(
     assert dict(zip(kept.ids.tolist(), kept.output_counts.tolist(), strict=True)) == dict(
         zip(made.ids.tolist(), made.output_counts.tolist(), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    "params", [GREEDY, PLAIN, SamplingParams(top_p=0.9), SamplingParams(top_k=3)]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_has_no_token_and_leaves_the_others_alone(
+    params: SamplingParams, value: float
+) -> None:
+    logits = logits_of(3, 700)
+    rows = [SampleRow(params, i) for i in range(3)]
+    expected = sample(logits.clone(), rows)
+    logits[1, 300] = value
+    assert sample(logits, rows) == [expected[0], NO_TOKEN, expected[2]]
