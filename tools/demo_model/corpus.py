@@ -3,7 +3,7 @@
 A shard is an array of uint16. The low 15 bits are the token id; the high bit marks tokens that
 count fully in the loss (what the assistant says, and plain text).
 
-    python tools/demo_model/corpus.py --shards 64 --out build/demo_model
+    python tools/demo_model/corpus.py --shards 96 --out build/demo_model
 """
 
 import argparse
@@ -211,7 +211,7 @@ def write_shard(index: int, num_tokens: int, seed: int, tokenizer_file: str, out
 def main() -> None:
     """Writes all shards with one process a core."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--shards", type=int, default=96)
     parser.add_argument("--shard-tokens", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--tokenizer", default=str(MODEL_DIR / "tokenizer.json"))

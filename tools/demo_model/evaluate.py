@@ -141,7 +141,7 @@ class Model:
         )
 
     @torch.no_grad()
-    def answers(self, prompts: list[str], max_new_tokens: int = 448) -> list[str]:
+    def answers(self, prompts: list[str], max_new_tokens: int = 640) -> list[str]:
         """Greedy continuations of some prompts."""
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         batch.pop("token_type_ids", None)
