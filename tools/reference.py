@@ -1,0 +1,123 @@
+"""Writes docs/reference.md from the code: every setting, metric and error code.
+
+python tools/reference.py          writes it
+python tools/reference.py --check  fails when it differs
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from baton.commands.flags import HELP, SECRET_FIELDS
+from baton.up_config import UpConfig
+from control_plane.config import ControlConfig
+from gateway.config import GatewayConfig
+from runtime.metrics import CONTROL_METRICS, GATEWAY_METRICS, WORKER_METRICS, MetricSpec
+from wire.errors import ErrorCode
+from worker.config import WorkerConfig
+
+TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
+CONFIGS: dict[str, type[Any]] = {
+    "up": UpConfig,
+    "gateway": GatewayConfig,
+    "prefill, decode": WorkerConfig,
+    "control": ControlConfig,
+}
+ERRORS = {
+    ErrorCode.INVALID_REQUEST: (400, "A field is wrong; the message names it and the limit."),
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: (400, "Prompt and max_tokens are more than the context."),
+    ErrorCode.MODEL_NOT_FOUND: (404, "The server has no model of that name."),
+    ErrorCode.OVERLOADED: (429, "No room, refused before prefill was spent; see Retry-After."),
+    ErrorCode.UNAVAILABLE: (503, "No worker is live; see Retry-After."),
+    ErrorCode.DRAINING: (503, "The process is shutting down."),
+    ErrorCode.WORKER_LOST: (503, "Workers died under the request more often than it may retry."),
+    ErrorCode.TRANSFER_FAILED: (503, "KV could not be moved; inside the cluster it is recomputed."),
+    ErrorCode.CANCELLED: (500, "The client went away."),
+    ErrorCode.INTERNAL: (500, "Baton's own fault; the log has the request's id."),
+}
+GATEWAY_ERRORS = {
+    "invalid_json": (400, "The body is no JSON."),
+    "unknown_field": (400, "The body has a field that the endpoint does not know; it is named."),
+    "invalid_type": (400, "A field has the wrong type; it is named."),
+    "unsupported_field": (400, "A field is known and not served; it is named."),
+    "no_chat_template": (400, "The model directory has no chat template."),
+    "body_too_large": (413, "The body is over max_body_bytes."),
+    "body_timeout": (408, "The body did not come within body_timeout_s."),
+    "not_found": (404, "No such route."),
+    "method_not_allowed": (405, "The route does not take this method."),
+}
+
+
+def text() -> str:
+    """The whole page."""
+    return "\n".join([*_settings(), *_metrics(), *_errors()]) + "\n"
+
+
+def _settings() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Written by `python tools/reference.py` from the code; a test compares the two."
+    yield ""
+    yield "## Settings"
+    yield ""
+    yield "A flag wins over the environment variable `BATON_<NAME>`, which wins over the table of"
+    yield "the TOML file given by `--config`, which wins over the default. The cluster token is never"
+    yield "a flag."
+    for table, config in CONFIGS.items():
+        yield ""
+        yield f"### baton {table}"
+        yield ""
+        yield "| setting | default | meaning |"
+        yield "|---|---|---|"
+        for field in fields(config):
+            default = "required" if field.default is MISSING else f"`{field.default}`"
+            name = (
+                field.name if field.name in SECRET_FIELDS else f"--{field.name}".replace("_", "-")
+            )
+            meaning = HELP.get(field.name, "Secret that every process of the cluster shares.")
+            yield f"| `{name}` | {default if field.default != '' else ''} | {meaning} |"
+
+
+def _metrics() -> Iterator[str]:
+    yield ""
+    yield "## Metrics"
+    parts: tuple[tuple[str, tuple[MetricSpec, ...]], ...] = (
+        ("gateway", GATEWAY_METRICS),
+        ("worker", WORKER_METRICS),
+        ("control plane", CONTROL_METRICS),
+    )
+    for process, specs in parts:
+        yield ""
+        yield f"### {process}"
+        yield ""
+        yield "| metric | kind | labels | meaning |"
+        yield "|---|---|---|---|"
+        for spec in specs:
+            yield f"| `{spec.name}` | {spec.kind} | {', '.join(spec.labels)} | {spec.help} |"
+
+
+def _errors() -> Iterator[str]:
+    yield ""
+    yield "## Error codes"
+    yield ""
+    yield 'Errors have the shape `{"error": {"message", "type", "param", "code"}}`. A value out of'
+    yield "range has `param` set and no code."
+    yield ""
+    yield "| code | HTTP | meaning |"
+    yield "|---|---|---|"
+    rows = {code.value: ERRORS[code] for code in ErrorCode} | GATEWAY_ERRORS
+    for code, (status, meaning) in rows.items():
+        yield f"| `{code}` | {status} | {meaning} |"
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        return 0 if TARGET.exists() and TARGET.read_text() == text() else 1
+    TARGET.write_text(text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
