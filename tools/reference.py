@@ -63,8 +63,8 @@ def _settings() -> Iterator[str]:
     yield "## Settings"
     yield ""
     yield "A flag wins over the environment variable `BATON_<NAME>`, which wins over the table of"
-    yield "the TOML file given by `--config`, which wins over the default. The cluster token is never"
-    yield "a flag."
+    yield "the TOML file given by `--config`, which wins over the default. The cluster token is"
+    yield "never a flag."
     for table, config in CONFIGS.items():
         yield ""
         yield f"### baton {table}"
