@@ -7,8 +7,15 @@ from runtime.sizes import format_bytes, parse_bytes
 
 @pytest.mark.parametrize(
     ("text", "num_bytes"),
-    [("0", 0), ("512", 512), ("1KiB", 1024), ("1.5 GiB", 3 << 29), ("2GB", 2 * 10**9), ("3mib", 3 << 20)],
-)  # fmt: skip
+    [
+        ("0", 0),
+        ("512", 512),
+        ("1KiB", 1024),
+        ("1.5 GiB", 3 << 29),
+        ("2GB", 2 * 10**9),
+        ("3mib", 3 << 20),
+    ],
+)
 def test_a_size_is_read(text: str, num_bytes: int) -> None:
     assert parse_bytes(text) == num_bytes
 
@@ -20,4 +27,5 @@ def test_what_is_no_size_is_refused_and_shown(text: str) -> None:
 
 
 def test_a_size_is_written_in_the_largest_unit() -> None:
-    assert [format_bytes(n) for n in (1, 1 << 10, 3 << 19, 1 << 31)] == ["1 B", "1.0 KiB", "1.5 MiB", "2.0 GiB"]  # fmt: skip
+    sizes = (1, 1 << 10, 3 << 19, 1 << 31)
+    assert [format_bytes(n) for n in sizes] == ["1 B", "1.0 KiB", "1.5 MiB", "2.0 GiB"]
