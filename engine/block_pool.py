@@ -118,6 +118,12 @@ class BlockPool:
         self._log.store(block_hash)
         return block
 
+    def uncache(self, block_ids: Iterable[int]) -> None:
+        """Takes blocks whose content is not to be trusted, and all below them, out of the cache."""
+        for block_id in block_ids:
+            if self._cached_at[block_id] is not None:
+                self._evict(block_id)
+
     def take_event(self) -> BlockEvent | None:
         return self._log.take()
 
@@ -141,7 +147,7 @@ class BlockPool:
 
     def _evict(self, block_id: int) -> None:
         block = self._cached_at[block_id]
-        assert block is not None, f"idle block {block_id} is not cached"
+        assert block is not None, f"block {block_id} is not cached"
         if block.parent is not None:
             del block.parent.children[block_id]
         for left in _subtree(block):

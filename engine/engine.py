@@ -136,6 +136,7 @@ class Engine:
         for seq, token in zip(sampled, tokens, strict=True):
             if token == NO_TOKEN:
                 failed.append(seq.seq_id)
+                self._pool.uncache(seq.block_ids)
                 self.cancel(seq.seq_id)
             else:
                 outputs.append(self._emit(seq, token, now))

@@ -97,6 +97,13 @@ class PoolMachine(RuleBasedStateMachine):
             self.alive.remove(holder)
             self.pool.release(holder.ids)
 
+    @rule(holder=holders)
+    def distrust(self, holder: Holder) -> None:
+        if holder in self.alive:
+            self.pool.uncache(holder.ids)
+            found = self.pool.match(keys_of(holder.blocks, holder.salt), holder.salt)
+            assert not {block.block_id for block in found} & set(holder.ids)
+
     @rule()
     def event(self) -> None:
         event = self.pool.take_event()

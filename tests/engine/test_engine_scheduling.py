@@ -269,3 +269,27 @@ def test_a_sequence_with_a_broken_cache_fails_alone(
     assert [output.seq_id for output in result.outputs] == [0]
     driver.engine.check_integrity()
     assert driver.engine.load().num_running == 1
+
+
+def test_broken_blocks_leave_the_prefix_cache(oracle, drive, make_request, make_prompt) -> None:
+    driver = drive(oracle.model)
+    prompt = make_prompt(40)
+    driver.engine.add(make_request(0, prompt, 3))
+    driver.run()
+    driver.kv[:, :2] = float("nan")
+    assert driver.engine.add(make_request(1, prompt, 3)) == 32
+    assert driver.engine.execute(driver.engine.schedule()).failed == (1,)
+    assert driver.engine.add(make_request(2, prompt, 3)) == 0
+    assert driver.run()[2] == oracle.answer(prompt, 3)
+
+
+def test_admission_leaves_a_block_for_each_running_sequence(
+    oracle, drive, make_request, make_prompt
+) -> None:
+    driver = drive(oracle.model, num_blocks=5)
+    driver.engine.add(make_request(0, make_prompt(16), 17))
+    chunks_of(driver)
+    driver.engine.add(make_request(1, make_prompt(50), 4))
+    driver.run()
+    assert driver.engine.load().num_preemptions == 0
+    assert driver.streams[1].tokens == oracle.answer(make_prompt(50), 4)
