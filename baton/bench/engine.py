@@ -154,7 +154,7 @@ def _rate(name: str, tokens: int, own_s: float, baseline: str, floor_s: float) -
 
 def measure_vllm(interpreter: str, repeats: int) -> dict[str, float]:
     """The same shape by vLLM, in its own process: value by row name. Raises CalledProcessError."""
-    command = [interpreter, str(VLLM_SCRIPT), str(torch.get_num_threads()), str(repeats)]
+    command = [interpreter, "-P", str(VLLM_SCRIPT), str(torch.get_num_threads()), str(repeats)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, timeout=VLLM_TIMEOUT_S, check=True
     )

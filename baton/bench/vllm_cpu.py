@@ -1,6 +1,6 @@
 """Measures vLLM's CPU build on the Qwen3-0.6B shape. Run by vLLM's interpreter, not by Baton's.
 
-    VLLM_PYTHON vllm_cpu.py THREADS REPEATS
+    VLLM_PYTHON -P vllm_cpu.py THREADS REPEATS
 
 Prints one JSON object, values by the row names of baton.bench.engine, as its last line.
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.kernels import HeadShape, KernelSet, Linear, kernel_set
+from engine.kernels.huge_pages import huge_empty
 from engine.layers.decoder_layer import DecoderLayer, Embedding
 from engine.layers.rope import rope_table
 from engine.models.model import Model
@@ -40,7 +41,7 @@ class _Builder:
             self.source.tensor(f"{name}.weight", (size, in_features))
             for name, size in zip(names, sizes, strict=True)
         ]
-        fused = torch.cat(weights) if len(weights) > 1 else weights[0]
+        fused = stack(weights) if len(weights) > 1 else weights[0]
         biases = [
             self.vector(f"{name}.bias", size)
             for name, size in zip(names, sizes, strict=True)
@@ -93,6 +94,15 @@ class _Builder:
         shape = (self.config.vocab_size, self.config.hidden_size)
         table = self.source.tensor("model.embed_tokens.weight", shape)
         return Embedding(table.to(self.device), self.dtype)
+
+
+def stack(weights: Sequence[Tensor]) -> Tensor:
+    """The rows of all weights, in memory that goes back to the system when the result is dropped;
+    a heap would keep what layers take in passing."""
+    rows = sum(weight.shape[0] for weight in weights)
+    shape, dtype = (rows, weights[0].shape[1]), weights[0].dtype
+    memory = huge_empty(rows * shape[1] * dtype.itemsize).view(dtype).view(shape)
+    return torch.cat(tuple(weights), out=memory)
 
 
 def build_model(
