@@ -20,7 +20,9 @@ from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  # noqa: E402
 from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
+from engine.kernels.triton_kernels.skinny_product import skinny_product  # noqa: E402
 
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -39,7 +41,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     kernels: list[Any] = []
 
     def run(self: Any, *args: Any, grid: object, warmup: bool, **kwargs: Any) -> None:
-        options = {key: kwargs.pop(key) for key in ("num_warps", "num_stages") if key in kwargs}
+        options = {key: kwargs.pop(key) for key in OPTIONS if key in kwargs}
         bound = dict(zip(self.arg_names, args, strict=False)) | kwargs
         assert set(bound) == set(self.arg_names)
         fixed = {(self.arg_names.index(name),): value for name, value in kwargs.items()}
@@ -84,6 +86,12 @@ def silu(dtype: torch.dtype) -> None:
     TritonKernels().silu_mul(torch.zeros((TOKENS, 3000), dtype=dtype))
 
 
+def products(dtype: torch.dtype) -> None:
+    x, bias = torch.zeros((3, 512), dtype=dtype), torch.zeros(40, dtype=dtype)
+    for wide in (False, True):
+        skinny_product(x, torch.zeros((40, 512), dtype=dtype), bias, wide)
+
+
 def stores(dtype: torch.dtype) -> None:
     qkv = torch.zeros((TOKENS, (HEADS + 2 * KV_HEADS) * DIM), dtype=dtype)
     for norm in (None, torch.zeros(DIM, dtype=dtype)):
@@ -110,7 +118,7 @@ def cache(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("launch", [norms, silu, stores, attention, blocks])
+@pytest.mark.parametrize("launch", [norms, silu, products, stores, attention, blocks])
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]
 ) -> None:

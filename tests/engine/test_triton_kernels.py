@@ -315,6 +315,34 @@ def test_silu_mul_gates_each_row(inner: int, dtype: torch.dtype) -> None:
     assert_close(KERNELS.silu_mul(gate_up), gate * gate.sigmoid() * up, dtype)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(
+    "rows,out_features,in_features", [(1, 40, 256), (7, 16, 512), (16, 99, 768)]
+)
+def test_a_few_rows_times_a_large_weight(
+    rows: int, out_features: int, in_features: int, has_bias: bool, wide: bool
+) -> None:
+    x = randn(rows, in_features, dtype=torch.bfloat16)
+    weight = randn(out_features, in_features, dtype=torch.bfloat16, seed=1)
+    bias = randn(out_features, dtype=torch.bfloat16, seed=2) if has_bias else None
+    linear = KERNELS.linear(weight, bias, wide)
+    assert linear.takes(x)
+    expected = x.double() @ weight.double().T + (bias.double() if has_bias else 0.0)
+    out = linear(x)
+    assert out.dtype == (torch.float32 if wide else torch.bfloat16)
+    assert_close(out, expected, torch.bfloat16)
+
+
+@pytest.mark.parametrize("rows,in_features", [(17, 256), (0, 256), (3, 96)])
+def test_other_products_are_left_to_torch(rows: int, in_features: int) -> None:
+    x = randn(rows, in_features, dtype=torch.bfloat16)
+    weight = randn(24, in_features, dtype=torch.bfloat16, seed=1)
+    linear = KERNELS.linear(weight, None)
+    assert not linear.takes(x)
+    assert torch.equal(linear(x), torch.nn.functional.linear(x, weight))
+
+
 def rotated(x: Tensor, rope: Tensor) -> Tensor:
     cos, sin = rope.double().unsqueeze(1).chunk(2, dim=-1)
     low, high = x.chunk(2, dim=-1)

@@ -8,27 +8,26 @@ from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.kernel_set import HeadShape, Linear
-from engine.kernels.reference import PlainLinear
 from engine.kernels.triton_kernels.decode_attention import decode_attention
 from engine.kernels.triton_kernels.norm import rms_norm
 from engine.kernels.triton_kernels.prefill_attention import prefill_attention
 from engine.kernels.triton_kernels.rope_cache import store_kv
 from engine.kernels.triton_kernels.silu import silu_mul
-
+from engine.kernels.triton_kernels.skinny_product import SkinnyLinear
 
 # The releases that the Gluon kernel was compiled with; others take the portable kernel.
 GLUON_RELEASES = ("3.6.", "3.7.", "3.8.")
 
 
 class TritonKernels:
-    """Fused kernels for an NVIDIA GPU; matrix products stay with torch. Nothing here waits for
-    the device, so that a decode step can be captured in a CUDA graph."""
+    """Fused kernels for an NVIDIA GPU; large matrix products stay with torch. Nothing here waits
+    for the device, so that a decode step can be captured in a CUDA graph."""
 
     def __init__(self) -> None:
         self._hopper = hopper_support(triton.__version__)
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
-        return PlainLinear(weight, bias, wide)
+        return SkinnyLinear(weight, bias, wide)
 
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float

@@ -97,7 +97,7 @@ def tile_for(dtype: torch.dtype) -> Tile:
     """The tile that measured fastest (docs/gpu.md); float32 serves tests and keeps it small."""
     if dtype == torch.float32:
         return Tile(rows=32, keys=32, warps=4, stages=2)
-    return Tile(rows=64, keys=64, warps=4, stages=3)
+    return Tile(rows=128, keys=64, warps=8, stages=2, registers=128)
 
 
 def prefill_attention(
@@ -141,4 +141,5 @@ def prefill_attention(
         tile_keys=tile.keys,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        maxnreg=tile.registers,
     )

@@ -12,6 +12,7 @@ class Tile:
     keys: int
     warps: int
     stages: int  # tiles of keys on their way from memory, plus one
+    registers: int | None = None  # at most so many a thread, so that two programs fit
 
 
 def next_power_of_2(n: int) -> int:
