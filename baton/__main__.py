@@ -22,6 +22,7 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "prefill": "Run one prefill worker.",
         "decode": "Run one decode worker.",
         "control": "Run the control plane's registry.",
+        "loadtest": "Send open-loop load to any OpenAI-compatible server, and report.",
         "bench": "Measure this host and write the figures down.",
     }
 )
@@ -41,12 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = next((word for word in words if not word.startswith("-")), "")
     for name, summary in SUMMARIES.items():
         command = _load(name) if name == wanted else _only_listed
-        app.command(name, help=summary)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, help=summary)
+        else:
+            app.command(name, help=summary)(command)
     app(words, prog_name="baton")
 
 
-def _load(name: str) -> Callable[..., None]:
-    command: Callable[..., None] = importlib.import_module(f"baton.commands.{name}").command
+def _load(name: str) -> Callable[..., None] | typer.Typer:
+    """A command, or a group of them."""
+    command: Callable[..., None] | typer.Typer
+    command = importlib.import_module(f"baton.commands.{name}").command
     return command
 
 

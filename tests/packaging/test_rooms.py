@@ -12,6 +12,7 @@ ROOMS = [
     "engine",
     "kv_transfer",
     "router",
+    "loadtest",
     "prefill_worker",
     "decode_worker",
     "worker",
