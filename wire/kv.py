@@ -1,13 +1,21 @@
 """What two pools must know of each other's KV cache: layout, address, one request's handle."""
 
+import re
 from dataclasses import dataclass
+
+_MAX_SIGNATURE = 100
+_SIGNATURE = re.compile(
+    r"L(\d+)H(\d+)B(\d+)D(\d+):(float32|bfloat16|float16)(:latent)?(?::(\d+)/(\d+))?", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
     """The shape of a KV cache `[num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim]`.
 
-    One (layer, block) region is contiguous: K of all heads, then V of all heads.
+    One (layer, block) region is contiguous: K of all heads, then V of all heads. A latent cache
+    (MLA) has no K and V: one vector of head_dim a token, one head, and 1 in the place of the 2.
+    A worker that holds a share of a model's heads says which: first_kv_head of total_kv_heads.
     """
 
     num_layers: int
@@ -16,6 +24,23 @@ class KVLayout:
     block_size: int
     head_dim: int
     dtype: str  # "float32" or "bfloat16"
+    is_latent: bool = False
+    first_kv_head: int = 0
+    total_kv_heads: int = 0  # 0: all are here
+
+    @property
+    def num_parts(self) -> int:
+        """K and V, or the latent vector alone."""
+        return 1 if self.is_latent else 2
+
+    @property
+    def kv_heads(self) -> range:
+        """The model's KV heads that lie here."""
+        return range(self.first_kv_head, self.first_kv_head + self.num_kv_heads)
+
+    @property
+    def num_model_heads(self) -> int:
+        return self.total_kv_heads or self.num_kv_heads
 
     @property
     def itemsize_bytes(self) -> int:
@@ -24,7 +49,12 @@ class KVLayout:
     @property
     def region_bytes(self) -> int:
         """Bytes of one (layer, block)."""
-        return 2 * self.num_kv_heads * self.block_size * self.head_dim * self.itemsize_bytes
+        return self.num_parts * self.num_kv_heads * self.block_size * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token in one head of one part."""
+        return self.head_dim * self.itemsize_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -42,9 +72,35 @@ class KVLayout:
     @property
     def signature(self) -> str:
         """Equal where regions can be copied byte for byte; the pools may differ in size."""
-        return (
-            f"L{self.num_layers}H{self.num_kv_heads}B{self.block_size}D{self.head_dim}:{self.dtype}"
+        shape = f"L{self.num_layers}H{self.num_kv_heads}B{self.block_size}D{self.head_dim}"
+        latent = ":latent" if self.is_latent else ""
+        is_share = self.num_model_heads != self.num_kv_heads
+        share = f":{self.first_kv_head}/{self.total_kv_heads}" if is_share else ""
+        return f"{shape}:{self.dtype}{latent}{share}"
+
+    @classmethod
+    def from_signature(cls, signature: str, num_blocks: int) -> "KVLayout":
+        """The layout of a pool of `num_blocks`. Raises ValueError for any other text."""
+        found = _SIGNATURE.fullmatch(signature)
+        if found is None or len(signature) > _MAX_SIGNATURE:
+            raise ValueError(f"not a KV layout: {signature[:_MAX_SIGNATURE]!r}")
+        layers, heads, block_size, head_dim, dtype, latent, first, total = found.groups()
+        layout = cls(
+            int(layers),
+            num_blocks,
+            int(heads),
+            int(block_size),
+            int(head_dim),
+            dtype,
+            is_latent=latent is not None,
+            first_kv_head=int(first or 0),
+            total_kv_heads=int(total or 0),
         )
+        if min(int(layers), int(heads), int(block_size), int(head_dim)) < 1 or (
+            layout.kv_heads.stop > layout.num_model_heads
+        ):
+            raise ValueError(f"not a KV layout: {signature!r}")
+        return layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,221 @@
+"""Layout mapping: which bytes of one pool go where in a pool of another shape. Pure.
+
+    source block 0             source block 1          block_size 4, heads 0..3
+    [h0 t0123][h1 t0123]...    [h0 t4567]...
+       |   |     not read         |   |
+    [h0 t01] [h0 t23] ...      [h0 t45] [h0 t67]       block_size 2, heads 0..1
+    target block 0, block 1, ...
+
+The smallest thing that moves is a row: one token, one head, K or V. Both sides walk the rows of a
+region in one order (K or V, head, token), so a stream of bytes needs no addresses.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kv_transfer.plan import Copy, Piece, extents, plan_copies
+from wire.kv import KVLayout
+
+Extent = tuple[int, int]
+"""Offset in a pool, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one reader takes of a prompt: heads as the source counts its own, and tokens."""
+
+    first_head: int
+    end_head: int
+    first_token: int
+    end_token: int
+
+    def fits(self, layout: KVLayout, num_tokens: int) -> bool:
+        return (
+            0 <= self.first_head <= self.end_head <= layout.num_kv_heads
+            and 0 <= self.first_token <= self.end_token <= num_tokens
+        )
+
+    def is_whole(self, layout: KVLayout, index: int) -> bool:
+        """All of block `index` of the prompt is read."""
+        start = index * layout.block_size
+        return (
+            self.end_head - self.first_head == layout.num_kv_heads
+            and self.first_token <= start
+            and start + layout.block_size <= self.end_token
+        )
+
+    def tokens(self, layout: KVLayout, index: int) -> range:
+        """The tokens of the prompt that are read in block `index`."""
+        start = index * layout.block_size
+        return range(max(start, self.first_token), min(start + layout.block_size, self.end_token))
+
+    def num_tokens(self, layout: KVLayout, first_index: int, end_index: int) -> int:
+        """Tokens that are read in these blocks."""
+        start = max(first_index * layout.block_size, self.first_token)
+        return max(0, min(end_index * layout.block_size, self.end_token) - start)
+
+
+def can_map(source: KVLayout, target: KVLayout) -> bool:
+    """The same model's cache in the same numbers; blocks and shares of the heads may differ."""
+    return (
+        source.num_layers == target.num_layers
+        and source.head_dim == target.head_dim
+        and source.dtype == target.dtype
+        and source.is_latent == target.is_latent
+        and source.num_model_heads == target.num_model_heads
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """How one pull reads `source` into `target`. Pieces index the source's blocks.
+
+    window: None where the two shapes are equal, and whole regions move.
+    """
+
+    source: KVLayout
+    target: KVLayout
+    window: Window | None
+
+    @classmethod
+    def of(
+        cls, source: KVLayout, target: KVLayout, num_tokens: int, num_skip_tokens: int
+    ) -> "Mapping":
+        """For a prompt of which the target holds the first `num_skip_tokens`."""
+        assert can_map(source, target)
+        if source.signature == target.signature:
+            return cls(source, target, None)
+        first = max(source.kv_heads.start, target.kv_heads.start)
+        end = max(first, min(source.kv_heads.stop, target.kv_heads.stop))
+        base = source.first_kv_head
+        skip = min(num_skip_tokens, num_tokens)
+        window = Window(first - base, end - base, skip, num_tokens)
+        if first == end:
+            window = Window(0, 0, num_tokens, num_tokens)
+        return cls(source, target, window)
+
+    @property
+    def heads(self) -> range:
+        """The model's KV heads that this pull brings."""
+        if self.window is None:
+            return self.source.kv_heads
+        base = self.source.first_kv_head
+        return range(base + self.window.first_head, base + self.window.end_head)
+
+    def piece(self, num_tokens: int, num_skip_tokens: int) -> Piece:
+        """All that is to be read."""
+        size = self.source.block_size
+        num_blocks = -(-num_tokens // size)
+        skip = self.window.first_token if self.window is not None else num_skip_tokens
+        return Piece(0, self.source.num_layers, min(skip // size, num_blocks), num_blocks)
+
+    def num_bytes(self, piece: Piece) -> int:
+        """Bytes of the piece that move."""
+        if self.window is None:
+            return piece.num_regions * self.source.region_bytes
+        per_token = self.source.num_parts * len(self.heads) * self.source.row_bytes
+        num_layers = piece.end_layer - piece.first_layer
+        tokens = self.window.num_tokens(self.source, piece.first_index, piece.end_index)
+        return num_layers * tokens * per_token
+
+    def target_extents(self, piece: Piece, target_blocks: Sequence[int]) -> Iterator[Extent]:
+        """Where the bytes of `source_extents` go, in their order, neighbours joined."""
+        if self.window is None:
+            return extents(piece, self.target, target_blocks)
+        return joined(self._target_rows(piece, self.window, target_blocks))
+
+    def copies(
+        self, piece: Piece, source_blocks: Sequence[int], target_blocks: Sequence[int]
+    ) -> list[Copy]:
+        """The copies of `piece` where both pools can be addressed."""
+        if self.window is None:
+            return plan_copies(piece, self.source, source_blocks, self.target, target_blocks)
+        taken = source_extents(piece, self.source, source_blocks, self.window)
+        return list(_paired(taken, self.target_extents(piece, target_blocks)))
+
+    def _target_rows(
+        self, piece: Piece, window: Window, target_blocks: Sequence[int]
+    ) -> Iterator[Extent]:
+        """Runs of tokens that lie in one block and head of the target."""
+        target, size = self.target, self.target.block_size
+        for layer in range(piece.first_layer, piece.end_layer):
+            for index in range(piece.first_index, piece.end_index):
+                runs = list(_split(window.tokens(self.source, index), size))
+                for part in range(target.num_parts):
+                    for head in self.heads:
+                        slot = part * target.num_kv_heads + head - target.first_kv_head
+                        for token, length in runs:
+                            row = slot * size + token % size
+                            start = target.offset_bytes(layer, target_blocks[token // size])
+                            yield start + row * target.row_bytes, length * target.row_bytes
+
+
+def source_extents(
+    piece: Piece, layout: KVLayout, blocks: Sequence[int], window: Window | None
+) -> Iterator[Extent]:
+    """(offset, bytes) of what is read of `piece` in its pool, in order, neighbours joined."""
+    if window is None:
+        return extents(piece, layout, blocks)
+    return joined(
+        extent
+        for layer in range(piece.first_layer, piece.end_layer)
+        for index in range(piece.first_index, piece.end_index)
+        for extent in region_extents(layout, layer, blocks[index], index, window)
+    )
+
+
+def region_extents(
+    layout: KVLayout, layer: int, block: int, index: int, window: Window
+) -> list[Extent]:
+    """What is read of the region (layer, block), which is the prompt's block `index`."""
+    start = layout.offset_bytes(layer, block)
+    if window.is_whole(layout, index):
+        return [(start, layout.region_bytes)]
+    tokens, size = window.tokens(layout, index), layout.block_size
+    if not tokens:
+        return []
+    first_row = tokens.start - index * size
+    return [
+        (start + (slot * size + first_row) * layout.row_bytes, len(tokens) * layout.row_bytes)
+        for part in range(layout.num_parts)
+        for slot in range(
+            part * layout.num_kv_heads + window.first_head,
+            part * layout.num_kv_heads + window.end_head,
+        )
+    ]
+
+
+def joined(pieces: Iterator[Extent]) -> Iterator[Extent]:
+    """The same bytes in the same order with neighbours as one extent."""
+    start, size = 0, 0
+    for offset, length in pieces:
+        if size and offset == start + size:
+            size += length
+            continue
+        if size:
+            yield start, size
+        start, size = offset, length
+    if size:
+        yield start, size
+
+
+def _split(tokens: range, size: int) -> Iterator[tuple[int, int]]:
+    """(first token, number) of the runs that do not cross a multiple of `size`."""
+    token = tokens.start
+    while token < tokens.stop:
+        end = min(tokens.stop, token - token % size + size)
+        yield token, end - token
+        token = end
+
+
+def _paired(sources: Iterator[Extent], targets: Iterator[Extent]) -> Iterator[Copy]:
+    """Two walks over the same bytes as copies; each ends where either side has a break."""
+    target, target_left = 0, 0
+    for source, source_left in sources:
+        while source_left:
+            if not target_left:
+                target, target_left = next(targets)
+            size = min(source_left, target_left)
+            yield source, target, size
+            source, source_left = source + size, source_left - size
+            target, target_left = target + size, target_left - size
