@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.engine import Engine
+from engine.host_mirror import HostMirror
 from engine.sequence import EngineRequest, Reservation
 from kv_transfer.importer import Importer
 from kv_transfer.pull import PullResult
@@ -21,6 +22,7 @@ from wire.kv import KVHandle
 class _Pull:
     seq_id: int
     num_cached_tokens: int
+    block_ids: tuple[int, ...]  # that the pull writes
     is_cancelled: bool = False
 
 
@@ -53,12 +55,17 @@ class Intake:
         importer: Importer,
         block_size: int,
         on_pulled: Callable[[PullResult], None],
+        mirror: HostMirror | None = None,
     ) -> None:
-        """`on_pulled` is called from a fabric thread and has to lead to `pulled` here."""
+        """`on_pulled` is called from a fabric thread and has to lead to `pulled` here.
+
+        mirror: where pulls arrive in a host pool and have to be copied to the device.
+        """
         self._engine = engine
         self._importer = importer
         self._block_size = block_size
         self._on_pulled = on_pulled
+        self._mirror = mirror
         self._waiting: deque[tuple[EngineRequest, KVHandle]] = deque()
         self._pulls: dict[int, _Pull] = {}  # by ticket
 
@@ -93,14 +100,10 @@ class Intake:
 
     def _pull(self, handle: KVHandle, reservation: Reservation) -> None:
         num_cached = reservation.num_cached_tokens
-        num_blocks = -(-handle.num_tokens // self._block_size)
-        ticket = self._importer.pull(
-            handle,
-            reservation.block_ids[:num_blocks],
-            num_cached // self._block_size,
-            self._on_pulled,
-        )
-        self._pulls[ticket] = _Pull(reservation.seq_id, num_cached)
+        num_skipped = num_cached // self._block_size
+        block_ids = reservation.block_ids[: -(-handle.num_tokens // self._block_size)]
+        ticket = self._importer.pull(handle, block_ids, num_skipped, self._on_pulled)
+        self._pulls[ticket] = _Pull(reservation.seq_id, num_cached, block_ids[num_skipped:])
 
     def pulled(self, result: PullResult) -> Arrival | None:
         """A pull ended, well or not; None when its request was cancelled meanwhile."""
@@ -109,6 +112,8 @@ class Intake:
             self._engine.cancel(pull.seq_id)
             return None
         if result.ok:
+            if self._mirror is not None:
+                self._mirror.load(pull.block_ids)
             self._engine.activate(pull.seq_id, result.num_ready_tokens, result.output_tokens)
         else:
             self._engine.activate(pull.seq_id, pull.num_cached_tokens)

@@ -7,25 +7,45 @@ reader done, lease over    released  -> the engine frees the blocks
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from engine.batch import ScheduledChunk
+from engine.host_mirror import HostMirror
 from kv_transfer.exporter import Exporter
+from wire.block_hash import BLOCK_SIZE
 from wire.kv import KVHandle
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A published sequence's share of the running step."""
+
+    seq_id: int
+    end: int
+    block_ids: tuple[int, ...]  # that the chunk writes
 
 
 class Publisher:
     """The prefill phase's side of the fabric; called from the engine's thread only.
 
     The blocks of a published sequence stay the engine's: it holds them until the exporter says,
-    through its own callback, that they were released.
+    through its own callback, that they were released. With a mirror, blocks become readable when
+    they have arrived in the host pool.
     """
 
-    def __init__(self, exporter: Exporter, num_layers: int, num_groups: int) -> None:
+    def __init__(
+        self,
+        exporter: Exporter,
+        num_layers: int,
+        num_groups: int,
+        mirror: HostMirror | None = None,
+    ) -> None:
         self._exporter = exporter
         self._num_layers = num_layers
         self._group = -(-num_layers // num_groups)
-        self._published: set[int] = set()
-        self._current: tuple[tuple[int, int], ...] = ()  # (seq_id, end) of this step's chunks
+        self._mirror = mirror
+        self._blocks: dict[int, tuple[int, ...]] = {}  # by published sequence
+        self._current: tuple[_Chunk, ...] = ()
 
     @property
     def num_active(self) -> int:
@@ -38,41 +58,71 @@ class Publisher:
 
         num_tokens: of the sequences to publish, the tokens whose KV they will hold.
         """
-        handles = []
-        for chunk in chunks:
-            if chunk.is_first and chunk.seq_id in num_tokens:
-                handle = self._exporter.publish(
-                    chunk.seq_id, chunk.block_ids, num_tokens[chunk.seq_id], chunk.start
-                )
-                self._published.add(chunk.seq_id)
-                handles.append((chunk.seq_id, handle))
+        handles = [
+            (chunk.seq_id, self._publish(chunk, num_tokens[chunk.seq_id]))
+            for chunk in chunks
+            if chunk.is_first and chunk.seq_id in num_tokens
+        ]
         self._current = tuple(
-            (chunk.seq_id, chunk.end) for chunk in chunks if chunk.seq_id in self._published
+            _Chunk(chunk.seq_id, chunk.end, _written(chunk, self._blocks[chunk.seq_id]))
+            for chunk in chunks
+            if chunk.seq_id in self._blocks
         )
         return handles
 
     def on_layers(self, num_layers: int) -> None:
         """`num_layers` of the running step are in the cache; readers learn it by layer groups."""
-        if self._current and (num_layers % self._group == 0 or num_layers == self._num_layers):
-            for seq_id, end in self._current:
-                self._exporter.advance(seq_id, end, num_layers)
+        if not self._current or (num_layers % self._group and num_layers != self._num_layers):
+            return
+        first_layer = (num_layers - 1) // self._group * self._group
+        for chunk in self._current:
+            if self._mirror is None:
+                self._exporter.advance(chunk.seq_id, chunk.end, num_layers)
+            else:
+                self._save(chunk.seq_id, chunk.end, chunk.block_ids, first_layer, num_layers)
 
     def complete(self, seq_id: int, output_tokens: tuple[int, ...]) -> None:
         """All KV of the sequence is there, and its first token is known."""
-        self._exporter.complete(seq_id, output_tokens)
+        if self._mirror is None:
+            self._exporter.complete(seq_id, output_tokens)
+        else:
+            self._mirror.after_saves(lambda: self._exporter.complete(seq_id, output_tokens))
 
     def abort(self, seq_id: int, reason: str) -> None:
         """Readers of this sequence get an error; nothing happens when it was never published."""
-        if seq_id in self._published:
+        if seq_id in self._blocks:
             self._exporter.abort(seq_id, reason)
 
     def forget(self, seq_id: int) -> None:
         """The exporter has released the sequence's blocks."""
-        self._published.discard(seq_id)
+        self._blocks.pop(seq_id, None)
 
     def is_published(self, seq_id: int) -> bool:
-        return seq_id in self._published
+        return seq_id in self._blocks
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the exporter's books do not agree."""
         self._exporter.check_integrity()
+
+    def _publish(self, chunk: ScheduledChunk, num_tokens: int) -> KVHandle:
+        """The prefix that came from the cache is readable at once, or when it is mirrored."""
+        self._blocks[chunk.seq_id] = chunk.block_ids
+        num_ready = chunk.start if self._mirror is None else 0
+        handle = self._exporter.publish(chunk.seq_id, chunk.block_ids, num_tokens, num_ready)
+        if self._mirror is not None and chunk.start:
+            cached = chunk.block_ids[: -(-chunk.start // BLOCK_SIZE)]
+            self._save(chunk.seq_id, chunk.start, cached, 0, self._num_layers)
+        return handle
+
+    def _save(
+        self, seq_id: int, end: int, block_ids: Sequence[int], first_layer: int, last_layer: int
+    ) -> None:
+        assert self._mirror is not None
+        advance = self._exporter.advance
+        self._mirror.save(
+            block_ids, first_layer, last_layer, lambda: advance(seq_id, end, last_layer)
+        )
+
+
+def _written(chunk: ScheduledChunk, block_ids: tuple[int, ...]) -> tuple[int, ...]:
+    return block_ids[chunk.start // BLOCK_SIZE : -(-chunk.end // BLOCK_SIZE)]

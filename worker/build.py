@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from decode_worker.intake import Intake
 from engine.config import ModelConfig
 from engine.engine import Engine
-from engine.kv_cache import kv_layout, kv_tensor
+from engine.host_mirror import HostMirror
+from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.models import Model
 from engine.options import EngineConfig
@@ -67,9 +69,10 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     with contextlib.ExitStack() as stack:
         memory = KVMemory.allocate(plan.kv_bytes)
         stack.callback(memory.close)
-        engine = Engine(
-            model, kv_tensor(memory.buffer, plan.layout), _engine_config(config, plan, model), clock
-        )
+        kv, mirror = _pools(kv_tensor(memory.buffer, plan.layout), plan, model.device)
+        if mirror is not None:
+            stack.callback(mirror.close)
+        engine = Engine(model, kv, _engine_config(config, plan, model), clock)
         secret = config.cluster_token.encode()
         transfer = TransferConfig(transport=config.transport, lease_s=config.lease_s)
         exporter = Exporter(
@@ -80,8 +83,10 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         fabric = exporter.start(config.host, advertised_host=config.advertise_host)
         importer = Importer(plan.layout, memory, clock, secret, transfer)
         stack.callback(importer.close)
-        publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS)
-        intake = Intake(engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)))
+        publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS, mirror)
+        intake = Intake(
+            engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), mirror
+        )
         directory = Path(config.model)
         yield WorkerParts(
             worker_id=worker_id,
@@ -100,10 +105,10 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, Model]:
     """Loads the weights and plans the memory beside them, and says so in one line."""
     directory = Path(config.model)
     model_config = ModelConfig.from_directory(directory)
-    dtype = model_config.dtype if config.dtype == "auto" else _dtype(config.dtype)
+    dtype, device = _dtype(config.dtype, model_config), _device(config.device)
     limit = config.max_model_len or model_config.max_position_embeddings
     started_s = wall_time_s()
-    model = load(directory, model_config, dtype)
+    model = load(directory, model_config, dtype, device)
     plan = plan_memory(
         kv_layout(model_config, dtype, num_blocks=1),
         parse_bytes(config.kv_memory),
@@ -112,7 +117,7 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, Model]:
         workspace_bytes=step_workspace_bytes(
             vocab_size=model_config.vocab_size,
             widest_row=2 * model_config.intermediate_size,
-            max_batch_tokens=config.batch_tokens,
+            max_batch_tokens=config.batch_tokens(device.type != "cpu"),
             max_num_seqs=config.max_num_seqs,
         ),
     )
@@ -123,18 +128,41 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, Model]:
     return plan, model
 
 
+def _pools(
+    host_kv: Tensor, plan: MemoryPlan, device: torch.device
+) -> tuple[Tensor, HostMirror | None]:
+    """The pool that the engine computes in; the host's own, or one on the device, mirrored."""
+    if device.type == "cpu":
+        return host_kv, None
+    device_kv = allocate_kv(plan.layout, device)
+    return device_kv, HostMirror(device_kv, host_kv)
+
+
 def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: Model) -> EngineConfig:
     return EngineConfig(
         num_blocks=plan.num_blocks,
         max_model_len=plan.max_model_len,
         eos_token_ids=model.config.eos_token_ids,
         block_size=BLOCK_SIZE,
-        max_batch_tokens=config.batch_tokens,
+        max_batch_tokens=config.batch_tokens(model.device.type != "cpu"),
         max_num_seqs=config.max_num_seqs,
     )
 
 
-def _dtype(name: str) -> torch.dtype:
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is asked for, and torch finds no CUDA device")
+    return device
+
+
+def _dtype(name: str, model_config: ModelConfig) -> torch.dtype:
+    """The named one; `auto` is the checkpoint's, with bfloat16 in float16's place."""
+    if name == "auto":
+        own = model_config.dtype
+        return own if own in _DTYPES.values() else torch.bfloat16
     if name not in _DTYPES:
         raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]

@@ -20,8 +20,9 @@ class WorkerConfig:
     cluster_token: str = ""
     kv_memory: str = "1GiB"
     dtype: str = "auto"  # the checkpoint's
+    device: str = "auto"  # cuda where there is one, else cpu
     max_model_len: int = 0  # the model's
-    max_batch_tokens: int = 0  # 512 for prefill, 256 for decode
+    max_batch_tokens: int = 0  # by role and device: see batch_tokens
     max_num_seqs: int = 64
     threads: int = 0  # one a core
     transport: str = "auto"
@@ -31,7 +32,10 @@ class WorkerConfig:
     parent_pid: int = 0  # none
     log_level: str = "info"
 
-    @property
-    def batch_tokens(self) -> int:
+    def batch_tokens(self, on_gpu: bool) -> int:
         """The chunk budget of a step: decode workers keep it small, for their residents' sake."""
-        return self.max_batch_tokens or (512 if self.role is Role.PREFILL else 256)
+        if self.max_batch_tokens:
+            return self.max_batch_tokens
+        if on_gpu:
+            return 4096 if self.role is Role.PREFILL else 1024
+        return 512 if self.role is Role.PREFILL else 256

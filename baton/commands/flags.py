@@ -22,6 +22,7 @@ HELP: Mapping[str, str] = {
     "control_address": "host:port of the control plane.",
     "control_port": "Port of the control plane; 0: a free one.",
     "decode": "Decode workers to start.",
+    "device": "cpu, cuda, cuda:1, or auto for cuda where there is one.",
     "drain_s": "Seconds that running requests may go on after SIGTERM.",
     "drain_timeout_s": "Seconds that running requests may go on after SIGTERM.",
     "dtype": "float32, bfloat16, or auto for the checkpoint's.",

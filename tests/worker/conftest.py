@@ -11,7 +11,8 @@ import torch
 from decode_worker.intake import Intake
 from engine.config import ModelConfig
 from engine.engine import Engine
-from engine.kv_cache import kv_layout, kv_tensor
+from engine.host_mirror import HostMirror
+from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
 from engine.options import EngineConfig
 from engine.rope_config import RopeConfig
 from engine.weights import random_model
@@ -82,19 +83,27 @@ class Worker:
         self.events.extend(self.core.take_outbox().events.get(SESSION, []))
 
 
-@pytest.fixture
-def make_worker() -> Iterator[Callable[..., Worker]]:
-    """A function that builds a worker core; all share the same random weights."""
-    made: list[tuple[Worker, KVMemory]] = []
+@pytest.fixture(params=[False, True], ids=["one pool", "mirrored pool"])
+def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker]]:
+    """A function that builds a worker core; all share the same random weights.
+
+    With a mirror the engine computes in a pool of its own, as on a device.
+    """
+    made: list[tuple[Worker, KVMemory, HostMirror | None]] = []
     epochs = itertools.count(1)
 
     def make(role: Role, num_blocks: int = 128, lease_s: float = 30.0) -> Worker:
         layout = kv_layout(MODEL, torch.float32, num_blocks)
         memory = KVMemory.allocate(layout.pool_bytes)
         inbox, clock, config = Inbox(), SystemClock(), TransferConfig(lease_s=lease_s)
+        kv = host_kv = kv_tensor(memory.buffer, layout)
+        mirror = None
+        if request.param:
+            kv = allocate_kv(layout)
+            mirror = HostMirror(kv, host_kv)
         engine = Engine(
             random_model(MODEL, torch.float32, 3, kernels="reference"),
-            kv_tensor(memory.buffer, layout),
+            kv,
             EngineConfig(num_blocks=num_blocks, max_model_len=1024, max_batch_tokens=64),
             clock,
         )
@@ -104,19 +113,23 @@ def make_worker() -> Iterator[Callable[..., Worker]]:
         )  # fmt: skip
         exporter.start("127.0.0.1")
         importer = Importer(layout, memory, clock, b"secret", config)
-        intake = Intake(engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)))
-        core = WorkerCore(role, engine, Publisher(exporter, MODEL.num_layers, 3), intake)
+        intake = Intake(
+            engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), mirror
+        )
+        core = WorkerCore(role, engine, Publisher(exporter, MODEL.num_layers, 2, mirror), intake)
         worker = Worker(core, inbox, exporter, importer)
         worker.apply(Join(SESSION))
-        made.append((worker, memory))
+        made.append((worker, memory, mirror))
         return worker
 
     yield make
-    for worker, memory in made:
+    for worker, memory, mirror in made:
         worker.importer.close()
         worker.exporter.close()
         worker.turn()
         worker.core.check_integrity()
+        if mirror is not None:
+            mirror.close()
         memory.close()
 
 

@@ -1,0 +1,119 @@
+"""KV blocks of a device, copied to and from a host pool of the same shape for the fabric.
+
+    compute stream   | layer 0..3 | layer 4..7 | ...
+    copy stream             \\-> blocks 0..3 -> host, then `then` on the mirror's thread
+
+A CPU device needs no mirror: its pool is the host pool.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+_Job = tuple[torch.cuda.Event | None, Callable[[], None]]
+
+
+class HostMirror:
+    """Copies between `device_kv` and `host_kv`, both [layers, blocks, 2, kv_heads, 16, head_dim].
+
+    save and load are called on the engine's thread. Copies to the host run on a stream of their
+    own and keep their order; the compute stream never waits for them. Host memory is pinned
+    while the mirror lives.
+    """
+
+    def __init__(self, device_kv: Tensor, host_kv: Tensor) -> None:
+        assert device_kv.shape == host_kv.shape and device_kv.dtype == host_kv.dtype
+        self._device_kv = device_kv
+        self._host_kv = host_kv
+        self._is_cuda = device_kv.is_cuda
+        self._stream = _stream(device_kv.device) if self._is_cuda else None
+        if self._is_cuda:
+            _pin(host_kv)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="host-mirror", daemon=True)
+        self._thread.start()
+
+    def save(
+        self,
+        block_ids: Sequence[int],
+        first_layer: int,
+        last_layer: int,
+        then: Callable[[], None],
+    ) -> None:
+        """Copies layers first_layer .. last_layer of the blocks, as computed by what is queued.
+
+        `then` is called on the mirror's thread when the bytes are in the host pool.
+        """
+        if self._stream is None:
+            self._copy(self._host_kv, self._device_kv, block_ids, first_layer, last_layer)
+            self._jobs.put((None, then))
+            return
+        computed = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        computed.record()
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(computed)
+            self._copy(self._host_kv, self._device_kv, block_ids, first_layer, last_layer)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        self._jobs.put((copied, then))
+
+    def after_saves(self, then: Callable[[], None]) -> None:
+        """Calls `then` on the mirror's thread behind every save so far."""
+        self._jobs.put((None, then))
+
+    def load(self, block_ids: Sequence[int]) -> None:
+        """Copies all layers of the blocks to the device, before whatever is computed next."""
+        num_layers = self._device_kv.shape[0]
+        self._copy(self._device_kv, self._host_kv, block_ids, 0, num_layers)
+
+    def close(self) -> None:
+        """Ends the thread behind its last job, and unpins the host pool; safe to call twice."""
+        if not self._thread.is_alive():
+            return
+        self._jobs.put(None)
+        self._thread.join()
+        if self._is_cuda:
+            torch.cuda.synchronize(self._device_kv.device)
+            _unpin(self._host_kv)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            event, then = job
+            if event is not None:
+                event.synchronize()
+            then()
+
+    def _copy(
+        self, target: Tensor, source: Tensor, block_ids: Sequence[int], first: int, last: int
+    ) -> None:
+        for start, end in _runs(block_ids):
+            for layer in range(first, last):
+                target[layer, start:end].copy_(source[layer, start:end], non_blocking=True)
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _runs(block_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Half-open runs of consecutive ids, in ascending order."""
+    ids = sorted(block_ids)
+    edges = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(ids)) if b != a + 1), len(ids)]
+    for start, end in pairwise(edges):
+        if end > start:
+            yield ids[start], ids[end - 1] + 1
+
+
+def _pin(host: Tensor) -> None:
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    code = runtime.cudaHostRegister(host.data_ptr(), host.nbytes, 0)
+    if int(code) != 0:
+        raise OSError(f"cannot pin {host.nbytes} bytes of the host KV pool: CUDA error {int(code)}")
+
+
+def _unpin(host: Tensor) -> None:
+    torch.cuda.cudart().cudaHostUnregister(host.data_ptr())  # type: ignore[no-untyped-call]
