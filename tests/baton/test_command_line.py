@@ -18,6 +18,7 @@ import pytest
 
 from baton.__main__ import SUMMARIES
 from baton.bench.row import Row
+from baton.commands import bench
 from baton.commands.flags import HELP, SECRET_FIELDS
 from baton.detached import start_detached
 from baton.state_dir import ClusterState, StateDir
@@ -296,11 +297,13 @@ def test_a_bench_writes_its_rows_with_the_host_that_they_belong_to(
     rows = [Row("engine.decode.b1", 45.0, "tok/s", "bandwidth", 50.0, 0.9)]
     asked: list[int] = []
     scripted = SimpleNamespace(run=lambda repeats: asked.append(repeats) or rows)
-    monkeypatch.setitem(sys.modules, "baton.bench.engine", scripted)
+    modules = bench.BENCHES["engine"]
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, scripted)
     file = tmp_path / "rows.json"
     code, output = run_in_process("bench", "engine", "--json", str(file), "--repeats", "7")
     content = json.loads(file.read_text())
-    assert (code, asked) == (0, [7])
+    assert (code, asked) == (0, [7] * len(modules))
     assert "engine.decode.b1" in output
     assert content["rows"][0]["ratio"] == 0.9
     assert content["host"]["num_cores"] == os.cpu_count()
