@@ -78,7 +78,7 @@ def steady_window(spec: RunSpec, recording: Recording) -> Window:
         arrivals_end_s = max(arrivals_end_s, last_s)
     end_s = arrivals_end_s - spec.cooldown_s
     if spec.cooldown_s == 0:
-        end_s = np.nextafter(end_s, np.inf)  # the last arrival may stand on the end itself
+        end_s = math.nextafter(end_s, math.inf)  # the last arrival may stand on the end itself
     return Window(spec.warmup_s, max(end_s, spec.warmup_s))
 
 
