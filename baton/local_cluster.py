@@ -152,6 +152,7 @@ class LocalCluster:
                 "port": 0,
                 "threads": config.threads_per_worker,
                 "kv_memory": config.kv_memory or None,
+                "profile": config.profile or None,
                 "dtype": config.dtype or None,
                 "transport": config.transport or None,
                 "drain_timeout_s": config.drain_s,

@@ -17,6 +17,7 @@ class UpConfig:
 
     model: str = ""  # the bundled demonstration model
     served_model_name: str = ""  # the directory's name
+    profile: str = ""  # real engines
     prefill: int = 1
     decode: int = 1
     host: str = "127.0.0.1"
@@ -43,6 +44,8 @@ class UpConfig:
     def model_name(self) -> str:
         """What clients call the model."""
         own = self.model_directory.resolve().name if self.model else DEMO_NAME
+        if self.profile:
+            own = self.profile.removesuffix(".toml").rpartition("/")[2]
         return self.served_model_name or own
 
     @property

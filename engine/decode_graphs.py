@@ -1,12 +1,13 @@
 """CUDA graphs of decode steps, one for each of a few batch sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.config import ModelConfig
 from engine.models import BatchInput, Model
 
 WARM_UPS = 2  # kernels compile and libraries choose their plans before a capture
@@ -84,6 +85,34 @@ class DecodeGraphs:
         refill(captured.batch, batch)
         captured.graph.replay()
         return captured.logits[: batch.num_sequences]
+
+
+class GraphedModel:
+    """A model whose decode steps replay graphs; everything else runs as it is."""
+
+    def __init__(self, model: Model, kv: Tensor, sizes: Sequence[int], max_blocks: int) -> None:
+        self._model = model
+        self._graphs = DecodeGraphs(model, kv, sizes, max_blocks)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    def forward(
+        self, batch: BatchInput, kv: Tensor, on_layers: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """As Model.forward, over the cache of the graphs; a replay tells of its layers at once."""
+        if not self._graphs.fits(batch):
+            return self._model.forward(batch, kv, on_layers)
+        logits = self._graphs.forward(batch)
+        if on_layers is not None:
+            for num_layers in range(1, self.config.num_layers + 1):
+                on_layers(num_layers)
+        return logits
 
 
 def _capture(model: Model, kv: Tensor, batch: BatchInput, pool: Any) -> _Captured:

@@ -10,9 +10,9 @@ from engine.batch import ScheduledChunk, Scheduler, StepPlan
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.draw import NO_TOKEN
+from engine.forward import ForwardModel
 from engine.intake import check_request
 from engine.integrity import check_references
-from engine.models import Model
 from engine.options import EngineConfig
 from engine.prefix import match_prefix, store_blocks
 from engine.progress import finish_of, sample_row, times_of
@@ -33,7 +33,9 @@ class Engine:
     its memory stays the caller's.
     """
 
-    def __init__(self, model: Model, kv: torch.Tensor, config: EngineConfig, clock: Clock) -> None:
+    def __init__(
+        self, model: ForwardModel, kv: torch.Tensor, config: EngineConfig, clock: Clock
+    ) -> None:
         shape = model.config.kv_shape(config.num_blocks, config.block_size)
         if tuple(kv.shape) != shape:
             raise ValueError(f"the KV cache has shape {tuple(kv.shape)}, the engine needs {shape}")

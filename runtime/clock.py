@@ -33,3 +33,8 @@ class VirtualClock:
 def wall_time_s() -> float:
     """Seconds since 1970, for people and for the `created` field; never for durations."""
     return time.time()
+
+
+def sleep(seconds: float) -> None:
+    """Blocks this thread; for engines that only pretend to compute."""
+    time.sleep(seconds)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from decode_worker.intake import Intake
 from engine.config import ModelConfig
+from engine.decode_graphs import GraphedModel
 from engine.engine import Engine
+from engine.forward import ForwardModel
 from engine.host_mirror import HostMirror
 from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
@@ -23,7 +25,8 @@ from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
 from prefill_worker.publisher import Publisher
-from runtime.clock import SystemClock, wall_time_s
+from profiles.catalog import load_profile
+from runtime.clock import Clock, SystemClock, sleep, wall_time_s
 from runtime.log import get_logger
 from runtime.sizes import parse_bytes
 from wire.block_hash import BLOCK_SIZE
@@ -34,6 +37,7 @@ from worker.config import WorkerConfig
 from worker.core import WorkerCore
 from worker.fingerprint import fingerprint
 from worker.inbox import Inbox
+from worker.modelled import PacedImporter, load_modelled, with_profile
 
 _NUM_LAYER_GROUPS = 8
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -59,6 +63,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     Raises ModelError for a directory that cannot be served, MemoryPlanError or ValueError for a
     setting that cannot be met, OSError where memory or a port cannot be had.
     """
+    config = with_profile(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     started_s = wall_time_s()
@@ -72,7 +77,8 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         kv, mirror = _pools(kv_tensor(memory.buffer, plan.layout), plan, model.device)
         if mirror is not None:
             stack.callback(mirror.close)
-        engine = Engine(model, kv, _engine_config(config, plan, model), clock)
+        options = _engine_config(config, plan, model)
+        engine = Engine(_with_graphs(model, kv, options), kv, options, clock)
         secret = config.cluster_token.encode()
         transfer = TransferConfig(transport=config.transport, lease_s=config.lease_s)
         exporter = Exporter(
@@ -81,7 +87,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         )  # fmt: skip
         stack.callback(exporter.close)
         fabric = exporter.start(config.host, advertised_host=config.advertise_host)
-        importer = Importer(plan.layout, memory, clock, secret, transfer)
+        importer = _importer(config, plan, memory, clock, transfer)
         stack.callback(importer.close)
         publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS, mirror)
         intake = Intake(
@@ -101,8 +107,10 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         )
 
 
-def _load(config: WorkerConfig) -> tuple[MemoryPlan, Model]:
+def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
     """Loads the weights and plans the memory beside them, and says so in one line."""
+    if config.profile:
+        return load_modelled(config, SystemClock(), sleep)
     directory = Path(config.model)
     model_config = ModelConfig.from_directory(directory)
     dtype, device = _dtype(config.dtype, model_config), _device(config.device)
@@ -128,6 +136,19 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, Model]:
     return plan, model
 
 
+def _importer(
+    config: WorkerConfig,
+    plan: MemoryPlan,
+    memory: KVMemory,
+    clock: Clock,
+    transfer: TransferConfig,
+) -> Importer:
+    secret = config.cluster_token.encode()
+    if not config.profile:
+        return Importer(plan.layout, memory, clock, secret, transfer)
+    return PacedImporter(plan.layout, memory, clock, secret, transfer, load_profile(config.profile))
+
+
 def _pools(
     host_kv: Tensor, plan: MemoryPlan, device: torch.device
 ) -> tuple[Tensor, HostMirror | None]:
@@ -138,7 +159,15 @@ def _pools(
     return device_kv, HostMirror(device_kv, host_kv)
 
 
-def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: Model) -> EngineConfig:
+def _with_graphs(model: ForwardModel, kv: Tensor, options: EngineConfig) -> ForwardModel:
+    """On CUDA, graphs for decode batches of 1, 2, 4 and so on."""
+    if not isinstance(model, Model) or model.device.type != "cuda":
+        return model
+    sizes = [1 << bit for bit in range(options.max_running.bit_length())]
+    return GraphedModel(model, kv, sizes, options.max_table_blocks)
+
+
+def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: ForwardModel) -> EngineConfig:
     return EngineConfig(
         num_blocks=plan.num_blocks,
         max_model_len=plan.max_model_len,

@@ -12,6 +12,7 @@ class WorkerConfig:
     model: str  # a Hugging Face directory
     role: Role = Role.DECODE
     served_model_name: str = ""  # the directory's name
+    profile: str = ""  # a real engine
     worker_id: str = ""  # role and process id
     host: str = "127.0.0.1"
     port: int = 0  # a free one

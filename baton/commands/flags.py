@@ -39,6 +39,7 @@ HELP: Mapping[str, str] = {
     "parent_pid": "End when this process ends; 0: never.",
     "port": "Port to listen on; 0: a free one, where another process learns it.",
     "prefill": "Prefill workers to start.",
+    "profile": "Take a profile's time and compute nothing, as llama-3.1-8b@h200.",
     "ready_timeout_s": "Seconds until the cluster must serve.",
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",

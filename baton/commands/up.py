@@ -14,6 +14,7 @@ from baton.banner import banner
 from baton.commands.flags import load_or_exit, with_flags_of
 from baton.detached import start_detached
 from baton.local_cluster import ClusterStartError, LocalCluster
+from baton.modelled_model import with_modelled_model
 from baton.preflight import ModelFacts, PreflightError, check_model, check_ports, check_settings
 from baton.probe import local_host
 from baton.state_dir import AlreadyRunning, ClusterState, StateDir, process_start
@@ -46,6 +47,8 @@ command = with_flags_of(UpConfig, up)
 
 def _run(config: UpConfig, config_file: Path | None, state_dir: StateDir) -> int:
     check_settings(config)
+    if config.profile:
+        config = with_modelled_model(config)
     model = check_model(config.model_directory, config.model_name, config.max_model_len)
     with state_dir.acquire():
         check_ports(config)

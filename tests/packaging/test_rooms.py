@@ -13,6 +13,8 @@ ROOMS = [
     "kv_transfer",
     "router",
     "loadtest",
+    "profiles",
+    "simulate",
     "prefill_worker",
     "decode_worker",
     "worker",

@@ -1,0 +1,1 @@
+"""A model that computes nothing and takes the time that a profile says."""

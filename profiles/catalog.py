@@ -1,0 +1,81 @@
+"""Profiles by name: `llama-3.1-8b@h200`, `llama-3.1-70b@h100x4`, or a TOML file."""
+
+import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from profiles.profile import Profile
+from profiles.roofline import DeviceFacts, ModelFacts, roofline
+
+T = TypeVar("T")
+_NAME = re.compile(r"(?P<model>[a-z0-9.-]+)@(?P<device>[a-z0-9]+?)(?:x(?P<count>\d+))?")
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used; the message says which and why."""
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name, or of that file when the name ends in .toml.
+
+    A number of GPUs behind an x means tensor parallelism. Raises ProfileError.
+    """
+    if name.endswith(".toml"):
+        return _read_file(Path(name))
+    match = _NAME.fullmatch(name)
+    models, devices = _table("models", ModelFacts), _table("devices", DeviceFacts)
+    if match is None or match["model"] not in models or match["device"] not in devices:
+        known = f"one of {', '.join(models)} @ one of {', '.join(devices)}"
+        raise ProfileError(f"{name!r} is no profile: {known}, or a .toml file")
+    count = int(match["count"] or 1)
+    if count < 1:
+        raise ProfileError(f"{name!r}: a worker has at least one GPU")
+    try:
+        return roofline(name, models[match["model"]], devices[match["device"]], count)
+    except ValueError as error:
+        raise ProfileError(str(error)) from error
+
+
+def known_profiles() -> list[str]:
+    """Names of one GPU each that can be loaded."""
+    names = [
+        f"{model}@{device}"
+        for model in _table("models", ModelFacts)
+        for device in _table("devices", DeviceFacts)
+    ]
+    return [name for name in names if _fits(name)]
+
+
+def _fits(name: str) -> bool:
+    try:
+        load_profile(name)
+    except ProfileError:
+        return False
+    return True
+
+
+def _read_file(path: Path) -> Profile:
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(f"cannot read the profile {path}: {error}") from error
+    try:
+        profile = msgspec.convert({"name": path.stem, **values}, Profile, strict=False)
+    except msgspec.ValidationError as error:
+        raise ProfileError(f"{path}: {error}") from error
+    smallest = min(
+        profile.step_s, profile.kv_tokens, profile.link_bytes_per_s, profile.max_num_seqs
+    )
+    if smallest <= 0:
+        raise ProfileError(f"{path}: times, sizes and limits must be positive")
+    return profile
+
+
+def _table(name: str, cls: type[T]) -> dict[str, T]:
+    text = (files("profiles") / "data" / f"{name}.toml").read_text()
+    rows: dict[str, object] = tomllib.loads(text)
+    return {key: msgspec.convert(row, cls, strict=False) for key, row in rows.items()}

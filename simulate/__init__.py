@@ -1,0 +1,1 @@
+"""A cluster in virtual time: the real placement and policies over modelled workers and links."""
