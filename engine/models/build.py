@@ -99,6 +99,8 @@ class _Builder:
 def stack(weights: Sequence[Tensor]) -> Tensor:
     """The rows of all weights, in memory that goes back to the system when the result is dropped;
     a heap would keep what layers take in passing."""
+    if weights[0].device.type != "cpu":
+        return torch.cat(tuple(weights))
     rows = sum(weight.shape[0] for weight in weights)
     shape, dtype = (rows, weights[0].shape[1]), weights[0].dtype
     memory = huge_empty(rows * shape[1] * dtype.itemsize).view(dtype).view(shape)

@@ -15,14 +15,21 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
+import engine.kernels.triton_kernels.decode_attention as decode  # noqa: E402
+import engine.kernels.triton_kernels.norm as norm  # noqa: E402
+import engine.kernels.triton_kernels.rope_cache as rope_cache  # noqa: E402
+import engine.kernels.triton_kernels.row_product as product  # noqa: E402
+import engine.kernels.triton_kernels.silu as silu  # noqa: E402
 from engine.kernels import BatchInput, HeadShape  # noqa: E402
 from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  # noqa: E402
 from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
-from engine.kernels.triton_kernels.skinny_product import skinny_product  # noqa: E402
+from engine.kernels.triton_kernels.row_product import row_product  # noqa: E402
 
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+CHAINED = (decode, norm, rope_cache, product, silu)
+CHAIN = {"chained": True, "launch_pdl": True}
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -52,6 +59,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         kernels.append(triton.compile(source, target=HOPPER, options=options))
 
     monkeypatch.setattr(triton.runtime.JITFunction, "run", run)
+    for module in CHAINED:
+        monkeypatch.setattr(
+            module, "chain_options", lambda _: {"chained": True, "launch_pdl": True}
+        )
     return kernels
 
 
@@ -82,20 +93,21 @@ def norms(dtype: torch.dtype) -> None:
         TritonKernels().rms_norm(x, residual, x[0], 1e-5)
 
 
-def silu(dtype: torch.dtype) -> None:
+def gates(dtype: torch.dtype) -> None:
     TritonKernels().silu_mul(torch.zeros((TOKENS, 3000), dtype=dtype))
 
 
 def products(dtype: torch.dtype) -> None:
-    x, bias = torch.zeros((3, 512), dtype=dtype), torch.zeros(40, dtype=dtype)
+    x, bias = torch.zeros((1, 1024), dtype=dtype), torch.zeros(40, dtype=dtype)
     for wide in (False, True):
-        skinny_product(x, torch.zeros((40, 512), dtype=dtype), bias, wide)
+        row_product(x, torch.zeros((40, 1024), dtype=dtype), bias, wide)
+        row_product(x[:, :512], torch.zeros((40, 512), dtype=dtype), None, wide)
 
 
 def stores(dtype: torch.dtype) -> None:
     qkv = torch.zeros((TOKENS, (HEADS + 2 * KV_HEADS) * DIM), dtype=dtype)
-    for norm in (None, torch.zeros(DIM, dtype=dtype)):
-        heads = HeadShape(HEADS, KV_HEADS, DIM, 1e-5, norm, norm)
+    for weight in (None, torch.zeros(DIM, dtype=dtype)):
+        heads = HeadShape(HEADS, KV_HEADS, DIM, 1e-5, weight, weight)
         rope = torch.zeros((TOKENS, DIM))
         TritonKernels().store_kv(qkv, heads, rope, batch(), cache(dtype))
 
@@ -118,7 +130,7 @@ def cache(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("launch", [norms, silu, products, stores, attention, blocks])
+@pytest.mark.parametrize("launch", [norms, gates, products, stores, attention, blocks])
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]
 ) -> None:

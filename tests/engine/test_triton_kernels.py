@@ -288,7 +288,7 @@ def test_a_padding_sequence_gives_zeros_and_reads_nothing(num_processors: int) -
 def test_splits_fill_the_processors_and_never_get_short(programs: int, context: int) -> None:
     splits = choose_splits(programs, context, num_processors=132)
     assert 1 <= splits <= 128
-    assert splits == 1 or context // splits >= 256
+    assert splits == 1 or context // splits >= 128
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -318,9 +318,9 @@ def test_silu_mul_gates_each_row(inner: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize(
-    "rows,out_features,in_features", [(1, 40, 256), (7, 16, 512), (16, 99, 768)]
+    "rows,out_features,in_features", [(1, 40, 512), (1, 16, 1024), (1, 99, 1536)]
 )
-def test_a_few_rows_times_a_large_weight(
+def test_one_row_times_a_large_weight(
     rows: int, out_features: int, in_features: int, has_bias: bool, wide: bool
 ) -> None:
     x = randn(rows, in_features, dtype=torch.bfloat16)
@@ -334,7 +334,7 @@ def test_a_few_rows_times_a_large_weight(
     assert_close(out, expected, torch.bfloat16)
 
 
-@pytest.mark.parametrize("rows,in_features", [(17, 256), (0, 256), (3, 96)])
+@pytest.mark.parametrize("rows,in_features", [(2, 512), (0, 512), (1, 96)])
 def test_other_products_are_left_to_torch(rows: int, in_features: int) -> None:
     x = randn(rows, in_features, dtype=torch.bfloat16)
     weight = randn(24, in_features, dtype=torch.bfloat16, seed=1)

@@ -6,12 +6,13 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
+from engine.kernels.triton_kernels.chain import chain_options, wait_for_inputs
 from engine.kernels.triton_kernels.softmax_step import HIDDEN, fold_keys
 from engine.kernels.triton_kernels.split_reduction import reduce_splits, split_tokens
 from engine.kernels.triton_kernels.tile import Tile, next_power_of_2, padded_dim, softmax_scale
 
 MAX_SPLITS = 128
-MIN_SPLIT_TOKENS = 256
+MIN_SPLIT_TOKENS = 128
 PROGRAMS_PER_PROCESSOR = 2
 
 
@@ -38,7 +39,9 @@ def _decode_attention(
     tile_rows: tl.constexpr,
     tile_keys: tl.constexpr,
     min_tokens: tl.constexpr,
+    chained: tl.constexpr,
 ):
+    wait_for_inputs(chained)
     group: tl.constexpr = num_heads // num_kv_heads
     split = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -141,6 +144,7 @@ def decode_attention(
         num_warps=tile.warps,
         num_stages=tile.stages,
         **common,
+        **chain_options(q.device),
     )
     if splits > 1:
         reduce_splits[(num_heads, num_sequences)](
@@ -154,4 +158,5 @@ def decode_attention(
             splits_padded=next_power_of_2(splits),
             num_warps=4,
             **common,
+            **chain_options(q.device),
         )

@@ -12,8 +12,8 @@ from engine.kernels.triton_kernels.decode_attention import decode_attention
 from engine.kernels.triton_kernels.norm import rms_norm
 from engine.kernels.triton_kernels.prefill_attention import prefill_attention
 from engine.kernels.triton_kernels.rope_cache import store_kv
+from engine.kernels.triton_kernels.row_product import RowLinear
 from engine.kernels.triton_kernels.silu import silu_mul
-from engine.kernels.triton_kernels.skinny_product import SkinnyLinear
 
 # The releases that the Gluon kernel was compiled with; others take the portable kernel.
 GLUON_RELEASES = ("3.6.", "3.7.", "3.8.")
@@ -27,7 +27,7 @@ class TritonKernels:
         self._hopper = hopper_support(triton.__version__)
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
-        return SkinnyLinear(weight, bias, wide)
+        return RowLinear(weight, bias, wide)
 
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_kernels.chain import chain_options, wait_for_inputs
 from engine.kernels.triton_kernels.tile import next_power_of_2
 
 
@@ -18,10 +19,13 @@ def _rms_norm(
     hidden: tl.constexpr,
     has_residual: tl.constexpr,
     columns_padded: tl.constexpr,
+    chained: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * hidden
     columns = tl.arange(0, columns_padded)
     inside = columns < hidden
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    wait_for_inputs(chained)
     x = tl.load(x_ptr + row + columns, mask=inside, other=0.0)
     if has_residual:
         residual = tl.load(residual_ptr + row + columns, mask=inside, other=0.0)
@@ -30,7 +34,6 @@ def _rms_norm(
         tl.store(residual_ptr + row + columns, x, mask=inside)
     wide = x.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(wide * wide, axis=0) / hidden + eps)
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + row + columns, (wide * scale * weight).to(x.dtype), mask=inside)
 
 
@@ -52,5 +55,6 @@ def rms_norm(
             has_residual=residual is not None,
             columns_padded=padded,
             num_warps=min(max(padded // 512, 1), 16),
+            **chain_options(x.device),
         )
     return out, x if residual is None else residual

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.kernel_set import HeadShape
+from engine.kernels.triton_kernels.chain import chain_options, wait_for_inputs
 from engine.kernels.triton_kernels.tile import next_power_of_2
 
 
@@ -94,7 +95,9 @@ def _store_kv(
     heads_padded: tl.constexpr,
     kv_heads_padded: tl.constexpr,
     half_padded: tl.constexpr,
+    chained: tl.constexpr,
 ):
+    wait_for_inputs(chained)
     token = tl.program_id(0).to(tl.int64)
     half: tl.constexpr = head_dim // 2
     halves = tl.arange(0, half_padded)
@@ -151,5 +154,6 @@ def store_kv(
             kv_heads_padded=next_power_of_2(heads.num_kv_heads),
             half_padded=next_power_of_2(heads.head_dim // 2),
             num_warps=4,
+            **chain_options(qkv.device),
         )
     return q

@@ -5,13 +5,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_kernels.chain import chain_options, wait_for_inputs
 from engine.kernels.triton_kernels.tile import next_power_of_2
 
 CHUNK = 1024
 
 
 @triton.jit
-def _silu_mul(gate_up_ptr, out_ptr, inner: tl.constexpr, chunk: tl.constexpr):
+def _silu_mul(
+    gate_up_ptr, out_ptr, inner: tl.constexpr, chunk: tl.constexpr, chained: tl.constexpr
+):
+    wait_for_inputs(chained)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * chunk + tl.arange(0, chunk)
     inside = columns < inner
@@ -30,6 +34,6 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     if num_tokens:
         chunk = min(CHUNK, next_power_of_2(inner))
         _silu_mul[(num_tokens, triton.cdiv(inner, chunk))](
-            gate_up, out, inner=inner, chunk=chunk, num_warps=4
+            gate_up, out, inner=inner, chunk=chunk, num_warps=4, **chain_options(out.device)
         )
     return out

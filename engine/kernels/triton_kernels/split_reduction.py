@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from engine.kernels.triton_kernels.chain import wait_for_inputs
 from engine.kernels.triton_kernels.softmax_step import HIDDEN
 
 
@@ -29,11 +30,13 @@ def reduce_splits(
     splits_padded: tl.constexpr,
     tile_keys: tl.constexpr,
     min_tokens: tl.constexpr,
+    chained: tl.constexpr,
 ):
     """Weigh the parts of one head of one sequence by their sums and add them up.
 
     Source: Flash-Decoding (pytorch.org/blog/flash-decoding, 2023).
     """
+    wait_for_inputs(chained)
     head = tl.program_id(0)
     sequence = tl.program_id(1).to(tl.int64)
     token = tl.load(query_start_ptr + sequence).to(tl.int64)
