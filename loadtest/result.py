@@ -152,3 +152,9 @@ class RunResult(msgspec.Struct, frozen=True):
     itl_sample_ms: tuple[float, ...] = ()
     server: tuple[ServerSample, ...] = ()
     faults: tuple[FaultOutcome, ...] = ()
+
+    @property
+    def offered_rate(self) -> float:
+        """Requests a second of the window, whatever became of them."""
+        start_s, end_s = self.facts.window_s
+        return self.overall.num_requests / max(end_s - start_s, 1e-9)

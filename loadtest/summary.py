@@ -108,7 +108,8 @@ def timeline(everything: Columns, end_s: float) -> tuple[Bucket, ...]:
     while start_s < end_s:
         part = everything.intended_within(start_s, start_s + width_s)
         came = _within(token_times, Window(start_s, start_s + width_s))
-        ttft, tpot = distribution(part.ttft_s), distribution(part.tpot_s)
+        answered = part.where(part.is_ok)
+        ttft, tpot = distribution(answered.ttft_s), distribution(answered.tpot_s)
         bucket = Bucket(
             start_s=start_s,
             num_requests=len(part),
@@ -127,7 +128,8 @@ def timeline(everything: Columns, end_s: float) -> tuple[Bucket, ...]:
 
 def request_columns(inside: Columns) -> Requests:
     def listed(seconds: Floats) -> list[float | None]:
-        scaled = np.round(seconds * 1000, 4)
+        """Of successes only."""
+        scaled = np.round(np.where(inside.is_ok, seconds, np.nan) * 1000, 4)
         return [None if np.isnan(value) else float(value) for value in scaled]
 
     return Requests(

@@ -1,33 +1,27 @@
 """`baton loadtest`: open-loop load against any OpenAI-compatible server, and its reports."""
 
 import asyncio
-import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
-from rich.console import Console
+from rich import box
+from rich.table import Table
 
-from baton.checks.host import processor_name
-from baton.commands.loadtest_faults import LocalFaults
-from baton.commands.loadtest_flags import LoadFlags, command_line, target_of, with_load_flags
-from baton.host_facts import host_facts
-from baton.state_dir import StateDir
-from loadtest.assemble import RunContext
+from baton.commands.loadtest_flags import LoadFlags, with_load_flags
+from baton.commands.loadtest_run import load_once, make_console
+from baton.commands.loadtest_sweep import parse_grid, sweep_all, sweep_table
+from loadtest.compare import Comparison, compare
 from loadtest.errors import LoadtestError
-from loadtest.order import plan_workload
+from loadtest.html_report import write_html
 from loadtest.result import RunResult
-from loadtest.result_files import write_json, write_requests
-from loadtest.server_facts import ask_server
-from loadtest.session import Outcome, run_on_terminal
+from loadtest.result_files import flat, read_json, write_json, write_requests
 from loadtest.terminal import print_result
-from runtime.clock import SystemClock, wall_time_s
 
 EXIT_SLO_MISSED, EXIT_BAD_INPUT, EXIT_INVALID, EXIT_STOPPED = 1, 2, 3, 130
-_FILE_WIDTH = 120  # columns, where the output is no terminal
 
 
 class _RunByDefault(typer.core.TyperGroup):
@@ -39,16 +33,22 @@ class _RunByDefault(typer.core.TyperGroup):
         return super().parse_args(ctx, args)
 
 
-command = typer.Typer(cls=_RunByDefault, no_args_is_help=False, pretty_exceptions_enable=False)
+command = typer.Typer(cls=_RunByDefault, pretty_exceptions_enable=False)
 
 UrlArgument = Annotated[
     str, typer.Argument(help="The server; empty: the cluster that runs on this host.")
 ]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+HtmlFlag = Annotated[Path | None, typer.Option("--html", help="Write a report with plots.")]
 JsonlFlag = Annotated[
     Path | None, typer.Option("--jsonl", help="Write one line a request to this file.")
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="Show nothing while the load runs.")]
+GridFlag = Annotated[
+    str, typer.Option(help="Splits to start clusters of on this host: 1:1,2:1 (prefill:decode).")
+]
+UpFlag = Annotated[str, typer.Option("--up", help="Further flags of the clusters' `baton up`.")]
+MaxRateFlag = Annotated[float, typer.Option(help="Where the search ends, in requests/s.")]
 
 
 def run(
@@ -56,69 +56,101 @@ def run(
     *,
     json_file: JsonFlag = None,
     jsonl_file: JsonlFlag = None,
+    html_file: HtmlFlag = None,
     quiet: QuietFlag = False,
     **flags: Any,
 ) -> None:
     """Send load and report what came back."""
     console = make_console()
-    try:
+    with _input_errors():
         outcome = asyncio.run(load_once(url, LoadFlags(**flags), None if quiet else console))
+        print_result(console, outcome.result)
+        if json_file is not None:
+            write_json(json_file, outcome.result)
+        if jsonl_file is not None:
+            write_requests(jsonl_file, outcome.records)
+        if html_file is not None:
+            write_html(html_file, [("", outcome.result)])
+    raise typer.Exit(exit_code(outcome.result, flags["attain"]))
+
+
+def sweep(
+    url: UrlArgument = "",
+    *,
+    max_rate: MaxRateFlag = 1000.0,
+    grid: GridFlag = "",
+    up: UpFlag = "",
+    json_file: JsonFlag = None,
+    html_file: HtmlFlag = None,
+    **flags: Any,
+) -> None:
+    """Find the largest rate at which the share --attain of requests meets --slo."""
+    console = make_console()
+    with _input_errors():
+        found = sweep_all(url, LoadFlags(**flags), max_rate, parse_grid(grid, up), console)
+        console.print(sweep_table(found))
+        runs = [named for one in found for named in one.runs]
+        if json_file is not None:
+            rates = [{"split": one.name, "best_rate": one.sweep.best_rate} for one in found]
+            content = {"sweep": rates, "runs": [flat(result) for _, result in runs]}
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
+        if html_file is not None:
+            write_html(html_file, runs)
+    raise typer.Exit(0 if any(one.sweep.best_rate for one in found) else EXIT_SLO_MISSED)
+
+
+def compare_files(
+    a: Annotated[Path, typer.Argument(help="A result written with --json.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    html_file: HtmlFlag = None,
+) -> None:
+    """Compare two results, with 95 % intervals for the ratio of each figure."""
+    with _input_errors():
+        results = [("A", read_json(a)), ("B", read_json(b))]
+        comparisons = compare(results[0][1], results[1][1])
+        make_console().print(_comparison_table(comparisons))
+        if html_file is not None:
+            write_html(html_file, results, comparisons)
+
+
+def exit_code(result: RunResult, attain: float) -> int:
+    """0; 130 after Ctrl-C, 3 for figures that must not be used, 1 for a missed SLO."""
+    if result.is_partial:
+        return EXIT_STOPPED
+    if result.invalid:
+        return EXIT_INVALID
+    needed = attain if result.facts.slo else 1e-9  # without an SLO, one answer is enough
+    return EXIT_SLO_MISSED if result.overall.attainment < needed else 0
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """What is wrong with input and files is one line and exit code 2."""
+    try:
+        yield
     except LoadtestError as error:
         typer.echo(f"baton loadtest: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from error
-    print_result(console, outcome.result)
-    if json_file is not None:
-        write_json(json_file, outcome.result)
-    if jsonl_file is not None:
-        write_requests(jsonl_file, outcome.records)
-    raise typer.Exit(exit_code(outcome.result, flags["attain"]))
+    except OSError as error:
+        typer.echo(f"baton loadtest: {error}", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT) from error
+
+
+def _comparison_table(comparisons: list[Comparison]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("figure", "A", "B", "B / A", "95 % interval", ""):
+        table.add_column(heading, justify="left" if heading in ("figure", "") else "right")
+    for one in comparisons:
+        interval = f"{one.low:.3f} to {one.high:.3f}"
+        figures = (f"{one.a:.4g}", f"{one.b:.4g}", f"{one.ratio:.3f}", interval)
+        table.add_row(one.name, *figures, one.verdict)
+    return table
 
 
 command.command("run", help="Send load and report what came back (the default).")(
     with_load_flags(run)
 )
-
-
-async def load_once(url: str, flags: LoadFlags, console: Console | None) -> Outcome:
-    """Everything that can be wrong with the input is found before any load is sent."""
-    clock = SystemClock()
-    target = target_of(url)
-    workload = plan_workload(flags.order())
-    flags.run_spec(target, "checked below", workload)
-    facts = await ask_server(target, flags.model, clock)
-    spec = flags.run_spec(target, facts.model, workload)
-    context = RunContext(now(), flags.seed, host(), command_line(), facts.max_model_len)
-    faults = LocalFaults(StateDir.of_environment())
-    try:
-        return await run_on_terminal(spec, context, clock, console, faults)
-    finally:
-        await faults.close()
-
-
-def exit_code(result: RunResult, attain: float) -> int:
-    """0; 3 for figures that must not be used, 130 after Ctrl-C, 1 for a missed SLO."""
-    if result.is_partial:
-        return EXIT_STOPPED
-    if result.invalid:
-        return EXIT_INVALID
-    return EXIT_SLO_MISSED if result.facts.slo and result.overall.attainment < attain else 0
-
-
-def make_console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
-
-
-def now() -> str:
-    return datetime.fromtimestamp(wall_time_s(), UTC).isoformat(timespec="seconds")
-
-
-def host() -> dict[str, str]:
-    facts = host_facts()
-    packages: Sequence[str] = ("baton-serve", "uvloop", "httptools", "msgspec", "numpy")
-    return {
-        "system": facts.system,
-        "processor": processor_name(),
-        "usable cores": str(facts.num_usable_cores),
-        "python": facts.python,
-        **{name: version(name) for name in packages},
-    }
+command.command("sweep", help="Find the largest rate that keeps its goodput.")(
+    with_load_flags(sweep)
+)
+command.command("compare", help="Compare two results written with --json.")(compare_files)

@@ -1,0 +1,150 @@
+"""`baton loadtest sweep`: the largest rate that keeps its goodput, for one or several splits."""
+
+import asyncio
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from baton.commands.loadtest_flags import LoadFlags
+from baton.commands.loadtest_run import load_once
+from baton.state_dir import StateDir
+from loadtest.errors import LoadtestError
+from loadtest.order import plan_workload
+from loadtest.quantities import parse_rate
+from loadtest.report_plots import Named
+from loadtest.result import RunResult
+from loadtest.sweep import Sweep, largest_rate
+from runtime.settings import child_environment
+
+_START_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSweep:
+    """What a sweep of one split found. name: P:D, or empty for a server that was there."""
+
+    name: str
+    sweep: Sweep
+    runs: tuple[Named, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Splits for which clusters are started on this host. up_flags: further flags of `up`."""
+
+    splits: tuple[tuple[int, int], ...] = ()
+    up_flags: tuple[str, ...] = ()
+
+
+def parse_grid(splits: str, up_flags: str) -> Grid:
+    """`1:1,2:1`. Raises LoadtestError."""
+    found = []
+    for part in filter(None, splits.split(",")):
+        prefill, _, decode = part.strip().partition(":")
+        if not (prefill.isdigit() and decode.isdigit() and int(prefill) + int(decode)):
+            raise LoadtestError(f"{part!r} is not a split such as 2:1 (prefill:decode)")
+        found.append((int(prefill), int(decode)))
+    return Grid(tuple(found), tuple(shlex.split(up_flags)))
+
+
+def sweep_all(
+    url: str, flags: LoadFlags, max_rate: float, grid: Grid, console: Console
+) -> list[SplitSweep]:
+    """Raises LoadtestError."""
+    if url and grid.splits:
+        raise LoadtestError("a grid starts its own clusters: leave the URL out")
+    if not grid.splits:
+        return [_sweep(url, "", flags, max_rate, console)]
+    found = []
+    for prefill, decode in grid.splits:
+        with _cluster(prefill, decode, grid.up_flags) as cluster_url:
+            name = f"{prefill}:{decode}"
+            console.print(f"{name} at {cluster_url}", highlight=False)
+            found.append(_sweep(cluster_url, name, flags, max_rate, console))
+    return found
+
+
+def sweep_table(found: Sequence[SplitSweep]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("split", "largest rate that held", "goodput there", "runs"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for one in found:
+        bound = "" if one.sweep.is_bounded else " or more"
+        best = max((run.overall.goodput for _, run in one.runs), default=0.0)
+        rate = f"{one.sweep.best_rate:.3g} req/s{bound}" if one.sweep.best_rate else "none"
+        table.add_row(one.name or "-", rate, f"{best:.3g} req/s", str(len(one.runs)))
+    return table
+
+
+def _sweep(url: str, name: str, flags: LoadFlags, max_rate: float, console: Console) -> SplitSweep:
+    first_rate, _ = parse_rate(flags.rate)
+    runs: list[Named] = []
+
+    async def holds(rate: float) -> bool:
+        """A new seed each time: prompts that the run before left in the cache would flatter."""
+        flags_at = _at_rate(flags, rate, seed=flags.seed + len(runs))
+        result = (await load_once(url, flags_at, None)).result
+        runs.append((f"{name} {rate:.3g}/s".strip(), result))
+        console.print(_line(rate, result), highlight=False, soft_wrap=True)
+        if result.is_partial:
+            raise LoadtestError("stopped")
+        if result.invalid:
+            raise LoadtestError(f"at {rate:.3g}/s the run is INVALID: {'; '.join(result.invalid)}")
+        return result.overall.attainment >= flags.attain
+
+    sweep = asyncio.run(largest_rate(holds, first_rate, max(max_rate, first_rate)))
+    return SplitSweep(name, sweep, tuple(sorted(runs, key=lambda run: run[1].offered_rate)))
+
+
+def _at_rate(flags: LoadFlags, rate: float, seed: int) -> LoadFlags:
+    """A trace has a rate of its own: it is stretched in time."""
+    if flags.trace is None:
+        return replace(flags, rate=str(rate), seed=seed)
+    natural = plan_workload(replace(flags, time_scale=1.0, duration="", requests=0).order())
+    own_rate = natural.num_requests / max(natural.duration_s, 1e-9)
+    return replace(flags, time_scale=rate / own_rate, seed=seed)
+
+
+def _line(rate: float, result: RunResult) -> str:
+    overall = result.overall
+    return (
+        f"{rate:8.3g} req/s  met SLO {overall.attainment:6.1%}  goodput {overall.goodput:.3g}/s  "
+        f"TTFT p50 {overall.ttft.p50:.0f} p99 {overall.ttft.p99:.0f} ms  "
+        f"TPOT p50 {overall.tpot.p50:.1f} p99 {overall.tpot.p99:.1f} ms  "
+        f"failed {overall.num_requests - overall.num_ok}"
+    )
+
+
+@contextmanager
+def _cluster(prefill: int, decode: int, up_flags: Sequence[str]) -> Iterator[str]:
+    """A cluster of its own state directory, for as long as the context is open: its URL."""
+    with tempfile.TemporaryDirectory(prefix="baton-sweep-") as folder:
+        environ = child_environment({"BATON_STATE_DIR": folder})
+        split = ["--prefill", str(prefill), "--decode", str(decode)]
+        ports = ["--port", "0", "--control-port", "0", "--metrics-port", "0"]
+        baton = [sys.executable, "-m", "baton"]
+        try:
+            started = subprocess.run(
+                [*baton, "up", "--detach", *ports, *split, *up_flags],
+                env=environ,
+                capture_output=True,
+                text=True,
+                timeout=_START_TIMEOUT_S,
+                check=False,
+            )
+            state = StateDir(Path(folder)).running()
+            if started.returncode != 0 or state is None:
+                said = (started.stderr or started.stdout).strip()
+                raise LoadtestError(f"no cluster of {prefill}:{decode} could be started: {said}")
+            yield state.http_url
+        finally:
+            subprocess.run([*baton, "down"], env=environ, capture_output=True, check=False)
