@@ -128,6 +128,8 @@ class WorkerCore:
         self._outbox.steps.append(result)
         for output in result.outputs:
             self._sampled(output)
+        for seq_id in result.failed:
+            self._fail(seq_id, ErrorCode.INTERNAL, "the model gave no finite logits")
         return True
 
     def check_integrity(self) -> None:

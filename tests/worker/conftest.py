@@ -83,7 +83,7 @@ class Worker:
         self.events.extend(self.core.take_outbox().events.get(SESSION, []))
 
 
-@pytest.fixture(params=[False, True], ids=["one pool", "mirrored pool"])
+@pytest.fixture(params=["one pool", "mirrored pool", pytest.param("gpu", marks=pytest.mark.gpu)])
 def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker]]:
     """A function that builds a worker core; all share the same random weights.
 
@@ -98,11 +98,12 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
         inbox, clock, config = Inbox(), SystemClock(), TransferConfig(lease_s=lease_s)
         kv = host_kv = kv_tensor(memory.buffer, layout)
         mirror = None
-        if request.param:
-            kv = allocate_kv(layout)
+        device = "cuda" if request.param == "gpu" else "cpu"
+        if request.param != "one pool":
+            kv = allocate_kv(layout, device)
             mirror = HostMirror(kv, host_kv)
         engine = Engine(
-            random_model(MODEL, torch.float32, 3, kernels="reference"),
+            random_model(MODEL, torch.float32, 3, device, kernels="reference"),
             kv,
             EngineConfig(num_blocks=num_blocks, max_model_len=1024, max_batch_tokens=64),
             clock,
