@@ -6,6 +6,7 @@ from torch import Tensor
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.cpu_library import load_operators
 from engine.kernels.cpu_linear import cpu_linear
+from engine.kernels.huge_pages import huge_empty
 from engine.kernels.kernel_set import HeadShape, Linear
 from engine.kernels.reference import ReferenceKernels
 
@@ -104,7 +105,7 @@ class CpuKernels:
     def _reserve(self, num_bytes: int) -> int | None:
         """The address of at least so many bytes of working memory; None for none."""
         if num_bytes > self._workspace.shape[0]:
-            self._workspace = torch.empty(num_bytes, dtype=torch.uint8)
+            self._workspace = huge_empty(num_bytes)
         return self._workspace.data_ptr() if num_bytes else None
 
 

@@ -51,8 +51,9 @@ inline void pack_weight(const bf16* weight, uint32_t* packed, int64_t out, int64
   for (int64_t group = 0; group < groups; ++group) pack_group(weight, packed, out, in, group);
 }
 
-template <int ROWS, int PANELS>
-inline void project_tile(const Projection& task, int64_t row0, int64_t group, int64_t panel0) {
+template <int ROWS, int PANELS, class Fetch>
+inline void project_tile(const Projection& task, int64_t row0, int64_t group, int64_t panel0,
+                         Fetch fetch) {
   f32x16 sums[ROWS][PANELS];
 #pragma GCC unroll 8
   for (int row = 0; row < ROWS; ++row)
@@ -60,7 +61,7 @@ inline void project_tile(const Projection& task, int64_t row0, int64_t group, in
     for (int panel = 0; panel < PANELS; ++panel) sums[row][panel] = splat(0);
   const int64_t steps = task.in / 2;
   const Panels weight{task.weight + group * steps * kGroup + panel0 * kLanes, kLanes, kGroup};
-  accumulate<bf16, ROWS, PANELS>(sums, task.x + row0 * task.in, task.in, weight, steps);
+  accumulate<bf16, ROWS, PANELS>(sums, task.x + row0 * task.in, task.in, weight, steps, fetch);
 #pragma GCC unroll 8
   for (int panel = 0; panel < PANELS; ++panel) {
     const int64_t at = group * kGroup + (panel0 + panel) * kLanes;
@@ -78,27 +79,41 @@ inline void project_tile(const Projection& task, int64_t row0, int64_t group, in
   }
 }
 
-template <int ROWS>
-inline void project_rows(const Projection& task, int64_t row, int64_t group) {
+template <int ROWS, class Fetch>
+inline void project_rows(const Projection& task, int64_t row, int64_t group, Fetch fetch) {
   for (int64_t panel = 0; panel < kGroupPanels; panel += kTilePanels)
-    project_tile<ROWS, kTilePanels>(task, row, group, panel);
+    project_tile<ROWS, kTilePanels>(task, row, group, panel, fetch);
 }
 
-// Rows [from, to) of one group, in tiles of nearly equal height.
-inline void project_block(const Projection& task, int64_t from, int64_t to, int64_t group) {
-  int64_t tiles = (to - from + kTileRows - 1) / kTileRows;
-  for (int64_t row = from; row < to; --tiles) {
-    const int64_t height = (to - row + tiles - 1) / tiles;
-    switch (height) {
-      case 1: project_rows<1>(task, row, group); break;
-      case 2: project_rows<2>(task, row, group); break;
+template <class Fetch>
+inline void project_height(const Projection& task, int64_t height, int64_t row, int64_t group,
+                           Fetch fetch) {
+  switch (height) {
+    case 1: return project_rows<1>(task, row, group, fetch);
+    case 2: return project_rows<2>(task, row, group, fetch);
 #if defined(__AVX512F__)
-      case 3: project_rows<3>(task, row, group); break;
-      case 4: project_rows<4>(task, row, group); break;
-      case 5: project_rows<5>(task, row, group); break;
-      case 6: project_rows<6>(task, row, group); break;
+    case 3: return project_rows<3>(task, row, group, fetch);
+    case 4: return project_rows<4>(task, row, group, fetch);
+    case 5: return project_rows<5>(task, row, group, fetch);
+    case 6: return project_rows<6>(task, row, group, fetch);
 #endif
-    }
+  }
+}
+
+// Rows [from, to) of one group, in tiles of nearly equal height. Each of several tiles fetches its
+// share of the next group, so that memory is read while cached weights are multiplied.
+inline void project_block(const Projection& task, int64_t from, int64_t to, int64_t group,
+                          bool fetch_next) {
+  const int64_t tiles = (to - from + kTileRows - 1) / kTileRows;
+  const int64_t group_bytes = task.in / 2 * kGroup * 4;
+  const char* next = reinterpret_cast<const char*>(task.weight) + (group + 1) * group_bytes;
+  for (int64_t tile = 0, row = from; tile < tiles; ++tile) {
+    const int64_t height = (to - row + tiles - tile - 1) / (tiles - tile);
+    if (fetch_next && tiles > 1)
+      project_height(task, height, row, group,
+                     Ahead{next + group_bytes / tiles * tile, kGroup * 4 / tiles});
+    else
+      project_height(task, height, row, group, Nothing{});
     row += height;
   }
 }
@@ -108,13 +123,14 @@ inline void project(const Projection& task) {
   const int64_t fitting = kLeftBytes / (2 * task.in) / kTileRows * kTileRows;
   const int64_t block_rows = std::max<int64_t>(fitting, 4 * kTileRows);
   const int64_t blocks = (task.rows + block_rows - 1) / block_rows, groups = task.groups();
-  const int64_t run = std::max<int64_t>(1, groups / (8 * task.threads));
+  const int64_t run = std::max<int64_t>(1, groups / (4 * task.threads));
   const int64_t runs = (groups + run - 1) / run;
 #pragma omp parallel for num_threads(task.threads) schedule(dynamic, 1)
   for (int64_t item = 0; item < blocks * runs; ++item) {
     const int64_t from = item / runs * block_rows, first = item % runs * run;
-    for (int64_t group = first; group < std::min(groups, first + run); ++group)
-      project_block(task, from, std::min(task.rows, from + block_rows), group);
+    const int64_t last = std::min(groups, first + run);
+    for (int64_t group = first; group < last; ++group)
+      project_block(task, from, std::min(task.rows, from + block_rows), group, group + 1 < last);
   }
 }
 

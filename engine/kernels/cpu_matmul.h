@@ -17,12 +17,26 @@ struct Panels {
   int64_t panel, step;
 };
 
+// What is asked of memory while a tile multiplies: two lines a step from `at` on.
+struct Ahead {
+  const char* at;
+  int64_t step_bytes;
+  void operator()(int64_t step) const {
+    __builtin_prefetch(at + step * step_bytes, 0, 2);
+    __builtin_prefetch(at + step * step_bytes + 64, 0, 2);
+  }
+};
+struct Nothing {
+  void operator()(int64_t) const {}
+};
+
 // sums += a [ROWS][steps lanes] x b; each sum adds its steps in order, whatever the tile's shape.
-template <class T, int ROWS, int PANELS>
+template <class T, int ROWS, int PANELS, class Fetch = Nothing>
 inline void accumulate(f32x16 (&sums)[ROWS][PANELS], const T* a, int64_t a_row, Panels b,
-                       int64_t steps) {
+                       int64_t steps, Fetch fetch = {}) {
   int64_t step = 0;
   do {  // steps >= 1: without the test ahead of the loop, the sums never leave their registers
+    fetch(step);
     u32x16 right[PANELS];
 #pragma GCC unroll 8
     for (int panel = 0; panel < PANELS; ++panel)
