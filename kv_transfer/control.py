@@ -33,6 +33,8 @@ Ticket = Annotated[int, msgspec.Meta(ge=0)]
 HandleId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
+Metadata = Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
+Address = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Challenge(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -41,7 +43,7 @@ class Challenge(msgspec.Struct, frozen=True, tag=1, array_like=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag=2, array_like=True):
-    """purpose: "control", "data" (tcp) or "memory" (shm)."""
+    """purpose: "control", "data" (tcp), "memory" (shm), "nixl" or "ucx"."""
 
     purpose: Text
     nonce: Nonce
@@ -125,9 +127,19 @@ class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
     end_index: Count
 
 
+class Offer(msgspec.Struct, frozen=True, tag=20, array_like=True):
+    """On a nixl connection: how this pool is read. metadata: addresses and keys of the source's
+    agent. address: where the pool of `num_bytes` starts in the source's process."""
+
+    metadata: Metadata
+    address: Address
+    num_bytes: Address
+
+
 Frame = (
     Challenge | Hello | Welcome | Refused | Attach | Attached | Ready | Complete | Ended
     | Release | Released | Ping | Pong | Read
+    | Offer
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -12,6 +12,7 @@ from kv_transfer.notifier import Notifier
 from kv_transfer.server import Server
 from kv_transfer.sessions import Source
 from kv_transfer.transports.memory import MemoryHub
+from kv_transfer.transports.services import Service, ServiceContext, open_services
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.kv import FabricAddress, KVHandle, KVLayout
@@ -53,22 +54,26 @@ class Exporter:
             layout.num_layers, config.lease_s, clock, self._notifier.defer, on_released
         )
         self._me = Identity(worker_id, epoch, layout.signature)
-        source = Source(layout, memory, self._exports, config)
-        self._server = Server(source, self._me, secret, get_logger("kv_transfer"))
+        self._log = get_logger("kv_transfer")
+        self._source = Source(layout, memory, self._exports, config)
+        self._server = Server(self._source, self._me, secret, self._log)
+        self._services: dict[str, Service] = {}
         self._address: FabricAddress | None = None
         self._closing = threading.Lock()
 
     def start(self, host: str, port: int = 0, *, advertised_host: str = "") -> FabricAddress:
         """Listens on `host`; readers connect to `advertised_host`, which is `host` if empty.
 
-        Raises OSError when the port is not free.
+        Raises OSError when the port is not free or a forced transport cannot be started.
         """
-        port, shm_path = self._server.start(host, port)
+        self._services = open_services(ServiceContext(self._source, host), self._log)
+        port, shm_path = self._server.start(host, port, self._services)
         self._notifier.start()
-        names = ("shm", "tcp") if shm_path else ("tcp",)
-        self._address = FabricAddress(advertised_host or host, port, host_id(), shm_path, names)
+        names = (*self._services, "shm", "tcp") if shm_path else (*self._services, "tcp")
         if self._hub is not None:
             self._hub.offer(port, self._memory)
+            names = ("memory", *names)
+        self._address = FabricAddress(advertised_host or host, port, host_id(), shm_path, names)
         return self._address
 
     @property
@@ -122,4 +127,6 @@ class Exporter:
             if self._hub is not None and self._address is not None:
                 self._hub.withdraw(self._address.port)
             self._server.close()
+            for service in self._services.values():
+                service.close()
             self._notifier.close()

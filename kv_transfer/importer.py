@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.handshake import Identity
@@ -10,7 +11,8 @@ from kv_transfer.link import Link
 from kv_transfer.memory import KVMemory, host_id
 from kv_transfer.opening import Reader
 from kv_transfer.pull import Pull, PullResult
-from kv_transfer.transports.registry import TRANSPORTS, Transports
+from kv_transfer.transports.interfaces import rdma_devices
+from kv_transfer.transports.registry import TRANSPORTS, Transports, candidates
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.kv import FabricAddress, KVHandle, KVLayout
@@ -46,6 +48,7 @@ class Importer:
             config,
             transports,
             host_id(),
+            bool(rdma_devices()),
             self._log,
             self._count_fallback,
         )
@@ -127,6 +130,9 @@ class Importer:
         """Called by the link's thread; a fault of the caller's code must not end the link."""
         with self._lock:
             del self._running[pull.ticket]
+        reader = self._reader
+        address, here = pull.handle.address, (reader.host_id, reader.has_rdma)
+        result = replace(result, wanted_transport=candidates(reader.config, address, *here)[0])
         try:
             pull.on_done(result)
         except Exception as error:

@@ -27,6 +27,7 @@ class Reader:
     config: TransferConfig
     transports: Transports
     host_id: str
+    has_rdma: bool
     log: Logger
     on_fallback: Callable[[], None]
 
@@ -54,9 +55,12 @@ def open_lane(reader: Reader, address: FabricAddress, source: Identity, channel:
         config=reader.config,
     )
     failures: list[str] = []
-    for name in candidates(reader.config, address, reader.host_id):
+    for name in candidates(reader.config, address, reader.host_id, reader.has_rdma):
         if name not in reader.transports:
             failures.append(f"{name}: there is no such transport")
+            continue
+        if name not in address.transports:
+            failures.append(f"{name}: the source does not offer it")
             continue
         try:
             lane = reader.transports[name](context)

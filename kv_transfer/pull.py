@@ -16,7 +16,8 @@ class PullResult:
     num_ready_tokens: tokens whose KV is in the destination blocks, the skipped ones included.
     transfer_s: from the source's consent to the last byte, waiting for prefill included.
     exposed_s: from the reader's knowing that prefill is complete to the last byte.
-    transport: empty when no lane was opened. reason and error are empty when ok.
+    transport: empty when no lane was opened. wanted_transport: what it should have been; another
+    one that was used is a fallback. reason and error are empty when ok.
     """
 
     ticket: int
@@ -29,6 +30,11 @@ class PullResult:
     transport: str = ""
     reason: FailReason | None = None
     error: str = ""
+    wanted_transport: str = ""
+
+    @property
+    def fell_back(self) -> bool:
+        return bool(self.transport) and self.transport != self.wanted_transport
 
 
 class PullState(Enum):

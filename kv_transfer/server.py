@@ -2,12 +2,13 @@
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kv_transfer.channel import Channel, Waker, wait_readable
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, admit
 from kv_transfer.sessions import ControlSession, DataSession, Source
+from kv_transfer.transports.services import Service
 from kv_transfer.transports.shm import hand_out, listen_abstract
 from runtime.log import Logger
 
@@ -27,15 +28,18 @@ class Server:
         self._waker = Waker()
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, Channel] = {}
+        self._services: Mapping[str, Service] = {}
         self._is_closing = False
         self._listeners: list[socket.socket] = []
         self._acceptor = threading.Thread(target=self._accept_loop, name="kv-accept")
 
-    def start(self, host: str, port: int) -> tuple[int, str]:
+    def start(self, host: str, port: int, services: Mapping[str, Service]) -> tuple[int, str]:
         """Gives the TCP port and the name of the Unix socket, empty without shared memory.
+        services: by the purpose of the connections that they serve; the caller closes them.
 
         Raises OSError when the port is not free.
         """
+        self._services = services
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self._listeners.append(listener)
@@ -127,6 +131,9 @@ class Server:
     def _run_session(self, purpose: str, channel: Channel) -> None:
         if purpose == "memory" and channel.sock.family == socket.AF_UNIX:
             hand_out(channel, self._source.memory, self._source.config.connect_s)
+            return
+        if purpose in self._services:
+            self._services[purpose].serve(channel)
             return
         kinds: dict[str, Callable[[Channel, Source], ControlSession | DataSession]] = {
             "control": ControlSession,

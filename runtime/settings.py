@@ -53,6 +53,13 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
+def set_library_defaults(variables: Mapping[str, str]) -> None:
+    """Settings of native libraries that read them from the environment only; what stands there
+    already is kept. To be called before the library is loaded."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 def user_cache_dir() -> Path:
     """Where compiled operators are kept: BATON_CACHE_DIR, else the XDG cache folder."""
     given = environment("CACHE_DIR")

@@ -12,14 +12,30 @@ AUTO = "auto"
 
 Transports = dict[str, Callable[[LaneContext], Lane]]
 
-TRANSPORTS: Transports = {"shm": ShmLane, "tcp": TcpLane}
+
+def _open_nixl(context: LaneContext) -> Lane:
+    from kv_transfer.transports.nixl import NixlLane
+    from kv_transfer.transports.nixl_agent import load_bindings
+
+    return NixlLane(load_bindings(), context)
 
 
-def candidates(config: TransferConfig, address: FabricAddress, my_host_id: str) -> tuple[str, ...]:
-    """Names to try in turn, best first; a forced transport has no second."""
+TRANSPORTS: Transports = {"shm": ShmLane, "tcp": TcpLane, "nixl": _open_nixl}
+
+
+def candidates(
+    config: TransferConfig, address: FabricAddress, my_host_id: str, has_rdma: bool
+) -> tuple[str, ...]:
+    """Names to try in turn, best first; to open any but the first is a fallback. A forced
+    transport has no second.
+
+    On one host memory is mapped; between hosts a side with an RDMA device is reason to expect
+    nixl. has_rdma: this host has such a device.
+    """
     if config.transport != AUTO:
         return (config.transport,)
-    is_here = bool(address.shm_path) and address.host_id == my_host_id
-    return tuple(
-        name for name in ("shm", "tcp") if name in address.transports and (name != "shm" or is_here)
-    )
+    if address.host_id == my_host_id:
+        return ("shm", "tcp")
+    if has_rdma or "nixl" in address.transports:
+        return ("nixl", "tcp")
+    return ("tcp",)

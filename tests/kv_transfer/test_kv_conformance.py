@@ -20,6 +20,7 @@ SETTINGS = {
     "memory": {"transport": "memory"},
     "shm": {"transport": "shm"},
     "tcp": {"transport": "tcp"},
+    "nixl": {"transport": "nixl"},
     "faulty": {"transport": "tcp", "faults": Faults(rate_bytes_s=50e6, slowdown=1.1)},
 }
 

@@ -1,0 +1,180 @@
+"""The transport over NIXL: one-sided reads by verbs, EFA or, on one host, CMA.
+
+The reader's agent belongs to its link's thread. A posted read cannot be taken back, so a dropped
+pull whose read does not end at once costs the agent: destroying it is the only fence. The other
+pulls' reads are posted again with a new one, for a read may be repeated.
+
+Over CMA a read is done when posting returns, whatever the source's process does. Reads that are
+under way later, over verbs and EFA, are written from the documentation and could not be tried.
+"""
+
+import secrets
+import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from kv_transfer.channel import Channel
+from kv_transfer.control import Offer, Ping
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import join
+from kv_transfer.plan import Piece
+from kv_transfer.transport import LaneContext, Moved, ReadOp
+from kv_transfer.transports.interfaces import ucx_devices
+from kv_transfer.transports.nixl_agent import AgentRead, Indices, NixlAgent, ReadState
+from kv_transfer.transports.tcp import connect
+from wire.kv import KVLayout
+
+_MAX_READS = 8  # posted and not done, so that a device is never idle between two looks
+_POLL_S = 0.001
+_EAGER_LOOKS = 50  # without a wait, after a post
+_FENCE_LOOKS = 2000  # at a dropped read before its agent is destroyed
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    op: ReadOp
+    read: AgentRead
+
+
+class NixlLane:
+    """The reader's side: an agent of its own, and the connection over which the source offered
+    its pool, whose end tells that the source is gone."""
+
+    name = "nixl"
+    reads_ahead = False
+
+    def __init__(self, bindings: ModuleType, context: LaneContext) -> None:
+        """Raises TransferError when the source refuses or the agents do not find each other."""
+        self._bindings = bindings
+        self._context = context
+        self._queue: deque[ReadOp] = deque()
+        self._readings: list[_Reading] = []
+        self._num_looks = 0  # since something moved
+        self._channel, self._offer = _ask(context)
+        self._devices = ucx_devices(self._channel.sock.getsockname()[0])
+        try:
+            self._agent = self._new_agent()
+        except TransferError:
+            self._channel.close()
+            raise
+
+    @property
+    def fd(self) -> int:
+        return self._channel.fd
+
+    def post(self, read: ReadOp) -> None:
+        """Raises TransferError (MALFORMED) when the source names blocks outside of its pool."""
+        piece, limit = read.piece, self._context.source_layout.num_blocks
+        named = read.source_blocks[piece.first_index : piece.end_index]
+        if len(named) != piece.end_index - piece.first_index or max(named) >= limit:
+            raise TransferError(FailReason.MALFORMED, "the source named blocks that it lacks")
+        self._queue.append(read)
+
+    def progress(self) -> list[Moved]:
+        """One post a call: over CMA it takes as long as the copy."""
+        if self._channel.receive():
+            raise TransferError(FailReason.MALFORMED, "the source says more than its offer")
+        moved = self._look()
+        if self._queue and len(self._readings) < _MAX_READS:
+            moved += self._start(self._queue.popleft())
+        self._num_looks = 0 if moved else self._num_looks + 1
+        return moved
+
+    def wait_s(self) -> float | None:
+        if self._queue and len(self._readings) < _MAX_READS:
+            return 0.0
+        if not self._readings:
+            return None
+        return 0.0 if self._num_looks < _EAGER_LOOKS else _POLL_S
+
+    def drop(self, ticket: int) -> None:
+        self._queue = deque(read for read in self._queue if read.ticket != ticket)
+        for _ in range(_FENCE_LOOKS):
+            if not any(self._is_moving(reading, ticket) for reading in self._readings):
+                break
+        else:
+            self._replace_agent(ticket)
+        self._readings = [r for r in self._readings if r.op.ticket != ticket]
+
+    def close(self) -> None:
+        self._queue.clear()
+        self._readings.clear()
+        self._agent.close()
+        self._channel.close()
+
+    def _new_agent(self) -> NixlAgent:
+        context = self._context
+        name = f"reader-{secrets.token_hex(8)}"
+        agent = NixlAgent(self._bindings, name, context.memory, self._devices, serves=False)
+        try:
+            agent.meet(
+                self._offer.metadata, self._offer.address, context.layout, context.source_layout
+            )
+        except TransferError:
+            agent.close()
+            raise
+        return agent
+
+    def _replace_agent(self, ticket: int) -> None:
+        """Nothing that was posted is written any more; what others asked for is asked again."""
+        self._agent.close()
+        self._queue.extendleft(r.op for r in reversed(self._readings) if r.op.ticket != ticket)
+        self._readings.clear()
+        self._agent = self._new_agent()
+
+    def _look(self) -> list[Moved]:
+        moved = []
+        for reading in list(self._readings):
+            if self._agent.look(reading.read) is not ReadState.MOVING:
+                self._readings.remove(reading)
+                moved.append(self._ended(reading))
+        return moved
+
+    def _start(self, op: ReadOp) -> list[Moved]:
+        piece, context = op.piece, self._context
+        theirs = _region_numbers(piece, context.source_layout, op.source_blocks)
+        mine = _region_numbers(piece, context.layout, op.target_blocks)
+        reading = _Reading(op, self._agent.read_regions(mine, theirs))
+        if reading.read.state is ReadState.MOVING:
+            self._readings.append(reading)
+            return []
+        return [self._ended(reading)]
+
+    def _ended(self, reading: _Reading) -> Moved:
+        """Raises TransferError (TRANSPORT) when the read failed."""
+        if reading.read.state is ReadState.FAILED:
+            raise TransferError(FailReason.TRANSPORT, "a NIXL read failed")
+        num_regions = reading.op.piece.num_regions
+        return Moved(reading.op.ticket, num_regions * self._context.layout.region_bytes)
+
+    def _is_moving(self, reading: _Reading, ticket: int) -> bool:
+        return reading.op.ticket == ticket and self._agent.look(reading.read) is ReadState.MOVING
+
+
+def _region_numbers(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Indices:
+    """layer * num_blocks + block, layer by layer. [num_regions]"""
+    named = np.asarray(blocks[piece.first_index : piece.end_index], np.int32)
+    layers = np.arange(piece.first_layer, piece.end_layer, dtype=np.int32)
+    numbers: Indices = (layers[:, None] * np.int32(layout.num_blocks) + named).reshape(-1)
+    return numbers
+
+
+def _ask(context: LaneContext) -> tuple[Channel, Offer]:
+    """A proved connection and what the source offers on it. Raises TransferError."""
+    address, config = context.address, context.config
+    sock: socket.socket = connect(address.host, address.port, config.connect_s)
+    channel = Channel(sock, config.stall_s)
+    try:
+        join(channel, context.secret, "nixl", context.source, config.connect_s)
+        channel.send(Ping(0))
+        offer = channel.receive_one(config.connect_s)
+        if not isinstance(offer, Offer) or offer.num_bytes < context.source_layout.pool_bytes:
+            raise TransferError(FailReason.MALFORMED, "the source offers no pool of its size")
+    except TransferError:
+        channel.close()
+        raise
+    return channel, offer

@@ -1,0 +1,233 @@
+"""NIXL's agent as Baton uses it: one registered pool, reads of its regions, an end that fences.
+
+The module is imported only by the factories of kv_transfer.transports.registry.
+"""
+
+import gc
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.memory import KVMemory
+from kv_transfer.plan import Copy
+from runtime.settings import set_library_defaults
+from wire.kv import KVLayout
+
+_PACKAGES = ("nixl_cu12", "nixl_cu13")
+_PROGRESS_DELAY_US = 1000  # 0, the default of NIXL's own wrapper, burns a core per idle agent
+_HOST_DEVICE = 0
+
+# UCX reads these when a context is made. Without emulation a read over a lane that is not
+# one-sided fails loudly; with it, a source can abort when its reader vanishes. Segments of 8 KiB,
+# the default, cost a factor of two to five.
+_UCX_DEFAULTS = {
+    "UCX_PROTO_EMULATION_ENABLE": "n",
+    "UCX_TCP_TX_SEG_SIZE": "512k",
+    "UCX_TCP_RX_SEG_SIZE": "512k",
+    "UCX_LOG_LEVEL": "fatal",
+}
+
+Indices = npt.NDArray[np.int32]
+
+
+class ReadState(Enum):
+    """MOVING -> DONE or FAILED."""
+
+    MOVING = "moving"
+    DONE = "done"
+    FAILED = "failed"
+
+
+def load_bindings() -> ModuleType:
+    """NIXL's native module. Raises TransferError (TRANSPORT) where it is not installed."""
+    set_library_defaults(_UCX_DEFAULTS)
+    failures = []
+    for package in _PACKAGES:
+        try:
+            return importlib.import_module(f"{package}._bindings")
+        except ImportError as error:
+            failures.append(f"{package}: {error}")
+    raise TransferError(FailReason.TRANSPORT, "NIXL cannot be loaded: " + "; ".join(failures))
+
+
+@dataclass(slots=True, eq=False)
+class AgentRead:
+    """One posted read; its agent releases it."""
+
+    handle: int
+    state: ReadState
+
+
+class NixlAgent:
+    """One agent with one registered pool. Used by one thread, and never across a fork.
+
+    A read that has been posted may write until it is done or failed, or until `close` has
+    returned: neither releasing it nor forgetting the peer stops it.
+    """
+
+    def __init__(
+        self,
+        bindings: ModuleType,
+        name: str,
+        memory: KVMemory,
+        devices: str,
+        *,
+        serves: bool,
+    ) -> None:
+        """devices: as kv_transfer.transports.interfaces gives them. serves: peers connect to
+        this agent, so a thread of its own wakes a thousand times a second for them.
+
+        Raises TransferError (TRANSPORT).
+        """
+        self._bindings = bindings
+        self._errors = _error_types(bindings)
+        self._pool = memory.address
+        self._num_bytes = memory.num_bytes
+        self._peer = ""
+        self._lists: list[int] = []
+        self._tables: tuple[int, int] | None = None
+        config = bindings.nixlAgentConfig()
+        config.useProgThread = serves
+        config.pthrDelay = _PROGRESS_DELAY_US
+        config.useListenThread = False
+        self._agent: Any = None
+        try:
+            self._agent = bindings.nixlAgent(name, config)
+            self._agent.createBackend("UCX", {"ucx_devices": devices} if devices else {})
+            self._agent.registerMem(self._pool_descriptors(), [])
+        except self._errors as error:
+            raise self._failure("cannot make a NIXL agent", error) from error
+
+    @property
+    def address(self) -> int:
+        """Where the pool starts, for a peer's reads."""
+        return self._pool
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    def metadata(self) -> bytes:
+        """How a peer reaches the pool: addresses and keys. A secret of the cluster's members."""
+        return bytes(self._agent.getLocalMD())
+
+    def meet(self, metadata: bytes, address: int, mine: KVLayout, theirs: KVLayout) -> None:
+        """Prepares reads from the pool at `address` of an authenticated peer.
+
+        Raises TransferError (TRANSPORT).
+        """
+        try:
+            peer = self._agent.loadRemoteMD(metadata)
+            self._peer = peer.decode() if isinstance(peer, bytes) else peer
+            local = self._table(self._bindings.NIXL_INIT_AGENT, self._pool, mine)
+            remote = self._table(self._peer, address, theirs)
+        except self._errors as error:
+            raise self._failure("cannot reach the source's agent", error) from error
+        self._tables = (local, remote)
+
+    def read_regions(self, mine: Indices, theirs: Indices) -> AgentRead:
+        """Posts a read of whole regions, numbered layer * num_blocks + block; neighbours on both
+        sides are joined. Over CMA it is done on return. Raises TransferError (TRANSPORT).
+        """
+        assert self._tables is not None, "read before meet"
+        local, remote = self._tables
+        try:
+            handle = self._agent.makeXferReq(
+                self._bindings.NIXL_READ, local, mine, remote, theirs, "", []
+            )
+        except self._errors as error:
+            raise self._failure("a read is refused", error) from error
+        return self._post(handle)
+
+    def read_copies(self, copies: Sequence[Copy], address: int) -> AgentRead:
+        """Posts a read of any bytes of the peer's pool at `address`."""
+        table = np.array(copies, np.uint64)  # [num_copies, 3]: source, target, bytes
+        try:
+            handle = self._agent.createXferReq(
+                self._bindings.NIXL_READ,
+                self._descriptors(table[:, 1] + np.uint64(self._pool), table[:, 2]),
+                self._descriptors(table[:, 0] + np.uint64(address), table[:, 2]),
+                self._peer,
+                "",
+                [],
+            )
+        except self._errors as error:
+            raise self._failure("a read is refused", error) from error
+        return self._post(handle)
+
+    def look(self, read: AgentRead) -> ReadState:
+        """Progresses the agent and the read; one that has ended is released."""
+        if read.state is ReadState.MOVING:
+            try:
+                status = self._agent.getXferStatus(read.handle)
+            except self._errors:
+                status = None
+            self._settle(read, status)
+        return read.state
+
+    def close(self) -> None:
+        """The fence: destroys the agent, so nothing is written any more. Safe to call twice.
+
+        References are dropped in the order that the native side asks for.
+        """
+        agent, self._agent = self._agent, None
+        if agent is None:
+            return
+        for handle in self._lists:
+            agent.releasedDlistH(handle)
+        self._lists.clear()
+        self._tables = None
+        del agent
+        gc.collect(0)
+
+    def _post(self, handle: int) -> AgentRead:
+        read = AgentRead(handle, ReadState.MOVING)
+        try:
+            status = self._agent.postXferReq(handle, "")
+        except self._errors:
+            status = None
+        self._settle(read, status)
+        return read
+
+    def _settle(self, read: AgentRead, status: object) -> None:
+        if status == self._bindings.NIXL_IN_PROG:
+            return
+        is_done = status == self._bindings.NIXL_SUCCESS
+        read.state = ReadState.DONE if is_done else ReadState.FAILED
+        try:
+            self._agent.releaseXferReq(read.handle)
+        except self._errors:
+            read.state = ReadState.FAILED
+
+    def _table(self, owner: str, address: int, layout: KVLayout) -> int:
+        """Every region of a pool, by number, as one strided row."""
+        size = layout.region_bytes
+        count = layout.num_layers * layout.num_blocks
+        row = np.array([[address, size, _HOST_DEVICE, size, count]], np.uint64)
+        handle = int(self._agent.prepXferDlist(owner, self._bindings.DRAM_SEG, row, []))
+        self._lists.append(handle)
+        return handle
+
+    def _pool_descriptors(self) -> Any:
+        row = (self._pool, self._num_bytes, _HOST_DEVICE, "")
+        return self._bindings.nixlRegDList(self._bindings.DRAM_SEG, [row])
+
+    def _descriptors(self, starts: npt.NDArray[np.uint64], sizes: npt.NDArray[np.uint64]) -> Any:
+        rows = np.stack([starts, sizes, np.zeros_like(starts)], axis=1)
+        return self._bindings.nixlXferDList(self._bindings.DRAM_SEG, np.ascontiguousarray(rows))
+
+    def _failure(self, what: str, error: Exception) -> TransferError:
+        return TransferError(FailReason.TRANSPORT, f"{what}: {error}"[:500])
+
+
+def _error_types(bindings: ModuleType) -> tuple[type[Exception], ...]:
+    """NIXL's errors have no base of their own."""
+    kinds = (kind for kind in vars(bindings).values() if isinstance(kind, type))
+    return tuple(kind for kind in kinds if issubclass(kind, Exception))

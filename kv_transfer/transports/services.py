@@ -1,0 +1,75 @@
+"""The source's side of the optional transports: which a source offers, and how they start."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kv_transfer.channel import Channel
+from kv_transfer.errors import TransferError
+from kv_transfer.sessions import Source
+from kv_transfer.transports.interfaces import rdma_devices, ucx_devices
+from kv_transfer.transports.registry import AUTO
+from runtime.log import Logger
+
+
+class Service(Protocol):
+    """Serves connections whose purpose is the transport's name, each on a thread of its own."""
+
+    def serve(self, channel: Channel) -> None:
+        """Until the connection ends, which raises TransferError."""
+
+    def close(self) -> None:
+        """Safe to call twice; every `serve` has returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceContext:
+    """What a service serves from. host: the address that this source listens on."""
+
+    source: Source
+    host: str
+
+
+OpenService = Callable[[ServiceContext], Service]
+
+
+def _open_nixl(context: ServiceContext) -> Service:
+    from kv_transfer.transports.nixl_agent import load_bindings
+    from kv_transfer.transports.nixl_source import NixlService
+
+    return NixlService(
+        load_bindings(),
+        f"source-{secrets.token_hex(8)}",
+        context.source.memory,
+        ucx_devices(context.host),
+        context.source.config.connect_s,
+    )
+
+
+SERVICES: dict[str, OpenService] = {"nixl": _open_nixl}
+
+
+def wanted_services(transport: str, has_rdma: bool) -> tuple[str, ...]:
+    """Names of SERVICES that a source with this setting has to start."""
+    if transport != AUTO:
+        return (transport,) if transport in SERVICES else ()
+    return ("nixl",) if has_rdma else ()
+
+
+def open_services(context: ServiceContext, log: Logger) -> dict[str, Service]:
+    """Starts what the configuration asks for; the automatic choice goes on without what fails,
+    with a warning here and a counted fallback at every reader.
+
+    Raises OSError when a forced transport cannot be started.
+    """
+    transport = context.source.config.transport
+    services: dict[str, Service] = {}
+    for name in wanted_services(transport, bool(rdma_devices())):
+        try:
+            services[name] = SERVICES[name](context)
+        except TransferError as error:
+            if transport != AUTO:
+                raise OSError(f"the transport {name} cannot be started: {error}") from error
+            log.warning("kv transport not offered", transport=name, error=str(error))
+    return services
