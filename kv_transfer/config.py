@@ -14,6 +14,9 @@ class TransferConfig:
     slack_s, expected_bytes_s: readable bytes must arrive within slack_s plus their size over a
     quarter of the expected rate.
     piece_bytes: the most that moves between two looks at the control channel.
+    verify_share: of the regions, how many are compared by digest: 0.05 is every twentieth, 1 all.
+    strikes, quarantine_s: so many corrupt pulls from one source within quarantine_s, and nothing
+    is read from it for as long.
     """
 
     transport: str = "auto"
@@ -26,6 +29,9 @@ class TransferConfig:
     expected_bytes_s: float = 5e8
     piece_bytes: int = 4 << 20
     max_connections: int = 1024
+    verify_share: float = 0.05
+    strikes: int = 3
+    quarantine_s: float = 60.0
 
     def deadline_s(self, num_bytes: int) -> float:
         """Seconds that `num_bytes` readable bytes may take."""

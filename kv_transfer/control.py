@@ -6,7 +6,7 @@
            <- Welcome | Refused                        (membership, layout and epoch agree)
     Attach ->
            <- Attached | Refused
-           <- Ready*  Complete | Ended                 (behind prefill)
+           <- Ready*  Digests*  Complete | Ended       (behind prefill)
     Release ->
            <- Released                                 (was the lease valid all along?)
     Ping ->
@@ -32,6 +32,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Ticket = Annotated[int, msgspec.Meta(ge=0)]
 HandleId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Digest = Annotated[int, msgspec.Meta(ge=0)]
+Bounds = tuple[Count, Count, Count, Count]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 Metadata = Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
 Address = Annotated[int, msgspec.Meta(ge=0)]
@@ -54,8 +56,11 @@ class Hello(msgspec.Struct, frozen=True, tag=2, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=3, array_like=True):
+    """num_blocks, signature: the source's pool."""
+
     proof: Nonce
     num_blocks: Count
+    signature: Text
 
 
 class Refused(msgspec.Struct, frozen=True, tag=4, array_like=True):
@@ -67,8 +72,17 @@ class Refused(msgspec.Struct, frozen=True, tag=4, array_like=True):
 
 
 class Attach(msgspec.Struct, frozen=True, tag=5, array_like=True):
+    """window: what is read of each block where the layouts differ, see mapping.Window.
+    first_index: of the first block that is read.
+    digest_every, digest_phase: see digests.Sample; 0 asks for no digests.
+    """
+
     ticket: Ticket
     handle_id: HandleId
+    window: Bounds | None = None
+    first_index: Count = 0
+    digest_every: Count = 0
+    digest_phase: Count = 0
 
 
 class Attached(msgspec.Struct, frozen=True, tag=6, array_like=True):
@@ -125,6 +139,15 @@ class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
     end_layer: Count
     first_index: Count
     end_index: Count
+    window: Bounds | None = None
+
+
+class Digests(msgspec.Struct, frozen=True, tag=15, array_like=True):
+    """What the sampled regions that have become readable hold, by layer * blocks + index."""
+
+    ticket: Ticket
+    regions: tuple[Count, ...]
+    values: tuple[Digest, ...]
 
 
 class Offer(msgspec.Struct, frozen=True, tag=20, array_like=True):
@@ -138,7 +161,7 @@ class Offer(msgspec.Struct, frozen=True, tag=20, array_like=True):
 
 Frame = (
     Challenge | Hello | Welcome | Refused | Attach | Attached | Ready | Complete | Ended
-    | Release | Released | Ping | Pong | Read
+    | Release | Released | Ping | Pong | Read | Digests
     | Offer
 )  # fmt: skip
 

@@ -23,6 +23,8 @@ class FailReason(StrEnum):
     TIMEOUT = "timeout"  # bytes were readable and did not come in time
     MALFORMED = "malformed"  # bytes that the protocol does not know
     TRANSPORT = "transport"  # the data lane failed
+    CORRUPT = "corrupt"  # what arrived is not what the source holds
+    QUARANTINED = "quarantined"  # this source's bytes were wrong too often
 
 
 class TransferError(BatonError):

@@ -14,21 +14,25 @@ from kv_transfer.control import (
     Welcome,
 )
 from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.mapping import can_map
+from wire.kv import KVLayout
 
 _NONCE_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a source is: which process of which worker, with which layout."""
+    """Who a source is: which process of which worker. signature: the layout of the one who asks."""
 
     worker_id: str
     epoch: int
     signature: str
 
 
-def join(channel: Channel, secret: bytes, purpose: str, peer: Identity, timeout_s: float) -> int:
-    """The reader's side; gives the number of blocks in the source's pool.
+def join(
+    channel: Channel, secret: bytes, purpose: str, peer: Identity, timeout_s: float
+) -> KVLayout:
+    """The reader's side; gives the layout of the source's pool.
 
     Raises TransferError: NOT_A_MEMBER, LAYOUT_MISMATCH, STALE_PEER, MALFORMED, PEER_LOST or
     PEER_HUNG.
@@ -48,7 +52,7 @@ def join(channel: Channel, secret: bytes, purpose: str, peer: Identity, timeout_
     if not hmac.compare_digest(answer.proof, expected):
         raise TransferError(FailReason.NOT_A_MEMBER, "the source does not know the secret")
     channel.allow_long_frames(MAX_FRAME_BYTES)
-    return answer.num_blocks
+    return _source_layout(answer, peer.signature)
 
 
 def admit(channel: Channel, secret: bytes, me: Identity, num_blocks: int, timeout_s: float) -> str:
@@ -65,19 +69,39 @@ def admit(channel: Channel, secret: bytes, me: Identity, num_blocks: int, timeou
     proof = _proof(secret, "reader", challenge.nonce, hello.nonce, hello.purpose, asked)
     if not hmac.compare_digest(hello.proof, proof):
         raise _refuse(channel, FailReason.NOT_A_MEMBER, "the cluster's secret is another one")
-    if asked.signature != me.signature:
+    if not _can_read(asked.signature, me.signature):
         text = f"KV layout {asked.signature} cannot be copied from {me.signature}"
         raise _refuse(channel, FailReason.LAYOUT_MISMATCH, text[:512])
-    if asked != me:
+    if (asked.worker_id, asked.epoch) != (me.worker_id, me.epoch):
         text = f"this is {me.worker_id} epoch {me.epoch}, another worker was meant"
         raise _refuse(channel, FailReason.STALE_PEER, text[:512])
     channel.send(
         Welcome(
-            _proof(secret, "source", challenge.nonce, hello.nonce, hello.purpose, asked), num_blocks
+            _proof(secret, "source", challenge.nonce, hello.nonce, hello.purpose, asked),
+            num_blocks,
+            me.signature,
         )
     )
     channel.allow_long_frames(MAX_FRAME_BYTES)
     return hello.purpose
+
+
+def _can_read(reader: str, source: str) -> bool:
+    """The reader's layout is this one or can be mapped."""
+    try:
+        return can_map(KVLayout.from_signature(source, 1), KVLayout.from_signature(reader, 1))
+    except ValueError:
+        return False
+
+
+def _source_layout(answer: Welcome, mine: str) -> KVLayout:
+    try:
+        layout = KVLayout.from_signature(answer.signature, answer.num_blocks)
+    except ValueError as error:
+        raise TransferError(FailReason.MALFORMED, str(error)) from error
+    if not _can_read(mine, answer.signature):
+        raise TransferError(FailReason.LAYOUT_MISMATCH, f"{answer.signature} cannot be read")
+    return layout
 
 
 def _refuse(channel: Channel, reason: FailReason, text: str) -> TransferError:

@@ -11,6 +11,7 @@ from kv_transfer.link import Link
 from kv_transfer.memory import KVMemory, host_id
 from kv_transfer.opening import Reader
 from kv_transfer.pull import Pull, PullResult
+from kv_transfer.quarantine import Quarantine
 from kv_transfer.transports.interfaces import rdma_devices
 from kv_transfer.transports.registry import TRANSPORTS, Transports, candidates
 from runtime.clock import Clock
@@ -51,6 +52,7 @@ class Importer:
             bool(rdma_devices()),
             self._log,
             self._count_fallback,
+            Quarantine(config.strikes, config.quarantine_s),
         )
         self._tickets = itertools.count(1)
         self._lock = threading.Lock()
@@ -71,16 +73,21 @@ class Importer:
         block_ids: Sequence[int],
         num_skip_blocks: int,
         on_done: Callable[[PullResult], None],
+        *,
+        verify_share: float | None = None,
     ) -> int:
         """Reads the prompt of `handle` into `block_ids`, one per block of the prompt, of which
         the first `num_skip_blocks` are held already and not written. Gives the ticket.
+
+        verify_share: of the regions, how many are compared by digest; None: as configured.
         """
         layout = self._reader.layout
         assert len(block_ids) == -(-handle.num_tokens // layout.block_size)
         assert all(0 <= block < layout.num_blocks for block in block_ids)
         assert 0 <= num_skip_blocks <= len(block_ids)
         ticket = next(self._tickets)
-        pull = Pull(ticket, handle, tuple(block_ids), num_skip_blocks, layout, on_done)
+        share = self._reader.config.verify_share if verify_share is None else verify_share
+        pull = Pull(ticket, handle, tuple(block_ids), num_skip_blocks, layout, on_done, share)
         source = Identity(handle.worker_id, handle.epoch, layout.signature)
         with self._lock:
             self._submit(pull, (handle.address, source))

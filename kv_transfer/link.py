@@ -3,13 +3,12 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from kv_transfer.channel import Channel, Waker, wait_readable
 from kv_transfer.control import (
-    Attach,
     Attached,
     Complete,
+    Digests,
     Ended,
     Frame,
     Ping,
@@ -22,10 +21,13 @@ from kv_transfer.control import (
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
 from kv_transfer.opening import Reader, open_channel, open_lane
-from kv_transfer.plan import Watermark
+from kv_transfer.plan import Piece, Watermark
 from kv_transfer.pull import Pull, PullResult, PullState
-from kv_transfer.transport import Lane, ReadOp
-from wire.kv import FabricAddress
+from kv_transfer.pulse import Pulse
+from kv_transfer.transport import Lane
+from wire.kv import FabricAddress, KVLayout
+
+_OF_A_PULL = Attached | Ready | Digests | Complete | Ended | Refused | Released
 
 
 class Link:
@@ -54,8 +56,8 @@ class Link:
         self._waker = Waker()
         self._channel: Channel | None = None
         self._lane: Lane | None = None
-        self._pinged_s = 0.0
-        self._unanswered_s: float | None = None  # since when the source owes a sign of life
+        self._source_layout: KVLayout | None = None
+        self._pulse = Pulse(reader.config.heartbeat_s)
         self._thread = threading.Thread(target=self._run, name="kv-link")
 
     @property
@@ -93,7 +95,9 @@ class Link:
         end = TransferError(FailReason.CLOSED, "the importer was closed")
         try:
             self._channel = open_channel(self._reader, self._address)
-            self._lane = open_lane(self._reader, self._address, self._source, self._channel)
+            self._lane, self._source_layout = open_lane(
+                self._reader, self._address, self._source, self._channel
+            )
             channel, lane = self._channel, self._lane
             while not self._is_closing:
                 self._turn(channel, lane)
@@ -111,19 +115,23 @@ class Link:
         if self._waker.fd in readable:
             self._waker.clear()
         if channel.fd in readable:
-            self._unanswered_s = None
+            self._pulse.heard()
             for frame in channel.receive():
                 self._handle(frame, channel, lane)
         self._take_inbox(channel, lane)
-        self._move(channel, lane)
+        self._move(lane)
+        for pull in list(self._pulls.values()):
+            self._settle(pull, channel, lane)
         self._beat(channel)
         self._check_deadlines(channel, lane)
 
     def _wait_s(self, lane: Lane) -> float | None:
         if not self._pulls:
             return lane.wait_s()
-        config, now_s = self._reader.config, self._reader.clock.now()
-        limits = [self._pinged_s + config.heartbeat_s - now_s]
+        if any(pull.is_verifying for pull in self._pulls.values()):
+            return 0.0
+        now_s = self._reader.clock.now()
+        limits = [self._pulse.next_s(now_s)]
         limits += [
             pull.deadline_s - now_s for pull in self._pulls.values() if pull.deadline_s is not None
         ]
@@ -135,24 +143,30 @@ class Link:
         while self._inbox:
             word = self._inbox.popleft()
             if isinstance(word, Pull):
-                self._begin(word, channel)
+                self._begin(word, channel, lane)
             elif word in self._pulls:
                 pull = self._pulls[word]
                 self._give_up(pull, FailReason.CANCELLED, "cancelled", channel, lane)
 
-    def _begin(self, pull: Pull, channel: Channel) -> None:
+    def _begin(self, pull: Pull, channel: Channel, lane: Lane) -> None:
         now_s = self._reader.clock.now()
         if not self._pulls:
-            self._pinged_s = now_s
+            self._pulse.begin(now_s)
+        assert self._source_layout is not None
+        pull.bind(self._source_layout, self._reader.memory.buffer)
         self._pulls[pull.ticket] = pull
         pull.deadline_s = now_s + self._reader.config.slack_s
-        self._unanswered_s = self._unanswered_s or now_s
-        channel.send(Attach(pull.ticket, pull.handle.handle_id))
+        self._pulse.ask(now_s)
+        channel.send(pull.attach_frame())
+        left_s = self._reader.quarantine.left_s(self._source, now_s)
+        if left_s > 0.0:
+            text = f"{self._source.worker_id}'s blocks were corrupt; not read for {left_s:.0f} s"
+            self._give_up(pull, FailReason.QUARANTINED, text, channel, lane)
 
     def _handle(self, frame: Frame, channel: Channel, lane: Lane) -> None:
         if isinstance(frame, Pong):
             return
-        if not isinstance(frame, Attached | Ready | Complete | Ended | Refused | Released):
+        if not isinstance(frame, _OF_A_PULL):
             raise TransferError(FailReason.MALFORMED, f"unexpected {type(frame).__name__}")
         pull = self._pulls.get(frame.ticket)
         if pull is None:
@@ -163,6 +177,8 @@ class Link:
             case Ready():
                 mark = Watermark(frame.full_tokens, frame.partial_tokens, frame.partial_layers)
                 self._ready(pull, mark, lane)
+            case Digests():
+                pull.comparison.add(dict(zip(frame.regions, frame.values, strict=False)))
             case Complete():
                 pull.output_tokens = frame.output_tokens
                 pull.completed_s = self._reader.clock.now()
@@ -170,20 +186,17 @@ class Link:
                 self._give_up(pull, frame.reason, frame.message, channel, lane)
             case Released():
                 self._released(pull, frame.was_valid)
-        if pull.ticket in self._pulls:
-            self._release_if_whole(pull, channel)
 
     def _attached(self, pull: Pull, frame: Attached, channel: Channel, lane: Lane) -> None:
         if not pull.attach(frame.num_tokens, frame.block_ids, self._reader.clock.now()):
             text = "the source published another prompt under this handle"
             self._give_up(pull, FailReason.MALFORMED, text, channel, lane)
         elif lane.reads_ahead and pull.total_bytes:
-            lane.post(self._read(pull))
+            lane.post(pull.read(pull.piece))
 
     def _ready(self, pull: Pull, mark: Watermark, lane: Lane) -> None:
-        ready_blocks = pull.ready_blocks(mark)
         config, now_s = self._reader.config, self._reader.clock.now()
-        new_bytes = pull.see(ready_blocks)
+        new_bytes = pull.see(mark)
         for other in self._pulls.values():
             if other is not pull and other.owed_bytes and other.deadline_s is not None:
                 other.deadline_s += config.deadline_s(new_bytes) - config.slack_s
@@ -192,48 +205,70 @@ class Link:
             pull.deadline_s = now_s + config.deadline_s(owed_bytes)
         if lane.reads_ahead:
             return
-        most = max(1, config.piece_bytes // self._reader.layout.region_bytes)
-        while (piece := pull.cursor.take(ready_blocks, most)) is not None:
-            lane.post(replace(self._read(pull), piece=piece))
+        while pull.total_bytes and (piece := self._next_piece(pull)) is not None:
+            lane.post(pull.read(piece))
 
-    def _read(self, pull: Pull) -> ReadOp:
-        return ReadOp(
-            pull.ticket, pull.handle.handle_id, pull.piece, pull.source_blocks, pull.target_blocks
-        )
+    def _next_piece(self, pull: Pull) -> Piece | None:
+        most = max(1, self._reader.config.piece_bytes // pull.mapping.source.region_bytes)
+        return pull.cursor.take(pull.ready, most)
 
-    def _move(self, channel: Channel, lane: Lane) -> None:
+    def _move(self, lane: Lane) -> None:
         for moved in lane.progress():
-            self._unanswered_s = None
+            self._pulse.heard()
             pull = self._pulls.get(moved.ticket)
             if pull is not None:
                 pull.arrive(moved.num_bytes, self._reader.clock.now())
-                self._release_if_whole(pull, channel)
 
-    def _release_if_whole(self, pull: Pull, channel: Channel) -> None:
-        if pull.state is PullState.READING and pull.is_whole:
-            pull.state = PullState.RELEASING
-            pull.deadline_s = self._reader.clock.now() + self._reader.config.slack_s
+    def _settle(self, pull: Pull, channel: Channel, lane: Lane) -> None:
+        """Compares digests of what is here, and releases what is whole and verified, or wrong.
+
+        A lane that reads ahead may have brought regions that the source has not told of instead
+        of some that it has, so there only the whole tells that they are here.
+        """
+        if pull.state is not PullState.READING:
+            return
+        config, now_s = self._reader.config, self._reader.clock.now()
+        if pull.is_whole or (not lane.reads_ahead and not pull.owed_bytes):
+            most = max(1, config.piece_bytes // pull.mapping.source.region_bytes)
+            pull.verify(most, now_s)
+        else:
+            pull.is_verifying = False
+        if (pull.is_whole and pull.is_verified) or pull.comparison.bad_region is not None:
+            pull.state, pull.is_verifying = PullState.RELEASING, False
+            pull.deadline_s = now_s + config.slack_s
             channel.send(Release(pull.ticket))
+        elif pull.is_whole and pull.deadline_s is None:
+            pull.deadline_s = now_s + config.slack_s  # for the source's digests
 
     def _released(self, pull: Pull, was_valid: bool) -> None:
         name = self._lane.name if self._lane is not None else ""
-        if pull.state is PullState.RELEASING and was_valid:
-            self._finish(pull, pull.success(name))
-        else:
+        if pull.state is not PullState.RELEASING or not was_valid:
             text = "the lease ended while the blocks were read"
             self._finish(pull, pull.failure(FailReason.LEASE_EXPIRED, text, name))
+        elif pull.comparison.bad_region is not None:
+            self._finish(pull, self._corrupt(pull, name))
+        else:
+            self._finish(pull, pull.success(name))
+
+    def _corrupt(self, pull: Pull, name: str) -> PullResult:
+        """The lease held, so the source's blocks are what it hashed, and what came is not."""
+        source = self._source
+        layer, index = divmod(pull.comparison.bad_region or 0, max(1, len(pull.source_blocks)))
+        text = f"block {index} of layer {layer} is not what {source.worker_id} holds"
+        self._reader.log.error("kv corrupt", transport=name, source=source.worker_id, message=text)
+        if self._reader.quarantine.strike(source, self._reader.clock.now()):
+            self._reader.log.error("kv source quarantined", source=source.worker_id)
+        return pull.failure(FailReason.CORRUPT, text, name)
 
     def _beat(self, channel: Channel) -> None:
         """Renews the leases and finds a source that hangs."""
         if not self._pulls:
-            self._unanswered_s = None
+            self._pulse.heard()
             return
         now_s = self._reader.clock.now()
-        if now_s - self._pinged_s >= self._reader.config.heartbeat_s:
-            self._pinged_s = now_s
-            self._unanswered_s = self._unanswered_s or now_s
+        if self._pulse.is_due(now_s):
             channel.send(Ping(0))
-        silence_s = now_s - (self._unanswered_s or now_s)
+        silence_s = self._pulse.silence_s(now_s)
         if silence_s > self._reader.config.dead_after_s:
             raise TransferError(FailReason.PEER_HUNG, f"the source is silent for {silence_s:.1f} s")
 

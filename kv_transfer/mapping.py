@@ -102,6 +102,13 @@ class Mapping:
         base = self.source.first_kv_head
         return range(base + self.window.first_head, base + self.window.end_head)
 
+    @property
+    def window_on_wire(self) -> tuple[int, int, int, int] | None:
+        window = self.window
+        if window is None:
+            return None
+        return window.first_head, window.end_head, window.first_token, window.end_token
+
     def piece(self, num_tokens: int, num_skip_tokens: int) -> Piece:
         """All that is to be read."""
         size = self.source.block_size

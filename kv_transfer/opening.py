@@ -1,13 +1,14 @@
 """How a reader reaches a source: the control channel, then the best lane that works."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, join
 from kv_transfer.memory import KVMemory
+from kv_transfer.quarantine import Quarantine
 from kv_transfer.transport import Lane, LaneContext
 from kv_transfer.transports.registry import Transports, candidates
 from kv_transfer.transports.tcp import connect
@@ -30,6 +31,7 @@ class Reader:
     has_rdma: bool
     log: Logger
     on_fallback: Callable[[], None]
+    quarantine: Quarantine
 
 
 def open_channel(reader: Reader, address: FabricAddress) -> Channel:
@@ -38,17 +40,19 @@ def open_channel(reader: Reader, address: FabricAddress) -> Channel:
     return Channel(sock, reader.config.stall_s)
 
 
-def open_lane(reader: Reader, address: FabricAddress, source: Identity, channel: Channel) -> Lane:
+def open_lane(
+    reader: Reader, address: FabricAddress, source: Identity, channel: Channel
+) -> tuple[Lane, KVLayout]:
     """Proves both sides on the control channel and opens the best transport that works; a worse
-    one than the best is logged and counted.
+    one than the best is logged and counted. Gives the lane and the layout of the source's pool.
 
     Raises TransferError: what the handshake gives, or TRANSPORT when no lane can be opened.
     """
-    num_blocks = join(channel, reader.secret, "control", source, reader.config.connect_s)
+    source_layout = join(channel, reader.secret, "control", source, reader.config.connect_s)
     context = LaneContext(
         address=address,
         source=source,
-        source_layout=replace(reader.layout, num_blocks=num_blocks),
+        source_layout=source_layout,
         layout=reader.layout,
         memory=reader.memory,
         secret=reader.secret,
@@ -70,5 +74,5 @@ def open_lane(reader: Reader, address: FabricAddress, source: Identity, channel:
         if failures:
             reader.log.warning("kv transport fell back", to=name, failures=failures)
             reader.on_fallback()
-        return lane
+        return lane, source_layout
     raise TransferError(FailReason.TRANSPORT, "no transport works: " + "; ".join(failures))

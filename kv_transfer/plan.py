@@ -34,6 +34,12 @@ class Watermark:
         return -(-num_tokens // block_size) if ready >= num_tokens else ready // block_size
 
 
+def ready_blocks(mark: Watermark, layout: KVLayout, num_tokens: int) -> list[int]:
+    """Per layer, blocks of a prompt of `num_tokens` that can be read."""
+    num_layers, size = layout.num_layers, layout.block_size
+    return [mark.ready_blocks(layer, num_tokens, size) for layer in range(num_layers)]
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The regions layers x indices of a published block list, layer by layer."""

@@ -4,8 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from kv_transfer.control import Attach
+from kv_transfer.digests import Comparison, DigestWalk, Sample
 from kv_transfer.errors import FailReason
-from kv_transfer.plan import Cursor, Piece, Watermark
+from kv_transfer.mapping import Extent, Mapping
+from kv_transfer.plan import Cursor, Piece, Watermark, ready_blocks
+from kv_transfer.transport import ReadOp
 from wire.kv import KVHandle, KVLayout
 
 
@@ -14,8 +18,10 @@ class PullResult:
     """How a pull ended. Where not `ok`, the destination blocks hold nothing of use.
 
     num_ready_tokens: tokens whose KV is in the destination blocks, the skipped ones included.
-    transfer_s: from the source's consent to the last byte, waiting for prefill included.
-    exposed_s: from the reader's knowing that prefill is complete to the last byte.
+    transfer_s: from the source's consent to the last byte verified, waiting for prefill included.
+    exposed_s: from the reader's knowing that prefill is complete to the last byte verified.
+    num_verified: regions whose digests were compared.
+    kv_heads: the model's KV heads that came; all of this process's unless the source is a share.
     transport: empty when no lane was opened. wanted_transport: what it should have been; another
     one that was used is a fallback. reason and error are empty when ok.
     """
@@ -27,6 +33,8 @@ class PullResult:
     num_bytes: int = 0
     transfer_s: float = 0.0
     exposed_s: float = 0.0
+    num_verified: int = 0
+    kv_heads: range = range(0)
     transport: str = ""
     reason: FailReason | None = None
     error: str = ""
@@ -47,7 +55,7 @@ class PullState(Enum):
 
 @dataclass(slots=True, eq=False)
 class Pull:
-    """The mutable state of one pull; owned by its link's thread."""
+    """The mutable state of one pull; owned by its link's thread once that has called `bind`."""
 
     ticket: int
     handle: KVHandle
@@ -55,6 +63,7 @@ class Pull:
     num_skip_blocks: int
     layout: KVLayout
     on_done: Callable[[PullResult], None]
+    verify_share: float = 0.0
     state: PullState = PullState.ATTACHING
     source_blocks: tuple[int, ...] = ()
     output_tokens: tuple[int, ...] = ()
@@ -64,19 +73,27 @@ class Pull:
     attached_s: float = 0.0
     completed_s: float | None = None  # when this process learned of it
     last_byte_s: float = 0.0
+    comparison: Comparison = field(default_factory=Comparison)
+    is_verifying: bool = False  # there may be regions here that have not been hashed
+    ready: list[int] = field(init=False)  # per layer, blocks that the source lets be read
+    mapping: Mapping = field(init=False)
+    piece: Piece = field(init=False)  # all that is to be read
     cursor: Cursor = field(init=False)
+    total_bytes: int = field(init=False)
+    sample: Sample = field(init=False)
+    walk: DigestWalk = field(init=False)
 
-    def __post_init__(self) -> None:
+    def bind(self, source: KVLayout, buffer: memoryview) -> None:
+        """The source's layout is known; `buffer` is this process's pool."""
+        num_tokens, num_skip = self.handle.num_tokens, self.num_skip_blocks * self.layout.block_size
+        self.mapping = Mapping.of(source, self.layout, num_tokens, num_skip)
+        self.piece = self.mapping.piece(num_tokens, num_skip)
+        self.total_bytes = self.mapping.num_bytes(self.piece)
         self.cursor = Cursor(self.piece)
-
-    @property
-    def piece(self) -> Piece:
-        """All that is to be read."""
-        return Piece(0, self.layout.num_layers, self.num_skip_blocks, len(self.target_blocks))
-
-    @property
-    def total_bytes(self) -> int:
-        return self.piece.num_regions * self.layout.region_bytes
+        self.ready = [0] * source.num_layers
+        share = self.verify_share if self.total_bytes else 0.0
+        self.sample = Sample.share(self.piece.end_index, share, self.ticket)
+        self.walk = DigestWalk(self.sample, self.piece, buffer, self._target_extents)
 
     @property
     def owed_bytes(self) -> int:
@@ -87,6 +104,32 @@ class Pull:
     def is_whole(self) -> bool:
         return self.completed_s is not None and self.moved_bytes == self.total_bytes
 
+    @property
+    def is_verified(self) -> bool:
+        """Every sampled region has been compared, or one of them differs."""
+        is_even = self.walk.is_done and self.comparison.is_even
+        return is_even or self.comparison.bad_region is not None
+
+    def attach_frame(self) -> Attach:
+        return Attach(
+            self.ticket,
+            self.handle.handle_id,
+            self.mapping.window_on_wire,
+            self.piece.first_index,
+            self.sample.every,
+            self.sample.phase,
+        )
+
+    def read(self, piece: Piece) -> ReadOp:
+        return ReadOp(
+            self.ticket,
+            self.handle.handle_id,
+            piece,
+            self.source_blocks,
+            self.target_blocks,
+            self.mapping,
+        )
+
     def attach(self, num_tokens: int, source_blocks: Sequence[int], now_s: float) -> bool:
         """False when the source published something else than the handle says."""
         self.state = PullState.READING
@@ -94,27 +137,33 @@ class Pull:
         self.attached_s = self.last_byte_s = now_s
         self.deadline_s = None
         is_same = num_tokens == self.handle.num_tokens
-        return is_same and len(source_blocks) == len(self.target_blocks)
+        return is_same and len(source_blocks) == self.piece.end_index
 
-    def ready_blocks(self, mark: Watermark) -> list[int]:
-        """Per layer, blocks that the source lets be read."""
-        num_tokens, size = self.handle.num_tokens, self.layout.block_size
-        layers = range(self.layout.num_layers)
-        return [mark.ready_blocks(layer, num_tokens, size) for layer in layers]
-
-    def see(self, ready_blocks: Sequence[int]) -> int:
+    def see(self, mark: Watermark) -> int:
         """Takes the source's watermark over; gives the bytes that became readable."""
-        skip = self.num_skip_blocks
-        regions = sum(max(0, ready - skip) for ready in ready_blocks)
-        new_bytes = max(0, regions * self.layout.region_bytes - self.ready_bytes)
+        self.ready = ready_blocks(mark, self.mapping.source, self.handle.num_tokens)
+        first, num_bytes = self.piece.first_index, 0
+        for layer, end in enumerate(self.ready):
+            if end > first:
+                num_bytes += self.mapping.num_bytes(Piece(layer, layer + 1, first, end))
+        new_bytes = max(0, num_bytes - self.ready_bytes)
         self.ready_bytes += new_bytes
         return new_bytes
 
     def arrive(self, num_bytes: int, now_s: float) -> None:
         self.moved_bytes += num_bytes
         self.last_byte_s = now_s
+        self.is_verifying = True
         if self.owed_bytes <= 0:
             self.deadline_s = None
+
+    def verify(self, max_regions: int, now_s: float) -> None:
+        """Hashes some of the regions that are readable, all of which have to be here."""
+        digests = self.walk.take(self.ready, max_regions)
+        self.is_verifying = bool(digests)
+        if digests:
+            self.comparison.add(digests)
+            self.last_byte_s = now_s
 
     def success(self, transport: str) -> PullResult:
         completed_s = self.completed_s or 0.0
@@ -126,6 +175,8 @@ class Pull:
             num_bytes=self.total_bytes,
             transfer_s=self.last_byte_s - self.attached_s,
             exposed_s=max(0.0, self.last_byte_s - completed_s),
+            num_verified=self.comparison.num_compared,
+            kv_heads=self.mapping.heads,
             transport=transport,
         )
 
@@ -138,3 +189,7 @@ class Pull:
             reason=reason,
             error=error,
         )
+
+    def _target_extents(self, layer: int, index: int) -> Sequence[Extent]:
+        piece = Piece(layer, layer + 1, index, index + 1)
+        return tuple(self.mapping.target_extents(piece, self.target_blocks))

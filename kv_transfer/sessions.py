@@ -10,6 +10,7 @@ from kv_transfer.control import (
     Attach,
     Attached,
     Complete,
+    Digests,
     Ended,
     Frame,
     Ping,
@@ -20,10 +21,12 @@ from kv_transfer.control import (
     Release,
     Released,
 )
+from kv_transfer.digests import MAX_DIGESTS, DigestWalk, Sample
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.exports import Export, ExportTable
+from kv_transfer.mapping import Extent, Window, region_extents, source_extents
 from kv_transfer.memory import KVMemory
-from kv_transfer.plan import Cursor, Piece, Watermark, extents
+from kv_transfer.plan import Cursor, Piece, Watermark, ready_blocks
 from kv_transfer.transports.tcp import HEADER, send_views
 from wire.kv import KVLayout
 
@@ -43,8 +46,10 @@ class _Reader:
     """One attached export and what its reader has been told."""
 
     export: Export
-    told: Watermark
+    walk: DigestWalk
+    told: Watermark = Watermark()
     knows_end: bool = False
+    owes_digests: bool = True
 
 
 class _Session:
@@ -81,16 +86,22 @@ class ControlSession(_Session):
         super().__init__(channel, source)
         self._readers: dict[int, _Reader] = {}
         self._to_send: list[Frame] = []  # in this turn of the loop
+        regions = max(1, source.config.piece_bytes // source.layout.region_bytes)
+        self._max_digests = min(regions, MAX_DIGESTS)
 
     def run(self) -> None:
         """Until the connection ends, which raises TransferError."""
         try:
             while True:
-                for frame in self._wait():
+                is_behind = any(reader.owes_digests for reader in self._readers.values())
+                for frame in self._wait(0.0 if is_behind else None):
                     self._handle(frame)
                 self._tell_endings()
                 for ticket, reader in self._readers.items():
                     self._tell(ticket, reader)
+                self._flush()
+                for ticket, reader in self._readers.items():
+                    self._tell_digests(ticket, reader)
                 self._flush()
         finally:
             for reader in self._readers.values():
@@ -119,8 +130,26 @@ class ControlSession(_Session):
             text = f"the handle cannot be read: {export.value}"
             self._to_send.append(Refused(frame.ticket, export, text))
             return
-        self._readers[frame.ticket] = _Reader(export, Watermark())
+        self._readers[frame.ticket] = _Reader(export, self._digest_walk(frame, export))
         self._to_send.append(Attached(frame.ticket, export.num_tokens, export.block_ids))
+
+    def _digest_walk(self, frame: Attach, export: Export) -> DigestWalk:
+        layout = self._source.layout
+        window = checked_window(frame.window, layout, export.num_tokens)
+
+        def extents(layer: int, index: int) -> Sequence[Extent]:
+            block = export.block_ids[index]
+            if window is None:
+                return ((layout.offset_bytes(layer, block), layout.region_bytes),)
+            return region_extents(layout, layer, block, index, window)
+
+        num_blocks = len(export.block_ids)
+        return DigestWalk(
+            Sample(num_blocks, frame.digest_every, frame.digest_phase),
+            Piece(0, layout.num_layers, min(frame.first_index, num_blocks), num_blocks),
+            self._source.memory.buffer,
+            extents,
+        )
 
     def _tell(self, ticket: int, reader: _Reader) -> None:
         """The watermark where it moved, and the end of prefill once."""
@@ -128,12 +157,27 @@ class ControlSession(_Session):
         mark = reader.export.watermark
         if mark != reader.told:
             reader.told = mark
+            reader.owes_digests = not reader.walk.is_done
             self._to_send.append(
                 Ready(ticket, mark.full_tokens, mark.partial_tokens, mark.partial_layers)
             )
         if output_tokens is not None and not reader.knows_end:
             reader.knows_end = True
             self._to_send.append(Complete(ticket, output_tokens))
+
+    def _tell_digests(self, ticket: int, reader: _Reader) -> None:
+        """Those of one turn, of blocks that the lease keeps while they are read."""
+        exports, handle_id = self._source.exports, reader.export.handle_id
+        if not reader.owes_digests or not exports.pin(handle_id):
+            return
+        try:
+            ready = ready_blocks(reader.told, self._source.layout, reader.export.num_tokens)
+            digests = reader.walk.take(ready, self._max_digests)
+        finally:
+            exports.unpin(handle_id)
+        reader.owes_digests = bool(digests) and not reader.walk.is_done
+        if digests:
+            self._to_send.append(Digests(ticket, tuple(digests), tuple(digests.values())))
 
     def _tell_endings(self) -> None:
         while self._endings:
@@ -150,6 +194,16 @@ class ControlSession(_Session):
             self._to_send.clear()
 
 
+def checked_window(
+    bounds: tuple[int, int, int, int] | None, layout: KVLayout, num_tokens: int
+) -> Window | None:
+    """Raises TransferError (MALFORMED) for a window outside of the prompt."""
+    window = None if bounds is None else Window(*bounds)
+    if window is not None and not window.fits(layout, num_tokens):
+        raise TransferError(FailReason.MALFORMED, "a window outside of the published prompt")
+    return window
+
+
 @dataclass(slots=True)
 class _Sending:
     """A read that is being answered."""
@@ -157,6 +211,7 @@ class _Sending:
     ticket: int
     export: Export
     cursor: Cursor
+    window: Window | None
 
 
 class DataSession(_Session):
@@ -185,7 +240,8 @@ class DataSession(_Session):
             return
         if not piece.fits(self._source.layout.num_layers, len(export.block_ids)):
             raise TransferError(FailReason.MALFORMED, "a read outside of the published blocks")
-        self._sending.append(_Sending(frame.ticket, export, Cursor(piece)))
+        window = checked_window(frame.window, self._source.layout, export.num_tokens)
+        self._sending.append(_Sending(frame.ticket, export, Cursor(piece), window))
 
     def _send_round(self) -> bool:
         """One piece of each read that has one; whether any had."""
@@ -205,20 +261,16 @@ class DataSession(_Session):
 
     def _send_piece(self, sending: _Sending) -> bool:
         layout, export = self._source.layout, sending.export
-        mark = export.watermark
-        ready_blocks = [
-            mark.ready_blocks(layer, export.num_tokens, layout.block_size)
-            for layer in range(layout.num_layers)
-        ]
-        piece = sending.cursor.take(ready_blocks, self._max_regions)
+        ready = ready_blocks(export.watermark, layout, export.num_tokens)
+        piece = sending.cursor.take(ready, self._max_regions)
         if piece is None:
             return False
-        header = HEADER.pack(
-            sending.ticket, piece.first_layer, piece.end_layer, piece.first_index, piece.end_index
-        )
+        taken = list(source_extents(piece, layout, export.block_ids, sending.window))
+        bounds = piece.first_layer, piece.end_layer, piece.first_index, piece.end_index
+        header = HEADER.pack(sending.ticket, *bounds, sum(size for _, size in taken))
         buffer = self._source.memory.buffer
         views = deque([memoryview(header)])
-        for offset, size in extents(piece, layout, export.block_ids):
+        for offset, size in taken:
             views.append(buffer[offset : offset + size])
         send_views(self._channel.sock, views, self._source.config.stall_s)
         return True

@@ -1,25 +1,40 @@
 """The contract of a transport: a lane from one source's pool into this process's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.handshake import Identity
+from kv_transfer.mapping import Extent, Mapping
 from kv_transfer.memory import KVMemory
-from kv_transfer.plan import Piece
+from kv_transfer.plan import Copy, Piece
 from wire.kv import FabricAddress, KVLayout
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOp:
-    """Regions of one pull. Both block lists are the whole prompt's; the piece indexes them."""
+    """Regions of one pull. Both block lists are the whole prompt's; the piece indexes the
+    source's, and the mapping says where its bytes go."""
 
     ticket: int
     handle_id: bytes
     piece: Piece
     source_blocks: Sequence[int]
     target_blocks: Sequence[int]
+    mapping: Mapping
+
+    @property
+    def num_bytes(self) -> int:
+        return self.mapping.num_bytes(self.piece)
+
+    def copies(self) -> list[Copy]:
+        """Offset in the source's pool, offset in this process's pool, bytes."""
+        return self.mapping.copies(self.piece, self.source_blocks, self.target_blocks)
+
+    def target_extents(self, piece: Piece) -> Iterator[Extent]:
+        """Where the bytes of `piece` go, in the order in which the source walks them."""
+        return self.mapping.target_extents(piece, self.target_blocks)
 
 
 @dataclass(frozen=True, slots=True)

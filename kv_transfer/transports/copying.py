@@ -5,7 +5,7 @@ from collections import deque
 
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.memory import KVMemory
-from kv_transfer.plan import Copy, Piece, plan_copies
+from kv_transfer.plan import Copy
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 
@@ -35,15 +35,8 @@ class CopyingLane:
         if not self._queue:
             return ()
         read = self._queue.popleft()
-        copies = plan_copies(
-            read.piece,
-            self._context.source_layout,
-            read.source_blocks,
-            self._context.layout,
-            read.target_blocks,
-        )
-        self._copy(copies)
-        return (Moved(read.ticket, self._num_bytes(read.piece)),)
+        self._copy(read.copies())
+        return (Moved(read.ticket, read.num_bytes),)
 
     def wait_s(self) -> float | None:
         return 0.0 if self._queue else None
@@ -58,6 +51,3 @@ class CopyingLane:
         move, source, target = ctypes.memmove, self._source_address, self._target_address
         for source_offset, target_offset, num_bytes in copies:
             move(target + target_offset, source + source_offset, num_bytes)
-
-    def _num_bytes(self, piece: Piece) -> int:
-        return piece.num_regions * self._context.layout.region_bytes

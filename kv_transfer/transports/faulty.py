@@ -123,6 +123,5 @@ class FaultyLane:
         if read is None or all(part.ticket != read.ticket for part in moved):
             return
         self._to_corrupt = None
-        block = read.target_blocks[read.piece.first_index]
-        offset = self._context.layout.offset_bytes(read.piece.first_layer, block)
+        offset, _ = next(read.target_extents(read.piece))
         self._context.memory.buffer[offset] ^= 1

@@ -12,11 +12,11 @@ from kv_transfer.channel import Channel, wait_writable
 from kv_transfer.control import Read
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import join
-from kv_transfer.plan import Cursor, Piece, extents
+from kv_transfer.plan import Cursor, Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
-HEADER = struct.Struct("<QIIII")  # ticket, first_layer, end_layer, first_index, end_index
+HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index, end_index, bytes
 _SINK_BYTES = 1 << 18
 
 
@@ -82,6 +82,7 @@ class TcpLane:
                 piece.end_layer,
                 piece.first_index,
                 piece.end_index,
+                read.mapping.window_on_wire,
             )
         )
 
@@ -132,19 +133,15 @@ class TcpLane:
         """Aims at the blocks of the header that has come in; the rest of a header has to wait."""
         if self._views:
             return
-        ticket, *bounds = HEADER.unpack(self._header)
-        piece = Piece(*bounds)
-        layout = self._context.layout
-        if not piece.fits(layout.num_layers, layout.num_blocks):
-            raise TransferError(FailReason.MALFORMED, "a data frame without sense")
-        self._ticket = ticket
-        self._left_bytes = piece.num_regions * layout.region_bytes
+        ticket, *bounds, num_bytes = HEADER.unpack(self._header)
+        self._ticket, self._left_bytes = ticket, num_bytes
         if ticket in self._reads:
+            piece = Piece(*bounds)
             read, cursor = self._reads[ticket]
-            if not cursor.accept(piece):
+            if not cursor.accept(piece) or num_bytes != read.mapping.num_bytes(piece):
                 raise TransferError(FailReason.MALFORMED, "a data frame that was not asked for")
             buffer = self._context.memory.buffer
-            for offset, size in extents(piece, layout, read.target_blocks):
+            for offset, size in read.target_extents(piece):
                 self._views.append(buffer[offset : offset + size])
         self._next_views()
 

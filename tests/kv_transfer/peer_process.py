@@ -23,7 +23,7 @@ SECRET = b"two processes"
 
 
 def say(**words: object) -> None:
-    print(json.dumps(words), flush=True)
+    print(json.dumps(words, default=list), flush=True)
 
 
 def handle_to_json(handle: KVHandle) -> dict:

@@ -63,7 +63,7 @@ def test_a_source_that_does_not_know_the_secret_is_not_trusted():
     with reader, source:
         impostor, channel = Channel(source, 5.0), Channel(reader, 5.0)
         impostor.send(Challenge(b"n" * 32))
-        impostor.send(Welcome(b"p" * 32, 64))
+        impostor.send(Welcome(b"p" * 32, 64, "L1"))
         with pytest.raises(TransferError) as caught:
             join(channel, SECRET, "control", Identity("w", 1, "L1"), 5.0)
         assert caught.value.reason is FailReason.NOT_A_MEMBER
