@@ -2,7 +2,8 @@
 
     python tools/gpu_checks.py [--json FILE] [--repeats N] [--only-tests | --only-bench]
 
-It needs torch, triton, pytest, hypothesis, transformers and safetensors, and no installed Baton.
+It needs torch, triton, pytest, pytest-xdist, hypothesis, transformers, safetensors and msgspec, and
+no installed Baton.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def call(*arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", default="gpu_kernels.json")
+    parser.add_argument("--json", default="gpu_rows.json")
     parser.add_argument("--repeats", default="15")
     parser.add_argument("--workers", default="8", help="test processes; needs pytest-xdist")
     parser.add_argument("--only-tests", action="store_true")
@@ -34,7 +35,7 @@ def main() -> None:
     if not arguments.only_bench:
         call("pytest", "-q", "-x", "-n", arguments.workers, *PYTEST, *TESTS)
     if not arguments.only_tests:
-        call("baton.bench.kernels", "--repeats", arguments.repeats, "--json", arguments.json)
+        call("baton.bench.gpu", "--repeats", arguments.repeats, "--json", arguments.json)
 
 
 if __name__ == "__main__":

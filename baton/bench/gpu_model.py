@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baton.bench.gpu_timer import Ceilings, median_ms
-from baton.bench.kernels import BLOCK, paged_batch
+from baton.bench.gpu_timer import Ceilings, cuda_device, median_ms
+from baton.bench.paged_batch import BLOCK, paged_batch
 from baton.bench.row import Row
 from engine.config import ModelConfig
 from engine.decode_graphs import DecodeGraphs
@@ -106,8 +106,9 @@ def random_cache(model: Model, num_tokens: int) -> Tensor:
     return torch.empty(shape, device=model.device, dtype=BF16).normal_()
 
 
-def run(repeats: int, device: torch.device) -> list[Row]:
-    """All rows on a CUDA device: medians of `repeats` steps."""
+def run(repeats: int) -> list[Row]:
+    """All rows: medians of `repeats` steps. Raises RuntimeError without a GPU."""
+    device = cuda_device()
     ceilings = Ceilings.measure(device, repeats)
     model = build_model(LLAMA_8B, DeviceTensors(device), BF16, device)
     rows = [prefill("llama_8b", model, 8192, ceilings, repeats)]
@@ -117,15 +118,3 @@ def run(repeats: int, device: torch.device) -> list[Row]:
     torch.cuda.empty_cache()
     model = build_model(QWEN3_06B, DeviceTensors(device), BF16, device)
     return rows + decode("qwen3_06b", model, 1, 512, ceilings, repeats)
-
-
-def main() -> None:
-    for row in run(9, torch.device("cuda")):
-        print(
-            f"{row.name:44} {row.value:9.2f} {row.unit:8} {row.ratio:6.3f} of "
-            f"{row.baseline_value:9.2f} {row.baseline}"
-        )
-
-
-if __name__ == "__main__":
-    main()

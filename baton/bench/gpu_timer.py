@@ -12,6 +12,13 @@ WARM_UPS = 3
 HEAD_START_CYCLES = 40_000_000  # the host queues all launches while the device sleeps
 
 
+def cuda_device() -> torch.device:
+    """The CUDA device in use. Raises RuntimeError when the host has none."""
+    if not torch.cuda.is_available():
+        raise RuntimeError("this bench needs an NVIDIA GPU that torch can use")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def median_ms(calls: Sequence[Callable[[], object]], repeats: int) -> float:
     """Median milliseconds of one call, taken in turn so that inputs do not stay in the cache."""
     for index in range(max(WARM_UPS, len(calls))):

@@ -1,11 +1,8 @@
 """Speed of the Triton kernels on a CUDA device, each beside a ceiling of the same run."""
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +11,13 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from baton.bench.gpu_timer import Ceilings, median_ms, random_bf16
+from baton.bench.gpu_timer import Ceilings, cuda_device, median_ms, random_bf16
+from baton.bench.paged_batch import BLOCK, paged_batch
 from baton.bench.row import Row
-from engine.kernels import BatchInput, HeadShape
+from engine.kernels import HeadShape
 from engine.kernels.triton_kernels import TritonKernels
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks
 
-BLOCK = 16
 HEADS, KV_HEADS, DIM = 32, 8, 128  # Llama-3.1-8B
 HIDDEN, INNER = 4096, 14336
 TOKENS = 8192
@@ -144,34 +141,9 @@ def sdpa(
     )
 
 
-def paged_batch(lengths: Sequence[tuple[int, int]], device: torch.device) -> BatchInput:
-    """Sequences of (query tokens, context) over scattered blocks; contexts fill their blocks."""
-    num_blocks = sum(context for _, context in lengths) // BLOCK
-    order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(1))
-    width = max(context for _, context in lengths) // BLOCK
-    tables = torch.full((len(lengths), width), -1, dtype=torch.int32)
-    positions, slots, starts, used = [], [], [0], 0
-    for sequence, (queries, context) in enumerate(lengths):
-        table = order[used : used + context // BLOCK]
-        tables[sequence, : len(table)] = table
-        used += len(table)
-        tokens = torch.arange(context - queries, context)
-        positions.append(tokens)
-        slots.append(table[tokens // BLOCK] * BLOCK + tokens % BLOCK)
-        starts.append(starts[-1] + queries)
-    return BatchInput(
-        token_ids=torch.zeros(starts[-1], dtype=torch.int64, device=device),
-        positions=torch.cat(positions).to(device),
-        slots=torch.cat(slots).to(device),
-        block_tables=tables.to(device),
-        query_start=torch.tensor(starts, dtype=torch.int32, device=device),
-        context_len=torch.tensor([c for _, c in lengths], dtype=torch.int32, device=device),
-        logit_rows=torch.tensor([s - 1 for s in starts[1:]], device=device),
-    )
-
-
-def run(repeats: int, device: torch.device) -> list[Row]:
-    """All rows on a CUDA device: medians of `repeats` calls, inputs random."""
+def run(repeats: int) -> list[Row]:
+    """All rows: medians of `repeats` calls, inputs random. Raises RuntimeError without a GPU."""
+    device = cuda_device()
     bench = Bench(device, repeats, Ceilings.measure(device, repeats), TritonKernels())
     gemm = bench.ceilings.gemm_flops / 1e12
     copy = bench.ceilings.copy_bytes_per_s / 1e9
@@ -188,23 +160,3 @@ def run(repeats: int, device: torch.device) -> list[Row]:
         bench.prefill(2048, 32768),
         *bench.blocks(),
     ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    rows = run(arguments.repeats, torch.device("cuda"))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    for row in rows:
-        print(
-            f"{row.name:44} {row.value:9.2f} {row.unit:8} {row.ratio:6.3f} of "
-            f"{row.baseline_value:9.2f} {row.baseline}"
-        )
-
-
-if __name__ == "__main__":
-    main()
