@@ -18,7 +18,7 @@ class Faults:
 
     fail_at: that read breaks the lane. drop_at: that read is lost, silently.
     stall_at: from that read on nothing arrives for `stall_s` seconds.
-    corrupt_at: one bit of that read's first byte is flipped.
+    corrupt_at: one bit of that read's first byte is flipped; with corrupts_on of later ones too.
     rate_bytes_s: the link's bandwidth, 0 for no limit.
     slowdown: each move takes this many times its time.
     """
@@ -28,6 +28,7 @@ class Faults:
     stall_at: int = 0
     stall_s: float = float("inf")
     corrupt_at: int = 0
+    corrupts_on: bool = False
     rate_bytes_s: float = 0.0
     slowdown: float = 1.0
 
@@ -74,7 +75,7 @@ class FaultyLane:
             return
         if self._num_reads == self._faults.stall_at:
             self._free_s = self._clock.now() + self._faults.stall_s
-        if self._num_reads == self._faults.corrupt_at:
+        if self._is_corrupt(self._num_reads):
             self._to_corrupt = read
         self._inner.post(read)
 
@@ -103,6 +104,10 @@ class FaultyLane:
 
     def close(self) -> None:
         self._inner.close()
+
+    def _is_corrupt(self, number: int) -> bool:
+        at = self._faults.corrupt_at
+        return number == at or (self._faults.corrupts_on and number > at)
 
     @property
     def _is_held(self) -> bool:

@@ -110,13 +110,24 @@ class Rig:
         self.target.close()
 
     def begin(
-        self, handle: KVHandle, blocks: Sequence[int], skip: int = 0
+        self,
+        handle: KVHandle,
+        blocks: Sequence[int],
+        skip: int = 0,
+        verify_share: float | None = None,
     ) -> "tuple[int, queue.Queue[PullResult]]":
         results: queue.Queue[PullResult] = queue.Queue()
-        return self.importer.pull(handle, blocks, skip, results.put), results
+        pull = self.importer.pull
+        return pull(handle, blocks, skip, results.put, verify_share=verify_share), results
 
-    def pull(self, handle: KVHandle, blocks: Sequence[int], skip: int = 0) -> PullResult:
-        return self.begin(handle, blocks, skip)[1].get(timeout=PATIENCE_S)
+    def pull(
+        self,
+        handle: KVHandle,
+        blocks: Sequence[int],
+        skip: int = 0,
+        verify_share: float | None = None,
+    ) -> PullResult:
+        return self.begin(handle, blocks, skip, verify_share)[1].get(timeout=PATIENCE_S)
 
     def publish_whole(self, export_id: int, blocks: Sequence[int], num_tokens: int) -> KVHandle:
         handle = self.exporter.publish(export_id, blocks, num_tokens, 0)
