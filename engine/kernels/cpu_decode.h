@@ -37,13 +37,32 @@ struct Partial {
   float values[Values<T, D>::kWidth];
 };
 
+// A share of the next block, fetched piece by piece between the steps of a computation: asked for
+// at once, it would fill the queues to memory and stop the computation.
+struct Fetch {
+  const char* at;  // null: nothing to fetch
+  int64_t bytes;   // of each step
+  void operator()(int64_t step) const {
+    if (!at) return;
+    for (int64_t line = 0; line < bytes; line += 64)
+      __builtin_prefetch(at + step * bytes + line, 0, 2);
+  }
+};
+
+// The share of head `index` of `group`, over `steps` steps.
+inline Fetch share(const void* block, int64_t bytes, int64_t index, int64_t group, int64_t steps) {
+  if (!block) return {nullptr, 0};
+  return {static_cast<const char*>(block) + bytes / group * index, bytes / group / steps};
+}
+
 // Scores of one block's sixteen keys against one query.
 template <class T, int D>
-inline f32x16 block_scores(const u32x16* query, const T* keys) {
+inline f32x16 block_scores(const u32x16* query, const T* keys, Fetch fetch) {
   constexpr int kFull = 64 / sizeof(T);
   f32x16 sums[kBlock];
 #pragma GCC unroll 16
   for (int row = 0; row < kBlock; ++row) {
+    fetch(row);
     sums[row] = splat(0);
 #pragma GCC unroll 16
     for (int part = 0; part < (D + kFull - 1) / kFull; ++part)
@@ -77,7 +96,7 @@ inline u32x16 weight_lane(const float* weights, bf16) {
 inline u32x16 weight_lane(const float* weights, float) { return (u32x16)splat(weights[0]); }
 
 template <class T, int D>
-inline void add_values(const uint32_t* packed, const float* weights, float* into) {
+inline void add_values(const uint32_t* packed, const float* weights, float* into, Fetch fetch) {
   using V = Values<T, D>;
   constexpr int kVectors = V::kWidth / kLanes;
   f32x16 sums[kVectors];
@@ -85,6 +104,7 @@ inline void add_values(const uint32_t* packed, const float* weights, float* into
   for (int i = 0; i < kVectors; ++i) sums[i] = load<f32x16>(into + i * kLanes);
 #pragma GCC unroll 16
   for (int step = 0; step < V::kSteps; ++step) {
+    fetch(step);
     const u32x16 weight = weight_lane(weights + step * V::kDepth, T{});
 #pragma GCC unroll 16
     for (int i = 0; i < kVectors; ++i)
@@ -92,11 +112,6 @@ inline void add_values(const uint32_t* packed, const float* weights, float* into
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kVectors; ++i) store(into + i * kLanes, sums[i]);
-}
-
-inline void prefetch(const void* from, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64)
-    __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
 }
 
 // Scores of the task's keys against all queries of its heads, -inf where a key is not seen.
@@ -112,13 +127,14 @@ void score_keys(const Attention<T>& step, const DecodeTask& task, float* scores)
                         (position < static_cast<int32_t>(task.end));
     for (int64_t kv_head = task.first_head; kv_head < task.last_head; ++kv_head) {
       const T* keys = step.keys(task.sequence, block, kv_head);
-      if (block + 1 < last)
-        prefetch(step.keys(task.sequence, block + 1, kv_head), kBlock * D * sizeof(T));
+      const T* next = block + 1 < last ? step.keys(task.sequence, block + 1, kv_head) : nullptr;
       for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+        const Fetch fetch =
+            share(next, kBlock * D * sizeof(T), head - kv_head * group, group, kBlock);
         u32x16 query[kParts];
         for (int part = 0; part < kParts; ++part)
           query[part] = row_lanes<T, D>(q + head * D, part * kFull);
-        const f32x16 score = block_scores<T, D>(query, keys) * step.scale;
+        const f32x16 score = block_scores<T, D>(query, keys, fetch) * step.scale;
         store(scores + head * kPartition + (block - first) * kBlock,
               seen ? score : splat(-INFINITY));
       }
@@ -136,12 +152,14 @@ void weigh_values(const Attention<T>& step, const DecodeTask& task, Partial<T, D
     for (int64_t kv_head = task.first_head; kv_head < task.last_head; ++kv_head) {
       const int64_t to_values = step.values_after_keys();
       const T* values = step.keys(task.sequence, block, kv_head) + to_values;
-      if (block + 1 < last)
-        prefetch(step.keys(task.sequence, block + 1, kv_head) + to_values, kBlock * D * sizeof(T));
+      const T* next =
+          block + 1 < last ? step.keys(task.sequence, block + 1, kv_head) + to_values : nullptr;
       pack_values<D>(values, task.end - block * kBlock, packed);
       for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
         add_values<T, D>(packed, weights + head * kPartition + (block - first) * kBlock,
-                         partials[head].values);
+                         partials[head].values,
+                         share(next, kBlock * D * sizeof(T), head - kv_head * group, group,
+                               Values<T, D>::kSteps));
     }
 }
 
