@@ -3,10 +3,13 @@
 A launch and the first loads of a decode step's small kernels take about as long as their work.
 With programmatic dependent launch (CUDA programming guide, section 4.5) the next kernel's programs
 are in place, and what does not depend on the kernel before is loaded, when that one ends. Every
-chained kernel waits before it reads or writes anything that another kernel touches, so each one
-follows all before it.
+program of a chained kernel waits before it reads or writes anything that another kernel of the
+step touches, so each kernel follows all before it. Weights and a step's index tensors are read
+before the wait: the look-up of the embeddings, which is not chained, stands between them and
+whoever wrote them.
 """
 
+import functools
 from typing import TypedDict
 
 import torch
@@ -28,6 +31,7 @@ def wait_for_inputs(chained: tl.constexpr):
         gdc_launch_dependents()
 
 
+@functools.cache
 def chain_options(device: torch.device) -> ChainOptions:
     """How a chained kernel is launched; GPUs before Hopper and the interpreter know no chain."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 9:

@@ -1,5 +1,6 @@
 """The Triton operators behind the interface that the layers use."""
 
+import functools
 from types import ModuleType
 
 import torch
@@ -67,6 +68,7 @@ def hopper_support(release: str) -> ModuleType | None:
     return hopper_prefill
 
 
+@functools.cache
 def num_processors(device: torch.device) -> int:
     """Multiprocessors of a CUDA device; 1 in the interpreter."""
     if device.type != "cuda":

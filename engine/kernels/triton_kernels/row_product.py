@@ -71,14 +71,18 @@ class RowLinear:
         )
 
 
+def tile_for(in_features: int) -> tuple[int, int]:
+    """Outputs and inputs of a tile: wide for a short row; a long one goes faster in company."""
+    short = in_features % 1024 == 0 and in_features <= 8192
+    return (1, 1024) if short else (4, TILE_IN)
+
+
 def row_product(x: Tensor, weight: Tensor, bias: Tensor | None, wide: bool) -> Tensor:
     """x [1, in_features] -> [1, out_features], in float32 if wide. in_features is whole tiles."""
     out_features, in_features = weight.shape
     dtype = torch.float32 if wide else x.dtype
     out = torch.empty((1, out_features), dtype=dtype, device=x.device)
-    # A short row is one or a few wide tiles; a long one goes faster in company (docs/gpu.md).
-    short = in_features % 1024 == 0 and in_features <= 8192
-    tile_out, tile_in = (1, 1024) if short else (4, TILE_IN)
+    tile_out, tile_in = tile_for(in_features)
     _row_product[(triton.cdiv(out_features, tile_out),)](
         x,
         weight,
