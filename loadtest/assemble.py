@@ -22,6 +22,7 @@ from loadtest.summary import (
 )
 
 _BUSY_SHARE = 0.9  # of a core, above which a generator may have been what held the load back
+_IDLE_SHARE = 0.5  # below which lag is not of its own making
 _MAX_SAMPLES = 600
 
 
@@ -111,8 +112,11 @@ def _invalid(spec: RunSpec, lag_p99_ms: float, busiest: float, num_inside: int) 
     reasons = []
     if lag_p99_ms > spec.max_lag_ms:
         late = f"p99 dispatch lag {lag_p99_ms:.1f} ms is over {spec.max_lag_ms:g} ms"
-        cause = f"busiest generator {busiest:.0%} of a core"
-        reasons.append(f"the load generator was the limit: {late} ({cause})")
+        if busiest < _IDLE_SHARE:
+            cause = f"it used {busiest:.0%} of a core, so other processes of this host held it up"
+        else:
+            cause = f"it used {busiest:.0%} of a core: give it more --processes"
+        reasons.append(f"the load generator was the limit: {late}; {cause}")
     if num_inside == 0:
         reasons.append("no request was intended inside the steady window")
     return tuple(reasons)

@@ -15,6 +15,7 @@ from loadtest.result import RunResult
 
 _NUM_RESAMPLES = 1000
 _CONFIDENCE = 0.95
+_SAME_RATE = 1.05
 
 Floats = npt.NDArray[np.float64]
 Figure = Callable[[Floats], Floats]  # [num_resamples, num_requests] -> [num_resamples]
@@ -65,6 +66,21 @@ def compare(a: RunResult, b: RunResult, seed: int = 0) -> list[Comparison]:
         low, high = np.nanpercentile(ratios, [tail, 100 - tail]).tolist()  # nan: 0 / 0
         found.append(Comparison(name, one_a, one_b, one_b / one_a, low, high, is_more_better))
     return found
+
+
+def caution(a: RunResult, b: RunResult) -> str:
+    """Why the figures of two runs may not be of the same thing; empty when they are."""
+    reasons = []
+    low, high = sorted((a.offered_rate, b.offered_rate))
+    if high > low * _SAME_RATE:
+        reasons.append(f"offered rates differ, {a.offered_rate:.3g} and {b.offered_rate:.3g} req/s")
+    if a.facts.slo != b.facts.slo:
+        reasons.append(f"SLOs differ, {a.facts.slo or 'none'} and {b.facts.slo or 'none'}")
+    if a.facts.workload.partition(":")[0] != b.facts.workload.partition(":")[0]:
+        reasons.append("workloads differ")
+    if a.is_partial or b.is_partial:
+        reasons.append("a run was stopped early")
+    return "; ".join(reasons)
 
 
 def bootstrap(

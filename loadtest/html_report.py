@@ -25,7 +25,8 @@ p, li { color: var(--dim); margin: .2rem 0; } .bad { color: var(--c1); font-weig
 .tile b { display: block; font-size: 1.3rem; font-weight: 600; }
 .tile span { color: var(--dim); font-size: .85rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1rem; }
-.wide { display: block; margin-bottom: .6rem; } svg { width: 100%; height: auto; }
+figure { margin: 0; } svg { width: 100%; height: auto; }
+.wide { display: block; margin-bottom: .6rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .8rem; border-bottom: 1px solid var(--grid); }
@@ -46,12 +47,13 @@ _NAMES = (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2E"),
 
 
 def write_html(path: Path, runs: Sequence[Named], comparisons: Sequence[Comparison] = ()) -> None:
-    """runs: names and results; the first one gives the title and the timeline."""
+    """runs: names and results; of more than two, as a sweep has, only the first in full."""
     path.write_text(html(runs, comparisons), encoding="utf-8")
 
 
 def html(runs: Sequence[Named], comparisons: Sequence[Comparison] = ()) -> str:
     first = runs[0][1]
+    shown = runs if len(runs) <= 2 else runs[:1]
     sections = [
         _head(first),
         *(_verdict(name if len(runs) > 1 else "", run) for name, run in runs),
@@ -60,10 +62,10 @@ def html(runs: Sequence[Named], comparisons: Sequence[Comparison] = ()) -> str:
         _section("Latencies", _plot_grid([*distribution_plots(runs), *_attainment(runs)])),
         *(
             _section(f"Over time{_of(name, runs)}", _wide(timeline_plots(run)))
-            for name, run in runs
+            for name, run in shown
         ),
-        *(_section(f"Figures{_of(name, runs)}", _figures(run)) for name, run in runs),
-        _section("What was run", "".join(_facts(name, run) for name, run in runs)),
+        *(_section(f"Figures{_of(name, runs)}", _figures(run)) for name, run in shown),
+        _section("What was run", "".join(_facts(name, run) for name, run in shown)),
     ]
     title = escape(f"baton loadtest: {first.facts.workload}")
     return (

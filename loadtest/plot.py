@@ -10,6 +10,7 @@ from loadtest.axis import Axis, axis_for, tick_label
 
 WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 30, 40
+_MARK_ROWS = 3
 _NUM_COLORS = 8  # classes c0 to c7 of the page's style
 
 
@@ -55,7 +56,7 @@ def svg(plot: Plot) -> str:
         f'aria-label="{escape(plot.title, quote=True)}">',
         f'<text class="title" x="{_LEFT}" y="16">{escape(plot.title)}</text>',
         *_grid(plot, x_axis, y_axis),
-        *(_mark(mark, x_axis, plot) for mark in plot.marks),
+        *(_mark(mark, row % _MARK_ROWS, x_axis, plot) for row, mark in enumerate(plot.marks)),
         *(_series(one, x_axis, y_axis) for one in plot.series),
         _legend(plot),
         "</svg>",
@@ -133,24 +134,29 @@ def _path(series: Series, x_axis: Axis, y_axis: Axis) -> str:
     return "".join(parts)
 
 
-def _mark(mark: Mark, x_axis: Axis, plot: Plot) -> str:
+def _mark(mark: Mark, row: int, x_axis: Axis, plot: Plot) -> str:
+    """Labels of neighbours stand in different rows, and left of the line near the right edge."""
     x = x_axis.at(mark.x)
     bottom = plot.height - _BOTTOM
     label = escape(mark.label)
+    is_right = x > plot.width * 0.8
+    text_x, side = (x - 3, " end") if is_right else (x + 3, "")
     return (
         f'<line class="mark {mark.kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}">'
         f"<title>{label}</title></line>"
-        f'<text class="tick {mark.kind}" x="{x + 3:.1f}" y="{_TOP + 9}">{label}</text>'
+        f'<text class="tick {mark.kind}{side}" x="{text_x:.1f}" y="{_TOP + 9 + 12 * row}">'
+        f"{label}</text>"
     )
 
 
 def _legend(plot: Plot) -> str:
     """Names at the top right, only where there is more than one."""
-    if len(plot.series) < 2:
+    named = {series.name: series for series in plot.series}
+    if len(named) < 2:
         return ""
     parts = []
     x = float(plot.width - _RIGHT)
-    for series in reversed(plot.series):
+    for series in reversed(named.values()):
         x -= 7 * len(series.name) + 22
         color = f"c{series.color % _NUM_COLORS}"
         dashed = " dashed" if series.is_dashed else ""

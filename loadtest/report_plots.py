@@ -11,7 +11,7 @@ from loadtest.scrape import role_counts
 from loadtest.slo import parse_slo
 
 _CDF_POINTS = 240
-_TIMELINE_WIDTH = 1140
+_TIMELINE_WIDTH, _TIMELINE_HEIGHT = 1140, 190
 
 Named = tuple[str, RunResult]
 
@@ -83,7 +83,7 @@ def attainment_plot(runs: Sequence[Named]) -> Plot | None:
         return None
     if len(runs) > 1:
         dots = sorted((run.offered_rate, run.overall.attainment) for _, run in runs)
-        series = [Series("runs", dots, color=0), Series("run", dots, kind="dots", color=0)]
+        series = [Series("runs", dots, color=0), Series("runs", dots, kind="dots", color=0)]
     else:
         series = [Series("stretches", _stretches(runs[0][1]), kind="dots", color=0)]
     return Plot("SLO attainment against rate", "requests/s", "share that met it", series, y_max=1.0)

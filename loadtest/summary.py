@@ -9,7 +9,7 @@ from loadtest.columns import Columns, Floats
 from loadtest.result import Bucket, Distribution, GroupSummary, Requests, StageSummary
 
 _MAX_BUCKETS = 240
-_BUCKET_WIDTHS_S = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
+_BUCKET_WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 _ITL_SAMPLE = 4000  # quantiles of the gaps that are kept for the plot
 
 

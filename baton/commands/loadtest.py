@@ -13,8 +13,8 @@ from rich.table import Table
 
 from baton.commands.loadtest_flags import LoadFlags, with_load_flags
 from baton.commands.loadtest_run import load_once, make_console
-from baton.commands.loadtest_sweep import parse_grid, sweep_all, sweep_table
-from loadtest.compare import Comparison, compare
+from baton.commands.loadtest_sweep import parse_grid, sorted_runs, sweep_all, sweep_table
+from loadtest.compare import Comparison, caution, compare
 from loadtest.errors import LoadtestError
 from loadtest.html_report import write_html
 from loadtest.result import RunResult
@@ -89,14 +89,19 @@ def sweep(
     with _input_errors():
         found = sweep_all(url, LoadFlags(**flags), max_rate, parse_grid(grid, up), console)
         console.print(sweep_table(found))
-        runs = [named for one in found for named in one.runs]
+        runs = sorted_runs(found)
         if json_file is not None:
-            rates = [{"split": one.name, "best_rate": one.sweep.best_rate} for one in found]
+            rates = [
+                {"split": one.name, "best_rate": one.best.offered_rate if one.best else None}
+                for one in found
+            ]
             content = {"sweep": rates, "runs": [flat(result) for _, result in runs]}
             json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
         if html_file is not None:
             write_html(html_file, runs)
-    raise typer.Exit(0 if any(one.sweep.best_rate for one in found) else EXIT_SLO_MISSED)
+    if any(one.problem for one in found):
+        raise typer.Exit(EXIT_STOPPED)
+    raise typer.Exit(0 if any(one.best is not None for one in found) else EXIT_SLO_MISSED)
 
 
 def compare_files(
@@ -108,7 +113,10 @@ def compare_files(
     with _input_errors():
         results = [("A", read_json(a)), ("B", read_json(b))]
         comparisons = compare(results[0][1], results[1][1])
-        make_console().print(_comparison_table(comparisons))
+        console = make_console()
+        console.print(_comparison_table(comparisons))
+        if note := caution(results[0][1], results[1][1]):
+            console.print(f"[yellow]Note: {note}.[/yellow]", highlight=False)
         if html_file is not None:
             write_html(html_file, results, comparisons)
 
@@ -128,10 +136,7 @@ def _input_errors() -> Iterator[None]:
     """What is wrong with input and files is one line and exit code 2."""
     try:
         yield
-    except LoadtestError as error:
-        typer.echo(f"baton loadtest: {error}", err=True)
-        raise typer.Exit(EXIT_BAD_INPUT) from error
-    except OSError as error:
+    except (LoadtestError, OSError) as error:
         typer.echo(f"baton loadtest: {error}", err=True)
         raise typer.Exit(EXIT_BAD_INPUT) from error
 

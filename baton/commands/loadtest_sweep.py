@@ -26,15 +26,32 @@ from loadtest.sweep import Sweep, largest_rate
 from runtime.settings import child_environment
 
 _START_TIMEOUT_S = 180.0
+_STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class SplitSweep:
-    """What a sweep of one split found. name: P:D, or empty for a server that was there."""
+    """What a sweep of one split found. name: P:D, or empty for a server that was there.
+
+    sweep is None where it was ended early; problem says by what.
+    """
 
     name: str
-    sweep: Sweep
+    sweep: Sweep | None
     runs: tuple[Named, ...]
+    problem: str = ""
+
+    @property
+    def best(self) -> RunResult | None:
+        """The run at the largest rate that held."""
+        if self.sweep is None:
+            return None
+        by_rate = dict(zip((rate for rate, _ in self.sweep.tried), self.runs, strict=True))
+        return by_rate[self.sweep.best_rate][1] if self.sweep.best_rate else None
+
+
+class _EndedEarly(Exception):
+    """A run that was stopped or is INVALID, so that the search has nothing to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +87,28 @@ def sweep_all(
             name = f"{prefill}:{decode}"
             console.print(f"{name} at {cluster_url}", highlight=False)
             found.append(_sweep(cluster_url, name, flags, max_rate, console))
+        if found[-1].problem == _STOPPED:
+            break
     return found
+
+
+def sorted_runs(found: Sequence[SplitSweep]) -> list[Named]:
+    """All runs of all splits, by the rate that was offered."""
+    runs = (named for one in found for named in one.runs)
+    return sorted(runs, key=lambda run: run[1].offered_rate)
 
 
 def sweep_table(found: Sequence[SplitSweep]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("split", "largest rate that held", "goodput there", "runs"):
+    for heading in ("split", "largest offered rate that held", "goodput there", "runs"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for one in found:
-        bound = "" if one.sweep.is_bounded else " or more"
-        best = max((run.overall.goodput for _, run in one.runs), default=0.0)
-        rate = f"{one.sweep.best_rate:.3g} req/s{bound}" if one.sweep.best_rate else "none"
-        table.add_row(one.name or "-", rate, f"{best:.3g} req/s", str(len(one.runs)))
+        best, bound = one.best, ""
+        if one.sweep is not None and not one.sweep.is_bounded:
+            bound = " or more"
+        rate = f"{best.offered_rate:.3g} req/s{bound}" if best else one.problem or "none"
+        goodput = f"{best.overall.goodput:.3g} req/s" if best else "-"
+        table.add_row(one.name or "-", rate, goodput, str(len(one.runs)))
     return table
 
 
@@ -96,13 +123,16 @@ def _sweep(url: str, name: str, flags: LoadFlags, max_rate: float, console: Cons
         runs.append((f"{name} {rate:.3g}/s".strip(), result))
         console.print(_line(rate, result), highlight=False, soft_wrap=True)
         if result.is_partial:
-            raise LoadtestError("stopped")
+            raise _EndedEarly(_STOPPED)
         if result.invalid:
-            raise LoadtestError(f"at {rate:.3g}/s the run is INVALID: {'; '.join(result.invalid)}")
+            raise _EndedEarly(f"at {rate:.3g}/s the run is INVALID: {'; '.join(result.invalid)}")
         return result.overall.attainment >= flags.attain
 
-    sweep = asyncio.run(largest_rate(holds, first_rate, max(max_rate, first_rate)))
-    return SplitSweep(name, sweep, tuple(sorted(runs, key=lambda run: run[1].offered_rate)))
+    try:
+        sweep = asyncio.run(largest_rate(holds, first_rate, max(max_rate, first_rate)))
+    except _EndedEarly as end:
+        return SplitSweep(name, None, tuple(runs), str(end))
+    return SplitSweep(name, sweep, tuple(runs))
 
 
 def _at_rate(flags: LoadFlags, rate: float, seed: int) -> LoadFlags:
