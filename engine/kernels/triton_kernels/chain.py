@@ -2,11 +2,9 @@
 
 A launch and the first loads of a decode step's small kernels take about as long as their work.
 With programmatic dependent launch (CUDA programming guide, section 4.5) the next kernel's programs
-are in place, and what does not depend on the kernel before is loaded, when that one ends. Every
-program of a chained kernel waits before it reads or writes anything that another kernel of the
-step touches, so each kernel follows all before it. Weights and a step's index tensors are read
-before the wait: the look-up of the embeddings, which is not chained, stands between them and
-whoever wrote them.
+are in place, and their weights are loaded, when that one ends. Every program of a chained kernel
+waits before it reads or writes anything that another kernel of the step touches, so each kernel
+follows all before it. Nothing writes weights while a step runs: they are read before the wait.
 """
 
 import functools

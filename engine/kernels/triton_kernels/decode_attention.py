@@ -41,6 +41,7 @@ def _decode_attention(
     min_tokens: tl.constexpr,
     chained: tl.constexpr,
 ):
+    wait_for_inputs(chained)
     group: tl.constexpr = num_heads // num_kv_heads
     split = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -48,7 +49,6 @@ def _decode_attention(
     token = tl.load(query_start_ptr + sequence)
     num_queries = tl.load(query_start_ptr + sequence + 1) - token
     context = tl.load(context_ptr + sequence)
-    wait_for_inputs(chained)
     lowest = 0
     if has_window:
         lowest = tl.maximum(context - window, 0)

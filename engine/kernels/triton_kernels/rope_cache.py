@@ -97,14 +97,13 @@ def _store_kv(
     half_padded: tl.constexpr,
     chained: tl.constexpr,
 ):
+    wait_for_inputs(chained)
     token = tl.program_id(0).to(tl.int64)
     half: tl.constexpr = head_dim // 2
     halves = tl.arange(0, half_padded)
     angles = rope_ptr + tl.load(positions_ptr + token) * head_dim + halves
     cos = tl.load(angles, mask=halves < half, other=0.0)
     sin = tl.load(angles + half, mask=halves < half, other=0.0)
-    slot = tl.load(slots_ptr + token)
-    wait_for_inputs(chained)
     source = qkv_ptr + token * ((num_heads + 2 * num_kv_heads) * head_dim)
 
     heads = tl.arange(0, heads_padded)
@@ -116,6 +115,7 @@ def _store_kv(
     tl.store(target, low, mask=inside)
     tl.store(target + half, high, mask=inside)
 
+    slot = tl.load(slots_ptr + token)
     if slot >= 0:  # a padding token has no slot
         _store_cached(
             source + num_heads * head_dim, k_norm_ptr, cos, sin, halves, slot, kv_ptr, eps,

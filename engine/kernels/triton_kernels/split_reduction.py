@@ -36,13 +36,12 @@ def reduce_splits(
 
     Source: Flash-Decoding (pytorch.org/blog/flash-decoding, 2023).
     """
+    wait_for_inputs(chained)
     head = tl.program_id(0)
     sequence = tl.program_id(1).to(tl.int64)
     token = tl.load(query_start_ptr + sequence).to(tl.int64)
-    num_queries = tl.load(query_start_ptr + sequence + 1) - token
-    num_keys = tl.load(context_ptr + sequence)
-    wait_for_inputs(chained)
-    if num_queries == 1:
+    if tl.load(query_start_ptr + sequence + 1) - token == 1:
+        num_keys = tl.load(context_ptr + sequence)
         if has_window:
             num_keys = tl.minimum(num_keys, window)
         splits = tl.arange(0, splits_padded)
