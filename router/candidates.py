@@ -29,6 +29,7 @@ class Candidate:
     num_seqs: int
     waiting_tokens: int
     num_free_blocks: int
+    num_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Places requests on the live cluster: gathers the facts, asks the policy, notes the outcome."""
 
 from random import Random
+from typing import Protocol
 
 from router.candidates import ClusterView
 from router.config import RouterConfig
@@ -8,9 +9,14 @@ from router.placement import Placement, place
 from router.policies.named import POLICIES
 from router.policies.policy import RequestFacts
 from router.prefix_map import PrefixMap
-from router.sessions import Sessions
 from runtime.clock import Clock
 from wire.messages import GenerateRequest
+
+
+class Pools(Protocol):
+    """Who knows the workers of the moment: the live sessions, or a simulation."""
+
+    def view(self) -> ClusterView: ...
 
 
 class Placer:
@@ -19,7 +25,7 @@ class Placer:
     def __init__(
         self,
         config: RouterConfig,
-        sessions: Sessions,
+        sessions: Pools,
         prefix_map: PrefixMap,
         clock: Clock,
         rng: Random,

@@ -115,6 +115,7 @@ class WorkerSession:
                 load.num_seqs,
                 load.waiting_tokens,
                 load.num_free_blocks,
+                self.info.num_blocks,
             )
         return self._candidate
 

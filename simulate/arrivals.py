@@ -1,0 +1,68 @@
+"""From a load test's workload to the simulation's requests."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from loadtest.plan import Conversation, Segment
+from simulate.gateway import Arrival
+from simulate.prefixes import unit_keys
+from wire.messages import GenerateRequest, SamplingParams
+
+
+class Turns:
+    """A conversation's requests, one after the other: each has all before it in its prompt."""
+
+    def __init__(self, conversation: Conversation, index: int, unit_tokens: int) -> None:
+        self._conversation = conversation
+        self._index = index
+        self._unit_tokens = unit_tokens
+        self._segments: list[Segment] = []
+        self._next = 0
+
+    @property
+    def first_s(self) -> float:
+        return self._conversation.at_s
+
+    def first(self) -> Arrival:
+        arrival = self.after(self._conversation.at_s)
+        assert arrival is not None, "a conversation has a turn"
+        return arrival
+
+    def after(self, answered_s: float) -> Arrival | None:
+        """The next turn's request, its user's thinking done; None after the last one."""
+        turns = self._conversation.turns
+        if self._next == len(turns):
+            return None
+        turn, number = turns[self._next], self._next
+        self._next += 1
+        if number:
+            # The answer of the turn before is a content of its own.
+            answer = -(self._conversation.first_index + number)
+            self._segments.append(Segment(answer, turns[number - 1].num_output))
+        self._segments.extend(turn.segments)
+        request_index = self._conversation.first_index + number
+        return Arrival(
+            index=request_index,
+            at_s=answered_s + turn.think_s,
+            request=_request(request_index, self._segments, turn.num_output, self._unit_tokens),
+            class_name=self._conversation.class_name,
+            conversation=self._index,
+            turn=number,
+        )
+
+
+def _request(
+    index: int, segments: list[Segment], num_output: int, unit_tokens: int
+) -> GenerateRequest:
+    num_tokens = sum(num for _, num in segments)
+    return GenerateRequest(
+        request_id=str(index),
+        prompt_tokens=cast("tuple[int, ...]", range(num_tokens)),  # only its length is looked at
+        sampling=SamplingParams(max_tokens=num_output, ignore_eos=True),
+        block_hashes=unit_keys(segments, unit_tokens),
+    )
+
+
+def turns_of(conversations: tuple[Conversation, ...], unit_tokens: int) -> Iterator[Turns]:
+    for index, conversation in enumerate(conversations):
+        yield Turns(conversation, index, unit_tokens)

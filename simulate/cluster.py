@@ -1,0 +1,109 @@
+"""The workers as the router sees them: loads, prefixes and the view that placement takes."""
+
+from collections.abc import Callable
+
+from router.candidates import Candidate, ClusterView
+from router.load import WorkerLoad
+from router.prefix_map import PrefixMap
+from simulate.event_loop import EventLoop
+from simulate.worker import ModelledWorker
+from wire.messages import BlockEvent, BlockSnapshot, Role
+
+_REPORT_INTERVAL_S = 0.25  # worker/service.py sends its reports as often
+
+
+class SimulatedSession:
+    """One worker behind its link: the router's load bookkeeping, fed with delayed messages."""
+
+    def __init__(self, worker: ModelledWorker, cluster: "SimulatedCluster") -> None:
+        self.worker = worker
+        self.load = WorkerLoad()
+        self._cluster = cluster
+        self._candidate: Candidate | None = None
+
+    def reserve(self, leg_id: int, *, compute_tokens: int, new_tokens: int) -> None:
+        self.load.reserve(leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens)
+        self.changed()
+
+    def accepted(self, leg_id: int, num_tokens: int, num_cached_tokens: int) -> None:
+        self.load.accepted(leg_id, num_tokens=num_tokens, num_cached_tokens=num_cached_tokens)
+        self.changed()
+
+    def computed(self, leg_id: int) -> None:
+        self.load.computed(leg_id)
+        self.changed()
+
+    def ended(self, leg_id: int) -> None:
+        self.load.ended(leg_id)
+        self.changed()
+
+    def reported(self) -> None:
+        self.load.reported(self.worker.report())
+        self.changed()
+
+    def changed(self) -> None:
+        self._candidate = None
+        self._cluster.changed()
+
+    def candidate(self) -> Candidate:
+        if self._candidate is None:
+            load = self.load
+            self._candidate = Candidate(
+                worker_id=self.worker.worker_id,
+                epoch=1,
+                role=self.worker.role,
+                group=0,
+                num_seqs=load.num_seqs,
+                waiting_tokens=load.waiting_tokens,
+                num_free_blocks=load.num_free_blocks,
+                num_blocks=self.worker.pool.num_blocks,
+            )
+        return self._candidate
+
+
+class SimulatedCluster:
+    """All sessions. Has the view that `router.placer.Placer` asks for."""
+
+    def __init__(self, loop: EventLoop, prefix_map: PrefixMap) -> None:
+        self._loop = loop
+        self._prefix_map = prefix_map
+        self._sessions: dict[str, SimulatedSession] = {}
+        self._view: ClusterView | None = None
+
+    def join(self, worker: ModelledWorker) -> None:
+        """The worker's session begins with a snapshot and a report, as a real one does."""
+        session = SimulatedSession(worker, self)
+        self._sessions[worker.worker_id] = session
+        self._prefix_map.add_worker(worker.worker_id)
+        self._prefix_map.load_snapshot(worker.worker_id, BlockSnapshot(0))
+        session.reported()
+
+    def get(self, worker_id: str) -> SimulatedSession:
+        return self._sessions[worker_id]
+
+    def all(self) -> tuple[SimulatedSession, ...]:
+        return tuple(self._sessions.values())
+
+    def view(self) -> ClusterView:
+        """All workers; the same object until something changes."""
+        if self._view is None:
+            candidates = [session.candidate() for session in self._sessions.values()]
+            self._view = ClusterView(
+                tuple(found for found in candidates if found.role is Role.PREFILL),
+                tuple(found for found in candidates if found.role is Role.DECODE),
+            )
+        return self._view
+
+    def changed(self) -> None:
+        self._view = None
+
+    def blocks_came(self, worker_id: str, event: BlockEvent) -> None:
+        is_in_order = self._prefix_map.apply(worker_id, event)
+        assert is_in_order, f"{worker_id}: block events came out of order"
+
+    def report_until(self, is_over: Callable[[], bool]) -> None:
+        """Every session's report, now and every 250 ms."""
+        for session in self._sessions.values():
+            session.reported()
+        if not is_over():
+            self._loop.after(_REPORT_INTERVAL_S, self.report_until, is_over)

@@ -1,0 +1,143 @@
+"""One simulation from its specification and workload to the record of every request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from loadtest.plan import Workload
+from loadtest.record import RequestRecord
+from profiles.profile import Profile
+from router.config import RouterConfig
+from router.placer import Placer
+from simulate.arrivals import Turns, turns_of
+from simulate.cluster import SimulatedCluster
+from simulate.event_loop import EventLoop
+from simulate.gateway import Arrival, SimulatedGateway
+from simulate.prefixes import UnitPrefixMap
+from simulate.spec import ClusterSpec
+from simulate.worker import ModelledWorker, WorkerLimits
+from wire.block_hash import BLOCK_SIZE
+from wire.messages import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a simulation gave. busy: share of the run that each worker's engine was in a step."""
+
+    records: tuple[RequestRecord, ...]
+    num_events: int
+    num_preemptions: int
+    end_s: float
+    busy: dict[str, float]
+
+
+class Simulation:
+    """Owns the loop and all that lives in it; runs once."""
+
+    def __init__(
+        self, spec: ClusterSpec, workload: Workload, on_progress: Callable[[int], None]
+    ) -> None:
+        self._spec = spec
+        self._workload = workload
+        self._on_progress = on_progress
+        self._records: list[RequestRecord] = []
+        self._turns: list[Turns] = []
+        self._num_to_come = 0
+        self._loop = EventLoop()
+        config = RouterConfig(
+            control_address="",
+            client_id=f"simulation-{spec.seed}",
+            policy=spec.policy,
+            local_prefill_max_tokens=spec.local_prefill_max_tokens,
+        )
+        unit_blocks = spec.unit_tokens // BLOCK_SIZE
+        prefix_map = UnitPrefixMap(config.max_prefix_blocks, unit_blocks)
+        self._cluster = SimulatedCluster(self._loop, prefix_map)
+        placer = Placer(config, self._cluster, prefix_map, self._loop, Random(config.client_id))
+        self._gateway = SimulatedGateway(
+            self._loop, placer, self._cluster, spec.overheads, self._ended
+        )
+        self._prefix_map = prefix_map
+        self._add_workers(Role.PREFILL, spec.num_prefill, spec.prefill_profile)
+        self._add_workers(Role.DECODE, spec.num_decode, spec.decode_profile)
+
+    def run(self) -> Outcome:
+        """Until every request has ended."""
+        self._turns = list(turns_of(self._workload.conversations, self._spec.unit_tokens))
+        self._num_to_come = len(self._turns)
+        for turns in self._turns:
+            self._loop.at(turns.first_s, self._begin, turns)
+        self._cluster.report_until(self._is_over)
+        self._loop.run(lambda: self._on_progress(len(self._records)))
+        self._on_progress(len(self._records))
+        sessions = self._cluster.all()
+        end_s = self._loop.now()
+        return Outcome(
+            records=tuple(self._records),
+            num_events=self._loop.num_events,
+            num_preemptions=sum(session.worker.num_preemptions for session in sessions),
+            end_s=end_s,
+            busy={s.worker.worker_id: s.worker.busy_s / end_s for s in sessions},
+        )
+
+    def check_integrity(self) -> None:
+        """After a run: nothing is held, and every book agrees. Raises AssertionError."""
+        self._prefix_map.check_integrity()
+        for session in self._cluster.all():
+            assert session.worker.is_quiet, f"{session.worker.worker_id} still has work"
+            session.worker.check_integrity()
+            session.load.check_integrity()
+
+    def _add_workers(self, role: Role, count: int, profile: Profile) -> None:
+        for number in range(count):
+            self._cluster.join(
+                ModelledWorker(
+                    f"{role.value}-{number}",
+                    role,
+                    profile,
+                    self._limits(role, profile),
+                    self._loop,
+                    self._gateway,
+                )
+            )
+
+    def _limits(self, role: Role, profile: Profile) -> WorkerLimits:
+        spec = self._spec
+        if role is Role.PREFILL:
+            tokens = spec.prefill_batch_tokens or profile.prefill_batch_tokens
+        else:
+            tokens = spec.decode_batch_tokens or profile.decode_batch_tokens
+        return WorkerLimits(tokens, spec.max_num_seqs or profile.max_num_seqs, spec.unit_tokens)
+
+    def _begin(self, turns: Turns) -> None:
+        self._num_to_come -= 1
+        self._gateway.arrive(turns.first())
+
+    def _ended(self, arrival: Arrival, record: RequestRecord) -> None:
+        self._records.append(record)
+        following = self._turns[arrival.conversation].after(record.end_s)
+        if following is not None:
+            self._num_to_come += 1
+            self._loop.at(following.at_s, self._continue, following)
+
+    def _continue(self, arrival: Arrival) -> None:
+        self._num_to_come -= 1
+        self._gateway.arrive(arrival)
+
+    def _is_over(self) -> bool:
+        return self._num_to_come == 0 and self._gateway.num_under_way == 0
+
+
+def simulate(
+    spec: ClusterSpec,
+    workload: Workload,
+    on_progress: Callable[[int], None] = lambda num_ended: None,
+) -> Outcome:
+    """The same specification and workload give the same outcome, to the bit.
+
+    Raises SimulationError for a request that no worker could ever hold.
+    """
+    simulation = Simulation(spec, workload, on_progress)
+    outcome = simulation.run()
+    simulation.check_integrity()
+    return outcome

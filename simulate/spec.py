@@ -1,0 +1,55 @@
+"""What is simulated: pools, hardware, policy and the times of everything around the engines."""
+
+from dataclasses import dataclass
+
+from profiles.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """Time outside of engines and KV links.
+
+    request_s: in the gateway, from a request's arrival to its placement. hop_s: one message
+    between gateway and worker. reply_s: in the gateway, from a worker's frame to the client.
+    """
+
+    request_s: float = 0.002
+    hop_s: float = 0.001
+    reply_s: float = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """Two pools and how they are used. policy: as router.policies.named takes it.
+
+    local_prefill_max_tokens: as in RouterConfig. prefill_batch_tokens, decode_batch_tokens,
+    max_num_seqs: 0 asks for the profile's. unit_tokens: what one cached unit holds, a multiple of
+    16; larger units make the simulation faster and the caches coarser.
+    """
+
+    num_prefill: int
+    num_decode: int
+    prefill_profile: Profile
+    decode_profile: Profile
+    policy: str = "uncached_tokens"
+    local_prefill_max_tokens: int = 16
+    prefill_batch_tokens: int = 0
+    decode_batch_tokens: int = 0
+    max_num_seqs: int = 0
+    unit_tokens: int = 512
+    overheads: Overheads = Overheads()
+    seed: int = 0
+
+    @property
+    def num_gpus(self) -> int:
+        prefill = self.num_prefill * self.prefill_profile.num_gpus
+        return prefill + self.num_decode * self.decode_profile.num_gpus
+
+    @property
+    def usd_per_hour(self) -> float:
+        prefill = self.num_prefill * self.prefill_profile.usd_per_hour
+        return prefill + self.num_decode * self.decode_profile.usd_per_hour
+
+    @property
+    def split(self) -> str:
+        return f"{self.num_prefill}:{self.num_decode}"
