@@ -6,7 +6,7 @@ from typing import Protocol
 from router.candidates import ClusterView
 from router.config import RouterConfig
 from router.placement import Placement, place
-from router.policies.named import POLICIES
+from router.policies.named import policy_named
 from router.policies.policy import RequestFacts
 from router.prefix_map import PrefixMap
 from runtime.clock import Clock
@@ -35,7 +35,7 @@ class Placer:
         self._prefix_map = prefix_map
         self._clock = clock
         self._rng = rng
-        self._policy = POLICIES[config.policy]
+        self._policy = policy_named(config.policy)
         self._ordinal = 0
 
     def place(
@@ -58,6 +58,7 @@ class Placer:
             held_blocks=match.held,
             confirmed_blocks=match.confirmed,
             excluded=_useful_exclusions(excluded, view),
+            block_hashes=request.block_hashes,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)

@@ -24,6 +24,7 @@ class RequestFacts:
     held_blocks: Mapping[str, int] = field(default_factory=dict)
     confirmed_blocks: Mapping[str, int] = field(default_factory=dict)
     excluded: frozenset[tuple[str, int]] = frozenset()
+    block_hashes: Sequence[int] = ()  # of the prompt's full blocks, chained
 
     def uncached_tokens(self, worker_id: str) -> int:
         """Tokens to compute there; at least one, since the last token is never cached."""
@@ -39,7 +40,7 @@ Policy = Callable[[RequestFacts, Role, Sequence[Candidate], Random], Candidate]
 
 
 def least(
-    candidates: Sequence[Candidate], cost: Callable[[Candidate], tuple[int, int]], rng: Random
+    candidates: Sequence[Candidate], cost: Callable[[Candidate], tuple[float, float]], rng: Random
 ) -> Candidate:
     """A candidate of least cost, a random one among equals."""
     costs = [cost(candidate) for candidate in candidates]
