@@ -20,22 +20,40 @@ inline void for_rows(int64_t rows, int64_t row_elements, int threads, F body) {
 }
 
 inline float inverse_rms(const float* x, int64_t size, float eps) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; ++i) sum += x[i] * x[i];
+  f32x16 sums = splat(0);
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    const f32x16 part = load<f32x16>(x + i);
+    sums += part * part;
+  }
+  float sum = reduce_sum(sums);
+  for (; i < size; ++i) sum += x[i] * x[i];
   return 1.0f / std::sqrt(sum / size + eps);
+}
+
+// Calls work(first, count) for each run of up to kLanes neighbours.
+template <class F>
+inline void for_lanes(int64_t size, F work) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) work(i, kLanes);
+  if (i < size) work(i, static_cast<int>(size - i));
 }
 
 // out = normalised (residual += x); a null x normalises the residual as it is.
 template <class T>
 void rms_norm_row(const T* x, T* residual, const T* weight, T* out, float* sum, int64_t size,
                   float eps) {
-  for (int64_t i = 0; i < size; ++i) {
-    if (x) from_float(to_float(residual[i]) + to_float(x[i]), residual[i]);
-    sum[i] = to_float(residual[i]);
-  }
+  for_lanes(size, [&](int64_t i, int count) {
+    if (x)
+      store_floats(load_floats(residual + i, count) + load_floats(x + i, count), residual + i,
+                   count);
+    store_floats(load_floats(residual + i, count), sum + i, count);
+  });
   const float scale = inverse_rms(sum, size, eps);
-  for (int64_t i = 0; i < size; ++i) from_float(sum[i] * scale * to_float(weight[i]), out[i]);
+  for_lanes(size, [&](int64_t i, int count) {
+    store_floats(load_floats(sum + i, count) * scale * load_floats(weight + i, count), out + i,
+                 count);
+  });
 }
 
 template <class T>
@@ -49,22 +67,14 @@ void rms_norm(const T* x, T* residual, const T* weight, T* out, int64_t rows, in
   });
 }
 
-// silu(gate) * up for `count` neighbours, at most kLanes.
-template <class T>
-inline void silu_mul_lanes(const T* gate, const T* up, T* out, int count) {
-  const f32x16 x = load_floats(gate, count), y = load_floats(up, count);
-  store_floats(x / (exp(-x) + 1.0f) * y, out, count);
-}
-
 template <class T>
 void silu_mul(const T* gate_up, T* out, int64_t rows, int64_t size, int threads) {
   for_rows(rows, 4 * size, threads, [&](int64_t row) {
-    const T* gate = gate_up + row * 2 * size;
-    T* to = out + row * size;
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes)
-      silu_mul_lanes(gate + i, gate + size + i, to + i, kLanes);
-    if (i < size) silu_mul_lanes(gate + i, gate + size + i, to + i, static_cast<int>(size - i));
+    const T *gate = gate_up + row * 2 * size, *up = gate + size;
+    for_lanes(size, [&](int64_t i, int count) {
+      const f32x16 x = load_floats(gate + i, count), y = load_floats(up + i, count);
+      store_floats(x / (exp(-x) + 1.0f) * y, out + row * size + i, count);
+    });
   });
 }
 
@@ -78,20 +88,25 @@ template <class T>
 void rotate_head(const T* from, const T* weight, const float* angles, T* to, float* x,
                  const Heads& heads) {
   const int64_t dim = heads.head_dim, half = dim / 2;
-  for (int64_t i = 0; i < dim; ++i) x[i] = to_float(from[i]);
+  for_lanes(dim, [&](int64_t i, int count) {
+    store_floats(load_floats(from + i, count), x + i, count);
+  });
   if (weight) {
     const float scale = inverse_rms(x, dim, heads.eps);
-    for (int64_t i = 0; i < dim; ++i) {
-      T rounded;
-      from_float(x[i] * scale * to_float(weight[i]), rounded);
-      x[i] = to_float(rounded);
-    }
+    for_lanes(dim, [&](int64_t i, int count) {
+      T rounded[kLanes];
+      const f32x16 normed = load_floats(x + i, count) * scale * load_floats(weight + i, count);
+      store_floats(normed, rounded, count);
+      store_floats(load_floats(rounded, count), x + i, count);
+    });
   }
-  for (int64_t i = 0; i < half; ++i) {
-    const float cosine = angles[i], sine = angles[half + i];
-    from_float(x[i] * cosine - x[half + i] * sine, to[i]);
-    from_float(x[half + i] * cosine + x[i] * sine, to[half + i]);
-  }
+  for_lanes(half, [&](int64_t i, int count) {
+    const f32x16 low = load_floats(x + i, count), high = load_floats(x + half + i, count);
+    const f32x16 cosine = load_floats(angles + i, count);
+    const f32x16 sine = load_floats(angles + half + i, count);
+    store_floats(low * cosine - high * sine, to + i, count);
+    store_floats(high * cosine + low * sine, to + half + i, count);
+  });
 }
 
 // Writes the rotated queries to q and each token's key and value to its slot of the layer's cache.

@@ -128,16 +128,20 @@ inline f32x16 mac<bf16>(f32x16 sum, u32x16 a, u32x16 b) {
 
 inline f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
 
-inline float reduce_max(f32x16 v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+// Folds the sixteen lanes by halves; all lanes of the result hold the reduction.
+template <class F>
+inline float reduce(f32x16 v, F fold) {
+  v = fold(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = fold(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  v = fold(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  v = fold(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  return v[0];
 }
-
+inline float reduce_max(f32x16 v) {
+  return reduce(v, [](f32x16 a, f32x16 b) { return max(a, b); });
+}
 inline float reduce_sum(f32x16 v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+  return reduce(v, [](f32x16 a, f32x16 b) { return a + b; });
 }
 
 // e^x to about 2 units in the last place; 0 below -87, e^88 above 88.
