@@ -14,7 +14,6 @@ from engine.kernels.cpu_linear import OneDnnLinear
 from engine.kernels.huge_pages import huge_empty
 
 BF16 = torch.bfloat16
-READ_BYTES = 1 << 30
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -36,13 +35,14 @@ def alternate(calls: Sequence[Callable[[], object]], repeats: int) -> list[float
 class MemoryReader:
     """Reads memory in large pages, with all threads, and does nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_bytes: int = 1 << 30) -> None:
+        self.num_bytes = num_bytes
         self._library = load_operators()
-        self._region = huge_empty(READ_BYTES).fill_(1)
+        self._region = huge_empty(num_bytes).fill_(1)
 
     def __call__(self) -> None:
         threads = torch.get_num_threads()
-        self._library.baton_read(self._region.data_ptr(), READ_BYTES, threads)
+        self._library.baton_read(self._region.data_ptr(), self.num_bytes, threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import argparse
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from baton.bench.cpu_ceiling import (
-    READ_BYTES,
     LayerProducts,
     MemoryReader,
     alternate,
@@ -61,17 +60,14 @@ QWEN3_06B = ModelConfig(
 )
 
 
-def run(repeats: int, vllm_python: str = "", config: ModelConfig = QWEN3_06B) -> list[Row]:
+def run(repeats: int, vllm_python: str = "") -> list[Row]:
     """All rows: medians of `repeats` runs, each taken in turn with its baseline.
 
     `vllm_python` (default: BATON_VLLM_PYTHON) names an interpreter that can import vLLM.
     """
     interpreter = vllm_python or environment("VLLM_PYTHON")
     peer = measure_vllm(interpreter, repeats) if interpreter else {}
-    bench = EngineBench(random_model(config, BF16, seed=0), repeats)
-    rows = [bench.bandwidth()]
-    rows += [bench.decode(batch) for batch in (1, 8, 32)]
-    rows += [bench.prefill(PROMPT), bench.cached_prefill()]
+    rows = EngineBench(random_model(QWEN3_06B, BF16, seed=0), repeats, MemoryReader()).rows()
     return rows + beside(rows, peer)
 
 
@@ -81,13 +77,18 @@ class EngineBench:
 
     model: Model
     repeats: int
-    reader: MemoryReader = field(default_factory=MemoryReader)
+    reader: MemoryReader
+
+    def rows(self) -> list[Row]:
+        decodes = [self.decode(batch) for batch in (1, 8, 32)]
+        return [self.bandwidth(), *decodes, self.prefill(PROMPT), self.cached_prefill()]
 
     def bandwidth(self) -> Row:
         """How fast memory is read in huge pages, beside torch's sum over ordinary ones."""
-        plain = torch.ones(READ_BYTES // 4)
+        num_bytes = self.reader.num_bytes
+        plain = torch.ones(num_bytes // 4)
         ours, theirs = alternate([self.reader, plain.sum], self.repeats)
-        rate, torch_rate = READ_BYTES / ours / 1e9, READ_BYTES / theirs / 1e9
+        rate, torch_rate = num_bytes / ours / 1e9, num_bytes / theirs / 1e9
         return Row("engine.read", rate, "GB/s", "torch.sum", torch_rate, rate / torch_rate)
 
     def decode(self, batch: int) -> Row:
@@ -99,7 +100,7 @@ class EngineBench:
             self.model.config,
             batch,
             CONTEXT,
-            bytes_per_s=READ_BYTES / read_s,
+            bytes_per_s=self.reader.num_bytes / read_s,
             flops=products.flops / products_s,
         )
         return _rate(f"engine.decode.b{batch}", batch, own_s, "roofline", floor_s)
