@@ -16,7 +16,7 @@ FILES = ["test_triton_kernels.py", "test_triton_model.py"]
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run compiled here")
 @pytest.mark.parametrize("file", FILES)
 def test_the_kernels_pass_their_tests_in_the_interpreter(file: str) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / file]
     result = subprocess.run(
         command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=170

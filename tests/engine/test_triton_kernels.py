@@ -185,20 +185,20 @@ def test_attention_takes_any_head_dim(head_dim: int, dtype: torch.dtype) -> None
     check_attention(Ragged(((40, 75), (1, 100)), head_dim=head_dim, dtype=dtype))
 
 
-@pytest.mark.parametrize("window", [1, 5, 16, 17, 40, 1000])
+@pytest.mark.parametrize("window", [1, 16, 17, 1000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_window_hides_old_keys_whose_blocks_may_be_gone(window: int, dtype: torch.dtype) -> None:
     lengths = ((1, 90), (40, 120), (70, 70), (1, 3))
     check_attention(Ragged(lengths, window=window, dtype=dtype))
 
 
-@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("window", [None, 200])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_processors", [1, 3, 8, 132])
+@pytest.mark.parametrize("num_processors", [1, 3, 132])
 def test_decode_splits_along_the_keys_give_the_same_output(
     num_processors: int, dtype: torch.dtype, window: int | None
 ) -> None:
-    lengths = ((1, 700), (1, 511), (1, 17), (1, 256))
+    lengths = ((1, 450), (1, 311), (1, 17), (1, 256))
     ragged = Ragged(lengths, window=window, dtype=dtype)
     case = case_of(ragged)
     out = torch.full_like(case.q, float("nan"))
