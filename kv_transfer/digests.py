@@ -1,9 +1,10 @@
 """Digests of what moves: source and reader hash the same sampled regions and compare.
 
 The source hashes a region when it becomes readable, while its lease holds; the reader hashes its
-own copy once it has arrived. Both walk the same regions, so only the values cross.
+own copy when it has arrived. Both sample the same regions, so only the values cross.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import xxhash
 
 from kv_transfer.mapping import Extent
 from kv_transfer.plan import Cursor, Piece
+from wire.kv import KVLayout
 
 MAX_DIGESTS = 4096  # of one frame
 
@@ -30,83 +32,128 @@ class Sample:
         every = round(1 / share) if share > 0 else 0
         return cls(num_blocks, every, ticket % every if every else 0)
 
-    def regions(self, piece: Piece) -> Iterator[tuple[int, int]]:
-        """(layer, index) of the piece's regions that are sampled."""
+    def rows(self, piece: Piece) -> Iterator[tuple[int, range]]:
+        """(layer, indices) of the piece's regions that are sampled."""
         if not self.every:
             return
         for layer in range(piece.first_layer, piece.end_layer):
-            base = layer * self.num_blocks
-            offset = (self.phase - base - piece.first_index) % self.every
-            for index in range(piece.first_index + offset, piece.end_index, self.every):
-                yield layer, index
+            before = layer * self.num_blocks + piece.first_index
+            start = piece.first_index + (self.phase - before) % self.every
+            yield layer, range(start, piece.end_index, self.every)
 
-    def name(self, layer: int, index: int) -> int:
-        return layer * self.num_blocks + index
+    def count(self, piece: Piece) -> int:
+        return sum(len(indices) for _, indices in self.rows(piece))
+
+    def names(self, layer: int, indices: range) -> range:
+        """The regions' numbers, counted layer by layer."""
+        base = layer * self.num_blocks
+        return range(base + indices.start, base + indices.stop, indices.step)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionHasher:
+    """One side's digests (xxh3, 64 bits) of one pull.
+
+    blocks: of the prompt, in this pool. mapped: where not whole regions move, what is read or
+    written of (layer, index), in the order in which it moves.
+    """
+
+    sample: Sample
+    buffer: memoryview
+    layout: KVLayout
+    blocks: Sequence[int]
+    mapped: Callable[[int, int], Sequence[Extent]] | None = None
+
+    def digests(self, piece: Piece) -> dict[int, int]:
+        """Of the sampled regions of `piece`, by number."""
+        found: dict[int, int] = {}
+        for layer, indices in self.sample.rows(piece):
+            values = (
+                self._whole(layer, indices)
+                if self.mapped is None
+                else [self._parts(self.mapped(layer, index)) for index in indices]
+            )
+            found.update(zip(self.sample.names(layer, indices), values, strict=True))
+        return found
+
+    def _whole(self, layer: int, indices: range) -> list[int]:
+        digest, buffer, blocks = xxhash.xxh3_64_intdigest, self.buffer, self.blocks
+        base, size = self.layout.offset_bytes(layer, 0), self.layout.region_bytes
+        starts = [base + blocks[index] * size for index in indices]
+        return [digest(buffer[start : start + size]) for start in starts]
+
+    def _parts(self, extents: Sequence[Extent]) -> int:
+        hasher = xxhash.xxh3_64()
+        for offset, size in extents:
+            hasher.update(self.buffer[offset : offset + size])
+        return hasher.intdigest()
 
 
 class DigestWalk:
-    """One side's digests of one pull, each taken once, as its region becomes readable."""
+    """The source's side: each digest is taken once, as its region becomes readable."""
 
-    def __init__(
-        self,
-        sample: Sample,
-        piece: Piece,
-        buffer: memoryview,
-        extents: Callable[[int, int], Sequence[Extent]],
-    ) -> None:
-        """piece: all that the pull reads. extents: of the region (layer, index) in `buffer`."""
-        self._sample = sample
+    def __init__(self, hasher: RegionHasher, piece: Piece) -> None:
+        """piece: all that the pull reads."""
+        self._hasher = hasher
         self._cursor = Cursor(piece)
-        self._buffer = buffer
-        self._extents = extents
 
     @property
     def is_done(self) -> bool:
-        return not self._sample.every or not self._cursor.num_left
+        return not self._hasher.sample.every or not self._cursor.num_left
 
     def take(self, ready_blocks: Sequence[int], max_regions: int) -> dict[int, int]:
         """Digests by region, of about `max_regions` that are readable and new; empty when there
         are none left. ready_blocks: as in plan.Cursor."""
         digests: dict[int, int] = {}
-        sample = self._sample
-        while sample.every and len(digests) < max_regions:
-            piece = self._cursor.take(ready_blocks, sample.every * max_regions)
+        every = self._hasher.sample.every
+        while every and len(digests) < max_regions:
+            piece = self._cursor.take(ready_blocks, every * max_regions)
             if piece is None:
                 break
-            for layer, index in sample.regions(piece):
-                digests[sample.name(layer, index)] = self._digest(layer, index)
+            digests.update(self._hasher.digests(piece))
         return digests
 
-    def _digest(self, layer: int, index: int) -> int:
-        extents = self._extents(layer, index)
-        if len(extents) == 1:
-            offset, size = extents[0]
-            return xxhash.xxh3_64_intdigest(self._buffer[offset : offset + size])
-        hasher = xxhash.xxh3_64()
-        for offset, size in extents:
-            hasher.update(self._buffer[offset : offset + size])
-        return hasher.intdigest()
 
+class Verification:
+    """The reader's side: its own digests of what has arrived, and the source's."""
 
-class Comparison:
-    """The two sides' digests of one pull: equal, or the first region that differs."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, int] = {}
-        self.num_compared = 0
-        self.bad_region: int | None = None
+    def __init__(self, hasher: RegionHasher, piece: Piece) -> None:
+        """piece: all that the pull reads."""
+        self._hasher = hasher
+        self._num_expected = hasher.sample.count(piece)
+        self._arrived: deque[Piece] = deque()
+        self._mine: dict[int, int] = {}
+        self._theirs: dict[int, int] = {}
 
     @property
-    def is_even(self) -> bool:
-        """Every digest has met its twin."""
-        return not self._waiting
+    def has_work(self) -> bool:
+        """Something has arrived and is not hashed."""
+        return bool(self._arrived)
 
-    def add(self, digests: dict[int, int]) -> None:
-        """Digests of either side; the second of a region is compared with the first."""
-        for region, value in digests.items():
-            if region not in self._waiting:
-                self._waiting[region] = value
-            elif self._waiting.pop(region) == value:
-                self.num_compared += 1
-            elif self.bad_region is None:
-                self.bad_region = region
+    @property
+    def is_done(self) -> bool:
+        """Each side's digest of every sampled region is here."""
+        return min(len(self._mine), len(self._theirs)) >= self._num_expected
+
+    @property
+    def num_compared(self) -> int:
+        return len(self._mine)
+
+    def arrived(self, piece: Piece) -> None:
+        if self._num_expected:
+            self._arrived.append(piece)
+
+    def told(self, regions: Sequence[int], values: Sequence[int]) -> None:
+        """By the source."""
+        self._theirs.update(zip(regions, values, strict=False))
+
+    def hash_one(self) -> None:
+        """Hashes a piece that has arrived: right after its copy, while the caches hold it."""
+        self._mine.update(self._hasher.digests(self._arrived.popleft()))
+
+    def bad_region(self) -> int | None:
+        """Of what is done: a region that differs, None where all are equal."""
+        if self._mine == self._theirs:
+            return None
+        differing = {name for name, _ in self._mine.items() ^ self._theirs.items()}
+        return min(differing)

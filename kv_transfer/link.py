@@ -121,14 +121,14 @@ class Link:
         self._take_inbox(channel, lane)
         self._move(lane)
         for pull in list(self._pulls.values()):
-            self._settle(pull, channel, lane)
+            self._settle(pull, channel)
         self._beat(channel)
         self._check_deadlines(channel, lane)
 
     def _wait_s(self, lane: Lane) -> float | None:
         if not self._pulls:
             return lane.wait_s()
-        if any(pull.is_verifying for pull in self._pulls.values()):
+        if any(pull.has_to_hash for pull in self._pulls.values()):
             return 0.0
         now_s = self._reader.clock.now()
         limits = [self._pulse.next_s(now_s)]
@@ -178,7 +178,7 @@ class Link:
                 mark = Watermark(frame.full_tokens, frame.partial_tokens, frame.partial_layers)
                 self._ready(pull, mark, lane)
             case Digests():
-                pull.comparison.add(dict(zip(frame.regions, frame.values, strict=False)))
+                pull.verification.told(frame.regions, frame.values)
             case Complete():
                 pull.output_tokens = frame.output_tokens
                 pull.completed_s = self._reader.clock.now()
@@ -217,43 +217,36 @@ class Link:
             self._pulse.heard()
             pull = self._pulls.get(moved.ticket)
             if pull is not None:
-                pull.arrive(moved.num_bytes, self._reader.clock.now())
+                pull.arrive(moved)
 
-    def _settle(self, pull: Pull, channel: Channel, lane: Lane) -> None:
-        """Compares digests of what is here, and releases what is whole and verified, or wrong.
-
-        A lane that reads ahead may have brought regions that the source has not told of instead
-        of some that it has, so there only the whole tells that they are here.
-        """
-        if pull.state is not PullState.READING:
+    def _settle(self, pull: Pull, channel: Channel) -> None:
+        """Hashes something of what has arrived; releases what is whole when both sides have."""
+        if pull.has_to_hash:
+            pull.verification.hash_one()
+        if pull.state is not PullState.READING or not pull.is_whole:
             return
-        config, now_s = self._reader.config, self._reader.clock.now()
-        if pull.is_whole or (not lane.reads_ahead and not pull.owed_bytes):
-            most = max(1, config.piece_bytes // pull.mapping.source.region_bytes)
-            pull.verify(most, now_s)
-        else:
-            pull.is_verifying = False
-        if (pull.is_whole and pull.is_verified) or pull.comparison.bad_region is not None:
-            pull.state, pull.is_verifying = PullState.RELEASING, False
-            pull.deadline_s = now_s + config.slack_s
+        now_s = self._reader.clock.now()
+        if pull.verification.is_done:
+            pull.state, pull.settled_s = PullState.RELEASING, now_s
+            pull.deadline_s = now_s + self._reader.config.slack_s
             channel.send(Release(pull.ticket))
-        elif pull.is_whole and pull.deadline_s is None:
-            pull.deadline_s = now_s + config.slack_s  # for the source's digests
+        elif pull.deadline_s is None:
+            pull.deadline_s = now_s + self._reader.config.slack_s  # for the source's digests
 
     def _released(self, pull: Pull, was_valid: bool) -> None:
         name = self._lane.name if self._lane is not None else ""
         if pull.state is not PullState.RELEASING or not was_valid:
             text = "the lease ended while the blocks were read"
             self._finish(pull, pull.failure(FailReason.LEASE_EXPIRED, text, name))
-        elif pull.comparison.bad_region is not None:
-            self._finish(pull, self._corrupt(pull, name))
+        elif (region := pull.verification.bad_region()) is not None:
+            self._finish(pull, self._corrupt(pull, region, name))
         else:
             self._finish(pull, pull.success(name))
 
-    def _corrupt(self, pull: Pull, name: str) -> PullResult:
+    def _corrupt(self, pull: Pull, region: int, name: str) -> PullResult:
         """The lease held, so the source's blocks are what it hashed, and what came is not."""
         source = self._source
-        layer, index = divmod(pull.comparison.bad_region or 0, max(1, len(pull.source_blocks)))
+        layer, index = divmod(region, max(1, len(pull.source_blocks)))
         text = f"block {index} of layer {layer} is not what {source.worker_id} holds"
         self._reader.log.error("kv corrupt", transport=name, source=source.worker_id, message=text)
         if self._reader.quarantine.strike(source, self._reader.clock.now()):

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from kv_transfer.control import Attach
-from kv_transfer.digests import Comparison, DigestWalk, Sample
+from kv_transfer.digests import RegionHasher, Sample, Verification
 from kv_transfer.errors import FailReason
 from kv_transfer.mapping import Extent, Mapping
 from kv_transfer.plan import Cursor, Piece, Watermark, ready_blocks
-from kv_transfer.transport import ReadOp
+from kv_transfer.transport import Moved, ReadOp
 from wire.kv import KVHandle, KVLayout
 
 
@@ -72,16 +72,14 @@ class Pull:
     deadline_s: float | None = None  # None: nothing is owed to this process
     attached_s: float = 0.0
     completed_s: float | None = None  # when this process learned of it
-    last_byte_s: float = 0.0
-    comparison: Comparison = field(default_factory=Comparison)
-    is_verifying: bool = False  # there may be regions here that have not been hashed
+    settled_s: float = 0.0  # whole, and verified
     ready: list[int] = field(init=False)  # per layer, blocks that the source lets be read
     mapping: Mapping = field(init=False)
     piece: Piece = field(init=False)  # all that is to be read
     cursor: Cursor = field(init=False)
     total_bytes: int = field(init=False)
     sample: Sample = field(init=False)
-    walk: DigestWalk = field(init=False)
+    verification: Verification = field(init=False)
 
     def bind(self, source: KVLayout, buffer: memoryview) -> None:
         """The source's layout is known; `buffer` is this process's pool."""
@@ -93,7 +91,9 @@ class Pull:
         self.ready = [0] * source.num_layers
         share = self.verify_share if self.total_bytes else 0.0
         self.sample = Sample.share(self.piece.end_index, share, self.ticket)
-        self.walk = DigestWalk(self.sample, self.piece, buffer, self._target_extents)
+        extents = None if self.mapping.window is None else self._mapped_extents
+        hasher = RegionHasher(self.sample, buffer, self.layout, self.target_blocks, extents)
+        self.verification = Verification(hasher, self.piece)
 
     @property
     def owed_bytes(self) -> int:
@@ -105,10 +105,8 @@ class Pull:
         return self.completed_s is not None and self.moved_bytes == self.total_bytes
 
     @property
-    def is_verified(self) -> bool:
-        """Every sampled region has been compared, or one of them differs."""
-        is_even = self.walk.is_done and self.comparison.is_even
-        return is_even or self.comparison.bad_region is not None
+    def has_to_hash(self) -> bool:
+        return self.state is PullState.READING and self.verification.has_work
 
     def attach_frame(self) -> Attach:
         return Attach(
@@ -134,7 +132,7 @@ class Pull:
         """False when the source published something else than the handle says."""
         self.state = PullState.READING
         self.source_blocks = tuple(source_blocks)
-        self.attached_s = self.last_byte_s = now_s
+        self.attached_s = now_s
         self.deadline_s = None
         is_same = num_tokens == self.handle.num_tokens
         return is_same and len(source_blocks) == self.piece.end_index
@@ -150,20 +148,12 @@ class Pull:
         self.ready_bytes += new_bytes
         return new_bytes
 
-    def arrive(self, num_bytes: int, now_s: float) -> None:
-        self.moved_bytes += num_bytes
-        self.last_byte_s = now_s
-        self.is_verifying = True
+    def arrive(self, moved: Moved) -> None:
+        self.moved_bytes += moved.num_bytes
+        for piece in moved.pieces:
+            self.verification.arrived(piece)
         if self.owed_bytes <= 0:
             self.deadline_s = None
-
-    def verify(self, max_regions: int, now_s: float) -> None:
-        """Hashes some of the regions that are readable, all of which have to be here."""
-        digests = self.walk.take(self.ready, max_regions)
-        self.is_verifying = bool(digests)
-        if digests:
-            self.comparison.add(digests)
-            self.last_byte_s = now_s
 
     def success(self, transport: str) -> PullResult:
         completed_s = self.completed_s or 0.0
@@ -173,9 +163,9 @@ class Pull:
             num_ready_tokens=self.handle.num_tokens,
             output_tokens=self.output_tokens,
             num_bytes=self.total_bytes,
-            transfer_s=self.last_byte_s - self.attached_s,
-            exposed_s=max(0.0, self.last_byte_s - completed_s),
-            num_verified=self.comparison.num_compared,
+            transfer_s=self.settled_s - self.attached_s,
+            exposed_s=max(0.0, self.settled_s - completed_s),
+            num_verified=self.verification.num_compared,
             kv_heads=self.mapping.heads,
             transport=transport,
         )
@@ -190,6 +180,6 @@ class Pull:
             error=error,
         )
 
-    def _target_extents(self, layer: int, index: int) -> Sequence[Extent]:
+    def _mapped_extents(self, layer: int, index: int) -> Sequence[Extent]:
         piece = Piece(layer, layer + 1, index, index + 1)
         return tuple(self.mapping.target_extents(piece, self.target_blocks))

@@ -21,7 +21,7 @@ from kv_transfer.control import (
     Release,
     Released,
 )
-from kv_transfer.digests import MAX_DIGESTS, DigestWalk, Sample
+from kv_transfer.digests import MAX_DIGESTS, DigestWalk, RegionHasher, Sample
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.exports import Export, ExportTable
 from kv_transfer.mapping import Extent, Window, region_extents, source_extents
@@ -137,19 +137,16 @@ class ControlSession(_Session):
         layout = self._source.layout
         window = checked_window(frame.window, layout, export.num_tokens)
 
-        def extents(layer: int, index: int) -> Sequence[Extent]:
-            block = export.block_ids[index]
-            if window is None:
-                return ((layout.offset_bytes(layer, block), layout.region_bytes),)
-            return region_extents(layout, layer, block, index, window)
+        blocks, buffer = export.block_ids, self._source.memory.buffer
 
-        num_blocks = len(export.block_ids)
-        return DigestWalk(
-            Sample(num_blocks, frame.digest_every, frame.digest_phase),
-            Piece(0, layout.num_layers, min(frame.first_index, num_blocks), num_blocks),
-            self._source.memory.buffer,
-            extents,
-        )
+        def mapped(layer: int, index: int) -> Sequence[Extent]:
+            assert window is not None
+            return region_extents(layout, layer, blocks[index], index, window)
+
+        sample = Sample(len(blocks), frame.digest_every, frame.digest_phase)
+        piece = Piece(0, layout.num_layers, min(frame.first_index, len(blocks)), len(blocks))
+        extents = mapped if window is not None else None
+        return DigestWalk(RegionHasher(sample, buffer, layout, blocks, extents), piece)
 
     def _tell(self, ticket: int, reader: _Reader) -> None:
         """The watermark where it moved, and the end of prefill once."""

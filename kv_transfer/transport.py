@@ -39,10 +39,14 @@ class ReadOp:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Bytes of one pull that lie in this process's pool since the last report."""
+    """Bytes of one pull that lie in this process's pool since the last report.
+
+    pieces: regions that have become whole; all pieces of a read together are the read's.
+    """
 
     ticket: int
     num_bytes: int
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class CopyingLane:
             return ()
         read = self._queue.popleft()
         self._copy(read.copies())
-        return (Moved(read.ticket, read.num_bytes),)
+        return (Moved(read.ticket, read.num_bytes, (read.piece,)),)
 
     def wait_s(self) -> float | None:
         return 0.0 if self._queue else None

@@ -148,8 +148,7 @@ class NixlLane:
         """Raises TransferError (TRANSPORT) when the read failed."""
         if reading.read.state is ReadState.FAILED:
             raise TransferError(FailReason.TRANSPORT, "a NIXL read failed")
-        num_regions = reading.op.piece.num_regions
-        return Moved(reading.op.ticket, num_regions * self._context.layout.region_bytes)
+        return Moved(reading.op.ticket, reading.op.num_bytes, (reading.op.piece,))
 
     def _is_moving(self, reading: _Reading, ticket: int) -> bool:
         return reading.op.ticket == ticket and self._agent.look(reading.read) is ReadState.MOVING

@@ -58,6 +58,8 @@ class TcpLane:
         self._views: deque[memoryview] = deque([memoryview(self._header)])
         self._ticket: int | None = None  # whose payload is coming; None: a header is
         self._left_bytes = 0  # of the payload
+        self._piece: Piece | None = None  # that is coming, unless its pull was dropped
+        self._whole: list[tuple[int, Piece]] = []  # what has come in one call of progress
         self._sink = memoryview(bytearray(_SINK_BYTES))
         sock = connect(context.address.host, context.address.port, context.config.connect_s)
         self._channel = Channel(sock, context.config.stall_s)
@@ -88,6 +90,7 @@ class TcpLane:
 
     def progress(self) -> list[Moved]:
         moved: dict[int, int] = {}
+        self._whole.clear()
         budget_bytes = self._context.config.piece_bytes
         while budget_bytes > 0:
             num_bytes = self._receive()
@@ -101,7 +104,10 @@ class TcpLane:
                 moved[self._ticket] = moved.get(self._ticket, 0) + num_bytes
             self._left_bytes -= num_bytes
             self._next_views()
-        return [Moved(ticket, num_bytes) for ticket, num_bytes in moved.items()]
+        return [
+            Moved(ticket, num_bytes, tuple(piece for of, piece in self._whole if of == ticket))
+            for ticket, num_bytes in moved.items()
+        ]
 
     def wait_s(self) -> float | None:
         return None
@@ -109,6 +115,7 @@ class TcpLane:
     def drop(self, ticket: int) -> None:
         if self._reads.pop(ticket, None) is not None and ticket == self._ticket:
             self._views.clear()
+            self._piece = None
             self._next_views()
 
     def close(self) -> None:
@@ -143,6 +150,7 @@ class TcpLane:
             buffer = self._context.memory.buffer
             for offset, size in read.target_extents(piece):
                 self._views.append(buffer[offset : offset + size])
+            self._piece = piece
         self._next_views()
 
     def _next_views(self) -> None:
@@ -156,7 +164,9 @@ class TcpLane:
         entry = self._reads.get(self._ticket) if self._ticket is not None else None
         if entry is not None and not entry[1].num_left:
             del self._reads[entry[0].ticket]
-        self._ticket = None
+        if self._ticket is not None and self._piece is not None:
+            self._whole.append((self._ticket, self._piece))
+        self._ticket, self._piece = None, None
         self._views.append(memoryview(self._header))
 
 

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.digests import Comparison, DigestWalk, Sample
+from kv_transfer.digests import DigestWalk, RegionHasher, Sample, Verification
 from kv_transfer.errors import FailReason
 from kv_transfer.handshake import Identity
 from kv_transfer.plan import Piece
 from kv_transfer.quarantine import Quarantine
 from kv_transfer.transports.faulty import Faults
 from runtime.clock import VirtualClock
+from wire.kv import KVLayout
 
 BLOCKS = list(range(40))
 NUM_TOKENS = 640
@@ -151,20 +152,19 @@ def test_a_sample_is_every_nth_region_whatever_the_pieces(num_layers, num_blocks
         for index in range(skip, num_blocks)
         if (layer * num_blocks + index) % every == phase
     }
-    assert set(sample.regions(Piece(0, num_layers, skip, num_blocks))) == want
-    buffer = memoryview(bytes(range(num_layers * num_blocks)))
-    walk = DigestWalk(
-        sample,
-        Piece(0, num_layers, skip, num_blocks),
-        buffer,
-        lambda layer, index: ((sample.name(layer, index), 1),),
-    )
+    names = {layer * num_blocks + index for layer, index in want}
+    whole = Piece(0, num_layers, skip, num_blocks)
+    assert {(layer, at) for layer, indices in sample.rows(whole) for at in indices} == want
+    assert sample.count(whole) == len(want)
+    layout = KVLayout(num_layers, num_blocks, 1, 1, 1, "float32", is_latent=True)
+    buffer = memoryview(bytes(at % 256 for at in range(layout.pool_bytes)))
+    walk = DigestWalk(RegionHasher(sample, buffer, layout, range(num_blocks)), whole)
     taken: list[int] = []
     for ready in sorted(data.draw(st.lists(st.integers(0, num_blocks), max_size=4))) + [num_blocks]:
         while digests := walk.take([ready] * num_layers, data.draw(st.integers(1, 9))):
             taken += digests
     assert walk.is_done
-    assert sorted(taken) == sorted(sample.name(*region) for region in want)
+    assert sorted(taken) == sorted(names)
 
 
 @given(st.floats(0.001, 1.0), st.integers(0, 10**6))
@@ -175,35 +175,61 @@ def test_a_share_is_met_and_tickets_sweep_over_the_regions(share, ticket):
 
 
 def test_no_share_is_no_sample():
-    assert list(Sample.share(100, 0.0, 7).regions(Piece(0, 4, 0, 100))) == []
+    assert list(Sample.share(100, 0.0, 7).rows(Piece(0, 4, 0, 100))) == []
+
+
+FLAT = KVLayout(2, 30, 1, 1, 10, "float32", is_latent=True)
+
+
+def hasher(buffer, every=1, mapped=None):
+    return RegionHasher(Sample(30, every, 0), memoryview(buffer), FLAT, range(30), mapped)
 
 
 def test_a_digest_over_parts_is_that_of_the_bytes_in_a_row():
-    buffer = memoryview(bytes(range(200)))
-    sample, piece = Sample(1, 1, 0), Piece(0, 1, 0, 1)
-    whole, parts = (
-        DigestWalk(sample, piece, buffer, lambda layer, index, e=extents: e).take([1], 1)
-        for extents in (((10, 90),), ((10, 30), (40, 60)))
-    )
-    assert whole == parts
+    buffer = bytes(at % 251 for at in range(FLAT.pool_bytes))
+    piece = Piece(0, 2, 3, 9)
+
+    def halves(layer, index):
+        start = FLAT.offset_bytes(layer, index)
+        return (start, 15), (start + 15, 25)
+
+    assert hasher(buffer).digests(piece) == hasher(buffer, mapped=halves).digests(piece)
 
 
 @given(
-    st.dictionaries(st.integers(0, 50), st.integers(0, 3), max_size=30),
-    st.sets(st.integers(0, 50)),
-    st.randoms(use_true_random=False),
+    wrong=st.sets(st.tuples(st.integers(0, 1), st.integers(4, 29)), max_size=4),
+    every=st.integers(1, 7),
+    cuts=st.lists(st.integers(4, 30), max_size=4),
+    rng=st.randoms(use_true_random=False),
 )
-def test_a_comparison_finds_what_differs_in_any_order(ours, wrong, rng):
-    theirs = {region: value + 10 * (region in wrong) for region, value in ours.items()}
-    halves = [(region, value) for side in (ours, theirs) for region, value in side.items()]
-    rng.shuffle(halves)
-    comparison = Comparison()
-    for region, value in halves:
-        comparison.add({region: value})
-    assert comparison.is_even
-    differing = wrong & set(ours)
-    assert (comparison.bad_region in differing) == bool(differing)
-    assert comparison.num_compared == len(ours) - len(differing)
+def test_a_verification_names_the_first_sampled_region_that_differs(wrong, every, cuts, rng):
+    good = bytes(at % 251 for at in range(FLAT.pool_bytes))
+    bad = bytearray(good)
+    for layer, index in wrong:
+        bad[FLAT.offset_bytes(layer, index) + rng.randrange(FLAT.region_bytes)] ^= 1 << 3
+    whole = Piece(0, 2, 4, 30)
+    verification = Verification(hasher(bad, every), whole)
+    edges = sorted({4, 30, *cuts})
+    pieces = [
+        Piece(layer, layer + 1, first, end)
+        for layer in range(2)
+        for first, end in zip(edges, edges[1:], strict=False)
+    ]
+    rng.shuffle(pieces)
+    theirs = list(hasher(good, every).digests(whole).items())
+    rng.shuffle(theirs)
+    for piece in pieces:
+        verification.arrived(piece)
+    while verification.has_work:
+        assert not verification.is_done or not theirs
+        verification.hash_one()
+        batch = [theirs.pop() for _ in range(min(len(theirs), 5))]
+        verification.told([name for name, _ in batch], [value for _, value in batch])
+    verification.told([name for name, _ in theirs], [value for _, value in theirs])
+    assert verification.is_done
+    names = sorted(30 * layer + index for layer, index in wrong)
+    want = [name for name in names if name % every == 0]
+    assert verification.bad_region() == (want[0] if want else None)
 
 
 def test_a_quarantine_is_known_to_every_link(make_rig: Callable):
