@@ -94,6 +94,8 @@ class PacedImporter(Importer):
         block_ids: Sequence[int],
         num_skip_blocks: int,
         on_done: Callable[[PullResult], None],
+        *,
+        verify_share: float | None = None,
     ) -> int:
         """As Importer.pull; on_done comes at the modelled time, from another thread."""
         begun_s = self._clock.now()
@@ -108,7 +110,7 @@ class PacedImporter(Importer):
             else:
                 on_done(result)
 
-        return super().pull(handle, block_ids, num_skip_blocks, paced)
+        return super().pull(handle, block_ids, num_skip_blocks, paced, verify_share=verify_share)
 
     def close(self) -> None:
         """As Importer.close; nothing that is still held back is told."""

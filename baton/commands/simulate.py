@@ -1,0 +1,208 @@
+"""`baton simulate`: a cluster in virtual time, one run or a whole grid."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from baton.commands.loadtest_flags import LoadFlags, command_line
+from loadtest.errors import LoadtestError
+from loadtest.html_report import write_html
+from loadtest.quantities import parse_duration_s
+from loadtest.result_files import write_json, write_requests
+from loadtest.slo import parse_slos
+from loadtest.terminal import print_result
+from profiles.catalog import ProfileError, load_profile
+from simulate.errors import SimulationError
+from simulate.report import result_of
+from simulate.run import simulate
+from simulate.spec import ClusterSpec
+from simulate.strategies import STRATEGIES
+from simulate.sweep import (
+    Base,
+    CellResult,
+    best_splits,
+    parse_grid,
+    parse_splits,
+    parse_strategies,
+    run_cells,
+    spec_of,
+    workload_of,
+)
+
+_PANELS = ("Arrivals", "Requests", "Trace")
+_MEASURING = ("slo", "warmup", "seed")
+_EXIT_BAD_INPUT = 2
+
+SplitFlag = Annotated[str, typer.Option(help="Prefill and decode workers, as in 4:4.")]
+ProfileFlag = Annotated[str, typer.Option(help="Of every worker: model@device[xGPUs], or a file.")]
+PoolProfileFlag = Annotated[str, typer.Option(help="Of one pool; empty: --profile.")]
+PolicyFlag = Annotated[str, typer.Option(help=f"One of {', '.join(STRATEGIES)}, tuned by :k=v.")]
+SweepFlag = Annotated[
+    str, typer.Option(help="'split=2:6..6:2 policy=baton,dynamo rate=1,2': one run for each.")
+]
+JobsFlag = Annotated[int, typer.Option(help="Processes of a sweep; 0: one a core.")]
+TokensFlag = Annotated[int, typer.Option(help="Tokens in one step; 0: the profile's.")]
+SeqsFlag = Annotated[int, typer.Option(help="Sequences at once in a worker; 0: the profile's.")]
+UnitFlag = Annotated[int, typer.Option(help="Tokens of one cached unit; 0: a trace's, or 16.")]
+JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+JsonlFlag = Annotated[Path | None, typer.Option("--jsonl", help="Write one line a request.")]
+HtmlFlag = Annotated[Path | None, typer.Option("--html", help="Write a report with plots.")]
+
+
+def run(
+    *,
+    split: SplitFlag = "1:1",
+    profile: ProfileFlag = "llama-3.1-8b@h200",
+    prefill_profile: PoolProfileFlag = "",
+    decode_profile: PoolProfileFlag = "",
+    policy: PolicyFlag = "baton",
+    sweep: SweepFlag = "",
+    jobs: JobsFlag = 0,
+    prefill_batch_tokens: TokensFlag = 0,
+    decode_batch_tokens: TokensFlag = 0,
+    max_num_seqs: SeqsFlag = 0,
+    unit_tokens: UnitFlag = 0,
+    json_file: JsonFlag = None,
+    jsonl_file: JsonlFlag = None,
+    html_file: HtmlFlag = None,
+    **flags: Any,
+) -> None:
+    """Simulate a cluster under a trace or a made load, with the router's own policies."""
+    console = Console(width=None if os.isatty(1) else 160)
+    try:
+        load = LoadFlags(**flags)
+        ((num_prefill, num_decode),) = parse_splits(split)
+        (strategy,) = parse_strategies(policy)
+        spec = ClusterSpec(
+            num_prefill,
+            num_decode,
+            load_profile(prefill_profile or profile),
+            load_profile(decode_profile or profile),
+            prefill_batch_tokens=prefill_batch_tokens,
+            decode_batch_tokens=decode_batch_tokens,
+            max_num_seqs=max_num_seqs,
+            unit_tokens=unit_tokens or 16,
+            seed=load.seed,
+        )
+        warmup_s = parse_duration_s(load.warmup or "0")
+        base = Base(
+            spec, strategy, load.order(), tuple(load.slo), warmup_s=warmup_s,
+            auto_units=unit_tokens == 0,
+        )  # fmt: skip
+        if sweep:
+            _sweep(console, base, sweep, jobs or os.cpu_count() or 1, json_file)
+        else:
+            _one(console, base, json_file, jsonl_file, html_file)
+    except (LoadtestError, SimulationError, ProfileError, OSError, ValueError) as error:
+        typer.echo(f"baton simulate: {error}", err=True)
+        raise typer.Exit(_EXIT_BAD_INPUT) from error
+
+
+def _one(
+    console: Console,
+    base: Base,
+    json_file: Path | None,
+    jsonl_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    (cell,) = parse_grid("").cells(base)
+    workload, spec = workload_of(base, cell.rate), spec_of(base, cell)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("requests", total=workload.num_requests)
+        outcome = simulate(spec, workload, lambda done: progress.update(task, completed=done))
+    result = result_of(
+        spec,
+        workload,
+        outcome,
+        parse_slos(base.slos),
+        warmup_s=base.warmup_s,
+        label=base.strategy.name,
+        command=command_line(),
+    )
+    print_result(console, result)
+    busy = ", ".join(f"{worker_id} {share:.0%}" for worker_id, share in outcome.busy.items())
+    console.print(f"engines busy: {busy}", highlight=False, soft_wrap=True)
+    if json_file is not None:
+        write_json(json_file, result)
+    if jsonl_file is not None:
+        write_requests(jsonl_file, outcome.records)
+    if html_file is not None:
+        write_html(html_file, [("", result)])
+
+
+def _sweep(console: Console, base: Base, text: str, jobs: int, json_file: Path | None) -> None:
+    cells = parse_grid(text).cells(base)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("simulations", total=len(cells))
+        results = run_cells(base, cells, jobs, lambda _: progress.advance(task))
+    console.print(_table(results))
+    if json_file is not None:
+        content = {"command": command_line(), "slo": base.slos, "cells": results}
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
+
+
+def _table(results: list[CellResult]) -> Table:
+    """One row a cell; the best split of each policy and rate is marked."""
+    table = Table(box=box.SIMPLE_HEAD)
+    headings = (
+        "policy", "rate", "split", "offered/s", "goodput/s", "met", "TTFT p50", "p90",
+        "TPOT p50", "p90", "cached", "GPUs",
+    )  # fmt: skip
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
+    best = best_splits(results)
+    for result in results:
+        mark = "*" if result in best else " "
+        table.add_row(
+            result.policy,
+            f"{result.rate:g}" if result.rate else "-",
+            result.split + mark,
+            f"{result.offered:.2f}",
+            f"{result.goodput:.2f}",
+            f"{result.attainment:.1%}",
+            *(f"{value:.0f}" for value in (result.ttft_p50, result.ttft_p90)),
+            *(f"{value:.1f}" for value in (result.tpot_p50, result.tpot_p90)),
+            f"{result.cached_share:.1%}",
+            str(result.num_gpus),
+        )
+    table.caption = "* the best split of its policy and rate"
+    return table
+
+
+def _with_load_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives `command` the flags of `baton loadtest` that describe a load."""
+    own = [
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    parameters = list(own)
+    for one in fields(LoadFlags):
+        if one.metadata["panel"] in _PANELS or one.name in _MEASURING:
+            default = [] if one.default is MISSING else one.default
+            option = typer.Option(
+                default,
+                f"--{one.name.replace('_', '-')}",
+                help=one.metadata["help"],
+                rich_help_panel=one.metadata["panel"],
+            )
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(
+                inspect.Parameter(one.name, kind, default=option, annotation=one.type)
+            )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+command = _with_load_flags(run)
