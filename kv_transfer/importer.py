@@ -12,6 +12,7 @@ from kv_transfer.memory import KVMemory, host_id
 from kv_transfer.opening import Reader
 from kv_transfer.pull import Pull, PullResult
 from kv_transfer.quarantine import Quarantine
+from kv_transfer.shards import ShardedPull
 from kv_transfer.transports.interfaces import rdma_devices
 from kv_transfer.transports.registry import TRANSPORTS, Transports, candidates
 from runtime.clock import Clock
@@ -79,19 +80,36 @@ class Importer:
         """Reads the prompt of `handle` into `block_ids`, one per block of the prompt, of which
         the first `num_skip_blocks` are held already and not written. Gives the ticket.
 
+        The source may have another block size and more KV heads than this process; one that lacks
+        some of its heads is refused with LAYOUT_MISMATCH.
         verify_share: of the regions, how many are compared by digest; None: as configured.
         """
-        layout = self._reader.layout
-        assert len(block_ids) == -(-handle.num_tokens // layout.block_size)
-        assert all(0 <= block < layout.num_blocks for block in block_ids)
-        assert 0 <= num_skip_blocks <= len(block_ids)
-        ticket = next(self._tickets)
-        share = self._reader.config.verify_share if verify_share is None else verify_share
-        pull = Pull(ticket, handle, tuple(block_ids), num_skip_blocks, layout, on_done, share)
-        source = Identity(handle.worker_id, handle.epoch, layout.signature)
-        with self._lock:
-            self._submit(pull, (handle.address, source))
-        return ticket
+        pull = self._new_pull(handle, block_ids, num_skip_blocks, on_done, verify_share)
+        self._submit(pull)
+        return pull.ticket
+
+    def pull_shards(
+        self,
+        handles: Sequence[KVHandle],
+        block_ids: Sequence[int],
+        num_skip_blocks: int,
+        on_done: Callable[[PullResult], None],
+        *,
+        verify_share: float | None = None,
+    ) -> int:
+        """`pull` of one prompt from several sources that each hold a share of its KV heads."""
+        assert len({handle.num_tokens for handle in handles}) == 1
+        heads = self._reader.layout.kv_heads
+        whole = ShardedPull(heads, len(handles), self.cancel, on_done)
+        pulls = [
+            self._new_pull(handle, block_ids, num_skip_blocks, whole.ended, verify_share)
+            for handle in handles
+        ]
+        for pull in pulls:
+            pull.is_part = True
+            self._submit(pull)
+        whole.begun([pull.ticket for pull in pulls])
+        return pulls[0].ticket
 
     def cancel(self, ticket: int) -> None:
         """Ends a pull early; on_done comes all the same. Does nothing once it has come."""
@@ -116,14 +134,34 @@ class Importer:
         for link in links:
             link.join()
 
-    def _submit(self, pull: Pull, peer: _Peer) -> None:
-        assert not self._is_closed, "pull after close"
-        link = self._links.get(peer)
-        if link is None or not link.submit(pull):
-            link = self._open(peer)
-            link.submit(pull)
-            link.start()
-        self._running[pull.ticket] = link
+    def _new_pull(
+        self,
+        handle: KVHandle,
+        block_ids: Sequence[int],
+        num_skip_blocks: int,
+        on_done: Callable[[PullResult], None],
+        verify_share: float | None,
+    ) -> Pull:
+        layout = self._reader.layout
+        assert len(block_ids) == -(-handle.num_tokens // layout.block_size)
+        assert all(0 <= block < layout.num_blocks for block in block_ids)
+        assert 0 <= num_skip_blocks <= len(block_ids)
+        ticket = next(self._tickets)
+        share = self._reader.config.verify_share if verify_share is None else verify_share
+        return Pull(ticket, handle, tuple(block_ids), num_skip_blocks, layout, on_done, share)
+
+    def _submit(self, pull: Pull) -> None:
+        handle = pull.handle
+        source = Identity(handle.worker_id, handle.epoch, self._reader.layout.signature)
+        peer = (handle.address, source)
+        with self._lock:
+            assert not self._is_closed, "pull after close"
+            link = self._links.get(peer)
+            if link is None or not link.submit(pull):
+                link = self._open(peer)
+                link.submit(pull)
+                link.start()
+            self._running[pull.ticket] = link
 
     def _open(self, peer: _Peer) -> Link:
         """A new link; those whose threads have ended are forgotten on this occasion."""

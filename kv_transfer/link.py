@@ -162,6 +162,9 @@ class Link:
         if left_s > 0.0:
             text = f"{self._source.worker_id}'s blocks were corrupt; not read for {left_s:.0f} s"
             self._give_up(pull, FailReason.QUARANTINED, text, channel, lane)
+        elif pull.lacks_heads:
+            text = f"{self._source.worker_id} lacks KV heads: {self._source_layout.signature}"
+            self._give_up(pull, FailReason.LAYOUT_MISMATCH, text, channel, lane)
 
     def _handle(self, frame: Frame, channel: Channel, lane: Lane) -> None:
         if isinstance(frame, Pong):

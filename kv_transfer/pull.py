@@ -64,6 +64,7 @@ class Pull:
     layout: KVLayout
     on_done: Callable[[PullResult], None]
     verify_share: float = 0.0
+    is_part: bool = False  # of a prompt that several sources hold together
     state: PullState = PullState.ATTACHING
     source_blocks: tuple[int, ...] = ()
     output_tokens: tuple[int, ...] = ()
@@ -94,6 +95,11 @@ class Pull:
         extents = None if self.mapping.window is None else self._mapped_extents
         hasher = RegionHasher(self.sample, buffer, self.layout, self.target_blocks, extents)
         self.verification = Verification(hasher, self.piece)
+
+    @property
+    def lacks_heads(self) -> bool:
+        """The source does not hold all that has to come from it."""
+        return not self.is_part and self.mapping.heads != self.layout.kv_heads
 
     @property
     def owed_bytes(self) -> int:

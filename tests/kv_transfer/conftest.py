@@ -154,6 +154,11 @@ def until() -> Callable[..., None]:
     return wait_until
 
 
+@pytest.fixture
+def make_side() -> Callable[..., Side]:
+    return Side.make
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Every thread and descriptor that a test makes is gone after it."""
