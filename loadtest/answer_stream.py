@@ -13,7 +13,8 @@ _ERROR_LIMIT_BYTES = 4096  # of an error's body, kept for its message
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    reasoning: str | None = None
+    tool_calls: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -40,6 +41,7 @@ class _Chunk(msgspec.Struct):
     baton: StageTimes | None = None
 
 
+_NO_PART = _Delta()
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
@@ -147,12 +149,12 @@ class AnswerStream:
             self.baton = chunk.baton
 
     def _choice(self, choice: _Choice, now: float) -> None:
-        part = choice.delta or choice.message
-        text = choice.text or (part and (part.content or part.reasoning_content))
+        part = choice.delta or choice.message or _NO_PART
+        text = choice.text or part.content or part.reasoning_content or part.reasoning
         if choice.finish_reason is not None:
             self.finish_reason = choice.finish_reason
             self._has_end = True
-        if not text and not (part and part.tool_calls):
+        if not text and not part.tool_calls:
             if choice.finish_reason is not None and self.first is None:
                 self.first = self._last = now
             return

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+_MAX_LOG_SPAN = 1e6  # smaller values stand on the edge
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """From low to high, over pixels from start to end; a logarithmic one has low > 0."""
@@ -35,7 +38,8 @@ def axis_for(
     finite = [value for value in values if math.isfinite(value)]
     if is_log:
         positive = [value for value in finite if value > 0] or [1.0]
-        low, high = min(positive), max(positive)
+        high = max(positive)
+        low = max(min(positive), high / _MAX_LOG_SPAN)
         return Axis(low / 1.05, max(high * 1.05, low * 2), start, end, True)
     low = 0.0 if zero else min(finite, default=0.0)
     high = max(finite, default=1.0)

@@ -60,6 +60,7 @@ class ScriptedServer:
     pages: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
+    listener: Any = None
     num_connections: int = 0
 
     @property
@@ -163,6 +164,7 @@ async def serving(script: Script, **fields: Any) -> AsyncIterator[ScriptedServer
     models = json.dumps({"data": [{"id": "demo", "max_model_len": 4096}]}).encode()
     server.pages.setdefault("/v1/models", (200, models))
     listener = await asyncio.start_server(server.handle, "127.0.0.1", 0, backlog=1024)
+    server.listener = listener
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
