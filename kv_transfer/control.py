@@ -131,7 +131,8 @@ class Pong(msgspec.Struct, frozen=True, tag=13, array_like=True):
 
 
 class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
-    """On a tcp data connection: send these regions, as they become ready."""
+    """On a tcp data connection: send these regions, as they become ready. On a ucx connection:
+    send these regions, which are ready."""
 
     ticket: Ticket
     handle_id: HandleId
@@ -159,10 +160,17 @@ class Offer(msgspec.Struct, frozen=True, tag=20, array_like=True):
     num_bytes: Address
 
 
+class Meet(msgspec.Struct, frozen=True, tag=21, array_like=True):
+    """On a ucx connection: where the reader's port receives. Each Read is then answered by one
+    message whose tag is the Read's ticket."""
+
+    address: Metadata
+
+
 Frame = (
     Challenge | Hello | Welcome | Refused | Attach | Attached | Ready | Complete | Ended
     | Release | Released | Ping | Pong | Read | Digests
-    | Offer
+    | Offer | Meet
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

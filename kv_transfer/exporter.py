@@ -66,7 +66,7 @@ class Exporter:
 
         Raises OSError when the port is not free or a forced transport cannot be started.
         """
-        self._services = open_services(ServiceContext(self._source, host), self._log)
+        self._services = open_services(ServiceContext(self._source, host, self._clock), self._log)
         port, shm_path = self._server.start(host, port, self._services)
         self._notifier.start()
         names = (*self._services, "shm", "tcp") if shm_path else (*self._services, "tcp")

@@ -129,6 +129,13 @@ class ExportTable:
         with self._changed:
             return self._leases.pin(handle_id)
 
+    def pin_attached(self, handle_id: bytes) -> Export | None:
+        """Pins the export of an attached handle; None when there is none or its lease ended."""
+        with self._changed:
+            if not self._leases.is_attached(handle_id) or not self._leases.pin(handle_id):
+                return None
+            return self._by_handle[handle_id]
+
     def unpin(self, handle_id: bytes) -> None:
         with self._changed:
             freed = [self._forget(handle_id)] if self._leases.unpin(handle_id) else []

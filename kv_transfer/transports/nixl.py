@@ -135,14 +135,19 @@ class NixlLane:
         return moved
 
     def _start(self, op: ReadOp) -> list[Moved]:
-        piece, context = op.piece, self._context
-        theirs = _region_numbers(piece, context.source_layout, op.source_blocks)
-        mine = _region_numbers(piece, context.layout, op.target_blocks)
-        reading = _Reading(op, self._agent.read_regions(mine, theirs))
+        reading = _Reading(op, self._read(op))
         if reading.read.state is ReadState.MOVING:
             self._readings.append(reading)
             return []
         return [self._ended(reading)]
+
+    def _read(self, op: ReadOp) -> AgentRead:
+        """Whole regions go by number; where the layouts differ, runs of bytes by address."""
+        if op.mapping.window is not None:
+            return self._agent.read_copies(op.copies(), self._offer.address)
+        theirs = _region_numbers(op.piece, self._context.source_layout, op.source_blocks)
+        mine = _region_numbers(op.piece, self._context.layout, op.target_blocks)
+        return self._agent.read_regions(mine, theirs)
 
     def _ended(self, reading: _Reading) -> Moved:
         """Raises TransferError (TRANSPORT) when the read failed."""

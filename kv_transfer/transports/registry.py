@@ -20,7 +20,14 @@ def _open_nixl(context: LaneContext) -> Lane:
     return NixlLane(load_bindings(), context)
 
 
-TRANSPORTS: Transports = {"shm": ShmLane, "tcp": TcpLane, "nixl": _open_nixl}
+def _open_ucx(context: LaneContext) -> Lane:
+    from kv_transfer.transports.ucx import UcxLane
+    from kv_transfer.transports.ucx_port import find_ucx
+
+    return UcxLane(find_ucx(), context)
+
+
+TRANSPORTS: Transports = {"shm": ShmLane, "tcp": TcpLane, "nixl": _open_nixl, "ucx": _open_ucx}
 
 
 def candidates(

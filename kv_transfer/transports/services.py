@@ -10,6 +10,7 @@ from kv_transfer.errors import TransferError
 from kv_transfer.sessions import Source
 from kv_transfer.transports.interfaces import rdma_devices, ucx_devices
 from kv_transfer.transports.registry import AUTO
+from runtime.clock import Clock
 from runtime.log import Logger
 
 
@@ -29,6 +30,7 @@ class ServiceContext:
 
     source: Source
     host: str
+    clock: Clock
 
 
 OpenService = Callable[[ServiceContext], Service]
@@ -47,7 +49,14 @@ def _open_nixl(context: ServiceContext) -> Service:
     )
 
 
-SERVICES: dict[str, OpenService] = {"nixl": _open_nixl}
+def _open_ucx(context: ServiceContext) -> Service:
+    from kv_transfer.transports.ucx_port import find_ucx
+    from kv_transfer.transports.ucx_source import UcxService
+
+    return UcxService(find_ucx(), context.source, ucx_devices(context.host), context.clock)
+
+
+SERVICES: dict[str, OpenService] = {"nixl": _open_nixl, "ucx": _open_ucx}
 
 
 def wanted_services(transport: str, has_rdma: bool) -> tuple[str, ...]:

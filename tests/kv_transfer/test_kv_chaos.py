@@ -68,7 +68,7 @@ class Request:
             self.rig.assert_copied(self.source, self.target, self.skip)
 
 
-@pytest.mark.parametrize("transport", ["memory", "shm", "tcp"])
+@pytest.mark.parametrize("transport", ["memory", "shm", "tcp", "nixl", "ucx"])
 def test_every_pull_ends_once_and_every_block_comes_back(make_rig, until, transport):
     rig = make_rig(transport=transport, config=TransferConfig(piece_bytes=10_000))
     failures: list[BaseException] = []

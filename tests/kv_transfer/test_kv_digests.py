@@ -22,7 +22,7 @@ NUM_TOKENS = 640
 NUM_REGIONS = 6 * 40
 ALL = TransferConfig(verify_share=1.0)
 
-transports = pytest.mark.parametrize("transport", ["memory", "shm", "tcp"])
+transports = pytest.mark.parametrize("transport", ["memory", "shm", "tcp", "nixl", "ucx"])
 
 
 @transports
@@ -67,7 +67,7 @@ def test_a_sampled_corruption_is_found_by_the_pull_that_samples_it(make_rig):
     assert reasons.count(None) == 19
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_digests_follow_the_watermark(make_rig, until, transport):
     rig = make_rig(transport=transport, config=ALL)
     handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 0)

@@ -14,7 +14,7 @@ BLOCKS = list(range(40))
 NUM_TOKENS = 640
 IMPATIENT = TransferConfig(slack_s=0.2, expected_bytes_s=1e9)
 
-both = pytest.mark.parametrize("transport", ["shm", "tcp"])
+both = pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 
 
 @both
@@ -37,7 +37,7 @@ def test_a_dropped_read_times_out(make_rig, transport, until):
 
 @both
 def test_a_stalled_lane_times_out_and_writes_nothing_later(make_rig, transport, until):
-    rig = make_rig(transport=transport, faults=Faults(stall_at=1, stall_s=0.4), config=IMPATIENT)
+    rig = make_rig(transport=transport, faults=Faults(stall_at=1, stall_s=0.3), config=IMPATIENT)
     result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS)
     assert result.reason is FailReason.TIMEOUT
     rig.target.view[:] = 0xCC

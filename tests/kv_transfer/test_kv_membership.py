@@ -49,7 +49,7 @@ def is_closed(channel: Channel) -> bool:
         return error.reason is FailReason.PEER_LOST
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_a_wrong_secret_reads_nothing(make_rig, transport):
     rig = make_rig(transport=transport, reader_secret=b"another secret")
     result = rig.pull(rig.publish_whole(1, BLOCKS, 48), BLOCKS)

@@ -87,9 +87,9 @@ def wait_for_bytes(reader: Peer, until: Callable[..., None]) -> None:
     until(seen)
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_blocks_cross_between_processes(start, transport):
-    source, reader = start("source"), start("reader", transport=transport)
+    source, reader = start("source", transport=transport), start("reader", transport=transport)
     handle = publish(source, 64)
     reader.tell(do="pull", handle=handle)
     source.tell(do="complete", id=1)
@@ -98,25 +98,25 @@ def test_blocks_cross_between_processes(start, transport):
     assert source.hear("released") == 1
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_a_killed_source_fails_its_readers_at_once(start, until, transport):
-    source = start("source")
+    source = start("source", transport=transport)
     reader = start("reader", transport=transport, dead_after_s=60, slack_s=60)
     reader.tell(do="pull", handle=publish(source, 64))
     wait_for_bytes(reader, until)
     source.signal(signal.SIGKILL)
     result = reader.hear("result", timeout_s=5.0)
     assert (result["ok"], result["reason"]) == (False, "peer_lost")
-    successor = start("source")
+    successor = start("source", transport=transport)
     successor_handle = publish(successor, 64)
     successor.tell(do="complete", id=1)
     reader.tell(do="pull", handle=successor_handle)
     assert reader.hear("result")["intact"]
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_a_frozen_source_is_left(start, until, transport):
-    source, reader = start("source"), start("reader", transport=transport)
+    source, reader = start("source", transport=transport), start("reader", transport=transport)
     reader.tell(do="pull", handle=publish(source, 64))
     wait_for_bytes(reader, until)
     source.signal(signal.SIGSTOP)
@@ -139,9 +139,9 @@ def test_a_source_frozen_in_the_middle_of_sending_is_left_too(start, until):
     assert result["intact"] == result["ok"]
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_a_killed_reader_gives_its_blocks_back_before_the_lease_ends(start, until, transport):
-    source = start("source", lease_s=600.0)
+    source = start("source", transport=transport, lease_s=600.0)
     reader = start("reader", transport=transport)
     reader.tell(do="pull", handle=publish(source, 64))
     wait_for_bytes(reader, until)
@@ -149,11 +149,11 @@ def test_a_killed_reader_gives_its_blocks_back_before_the_lease_ends(start, unti
     assert source.hear("released", timeout_s=5.0) == 1
 
 
-@pytest.mark.parametrize("transport", ["shm", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_a_frozen_reader_loses_its_lease_and_never_uses_what_it_reads_later(
     start, until, transport
 ):
-    source = start("source")
+    source = start("source", transport=transport)
     reader = start("reader", transport=transport, rate_bytes_s=SLOW_LINK, piece_bytes=1 << 16)
     handle = publish(source, 16 * NUM_BLOCKS)
     source.tell(do="complete", id=1)

@@ -1,0 +1,38 @@
+"""Buffers in which scattered regions travel as one message."""
+
+import ctypes
+import mmap
+from collections.abc import Iterable
+
+import numpy as np
+
+from kv_transfer.mapping import Extent
+
+
+class Staging:
+    """A buffer of this process. memmove runs without the interpreter lock."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._memory = mmap.mmap(-1, num_bytes)
+        self._view = memoryview(self._memory)
+        self._address = int(np.frombuffer(self._memory, np.uint8).ctypes.data)
+
+    def pack(self, pool: int, extents: Iterable[Extent]) -> None:
+        """Takes what lies at these extents of the pool at address `pool`, one behind the other."""
+        end = self._address
+        for offset, size in extents:
+            ctypes.memmove(end, pool + offset, size)
+            end += size
+
+    def unpack(self, pool: int, extents: Iterable[Extent]) -> None:
+        """Puts its bytes there, in the same order."""
+        start = self._address
+        for offset, size in extents:
+            ctypes.memmove(pool + offset, start, size)
+            start += size
+
+    def clear(self, num_bytes: int) -> None:
+        ctypes.memset(self._address, 0, num_bytes)
+
+    def view(self, num_bytes: int) -> memoryview:
+        return self._view[:num_bytes]

@@ -1,0 +1,139 @@
+"""The transport over UCX's tagged messages: packed at the source, unpacked here.
+
+The reader posts a receive and asks for a piece over its own connection; the source answers every
+such Read with one message of the piece's size under the tag that the Read names. Messages land in
+buffers of the lane, never in the pool, so a dropped pull needs no fence.
+"""
+
+import secrets
+import select
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kv_transfer.channel import Channel
+from kv_transfer.control import Meet, Pong, Read
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import join
+from kv_transfer.transport import LaneContext, Moved, ReadOp
+from kv_transfer.transports.interfaces import ucx_devices
+from kv_transfer.transports.staging import Staging
+from kv_transfer.transports.tcp import connect
+from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
+
+MAX_MESSAGES = 4  # under way at once: while one is unpacked the next ones travel
+
+
+@dataclass(slots=True, eq=False)
+class _Receiving:
+    op: ReadOp
+    staging: Staging
+    request: UcxRequest
+    is_dropped: bool = False
+
+
+class UcxLane:
+    """The reader's side: a port of its own, and the connection that asks."""
+
+    name = "ucx"
+    reads_ahead = False
+
+    def __init__(self, open_port: OpenPort, context: LaneContext) -> None:
+        """Raises TransferError when the source refuses or UCX cannot start."""
+        self._context = context
+        self._pool = context.memory.address
+        self._queue: deque[ReadOp] = deque()
+        self._receiving: deque[_Receiving] = deque()
+        self._free: list[Staging] = []
+        self._next_tag = secrets.randbits(62)
+        self._channel, self._port = _meet(open_port, context)
+        self._poller = select.epoll()
+        self._poller.register(self._channel.fd, select.EPOLLIN)
+        self._poller.register(self._port.fd, select.EPOLLIN)
+
+    @property
+    def fd(self) -> int:
+        return self._poller.fileno()
+
+    def post(self, read: ReadOp) -> None:
+        self._queue.append(read)
+
+    def progress(self) -> list[Moved]:
+        """At most one message a call is unpacked."""
+        if self._channel.receive():
+            raise TransferError(FailReason.MALFORMED, "the source talks back")
+        self._ask()
+        self._port.progress()
+        if not self._receiving or not self._receiving[0].request.is_done():
+            return []
+        done = self._receiving.popleft()
+        self._ask()
+        self._free.append(done.staging)
+        if done.is_dropped:
+            return []
+        done.staging.unpack(self._pool, done.op.target_extents(done.op.piece))
+        return [Moved(done.op.ticket, done.op.num_bytes, (done.op.piece,))]
+
+    def wait_s(self) -> float | None:
+        is_done = bool(self._receiving) and self._receiving[0].request.is_done()
+        return None if not is_done and self._port.rest() else 0.0
+
+    def drop(self, ticket: int) -> None:
+        self._queue = deque(read for read in self._queue if read.ticket != ticket)
+        for receiving in self._receiving:
+            receiving.is_dropped |= receiving.op.ticket == ticket
+
+    def close(self) -> None:
+        self._queue.clear()
+        self._poller.close()
+        self._port.close()
+        self._receiving.clear()
+        self._channel.close()
+
+    def _ask(self) -> None:
+        """For as many pieces as may be under way."""
+        frames = []
+        while self._queue and len(self._receiving) < MAX_MESSAGES:
+            frames.append(self._receive(self._queue.popleft()))
+        if frames:
+            self._channel.send(*frames)
+
+    def _receive(self, op: ReadOp) -> Read:
+        staging = self._free.pop() if self._free else Staging(staging_bytes(self._context))
+        self._next_tag += 1
+        request = self._port.receive(staging.view(op.num_bytes), self._next_tag)
+        self._receiving.append(_Receiving(op, staging, request))
+        piece = op.piece
+        return Read(
+            self._next_tag,
+            op.handle_id,
+            piece.first_layer,
+            piece.end_layer,
+            piece.first_index,
+            piece.end_index,
+            op.mapping.window_on_wire,
+        )
+
+
+def staging_bytes(context: LaneContext) -> int:
+    """The most that one piece can hold."""
+    return max(context.config.piece_bytes, context.source_layout.region_bytes)
+
+
+def _meet(open_port: OpenPort, context: LaneContext) -> tuple[Channel, UcxPort]:
+    """A proved connection whose other side sends to the port. Raises TransferError."""
+    address, config = context.address, context.config
+    channel = Channel(connect(address.host, address.port, config.connect_s), config.stall_s)
+    close: Callable[[], None] = channel.close
+    try:
+        join(channel, context.secret, "ucx", context.source, config.connect_s)
+        port = open_port(ucx_devices(channel.sock.getsockname()[0]), b"")
+        close = port.close
+        channel.send(Meet(port.address))
+        if not isinstance(channel.receive_one(config.connect_s), Pong):
+            raise TransferError(FailReason.MALFORMED, "the source did not meet the port")
+    except TransferError:
+        close()
+        channel.close()
+        raise
+    return channel, port
