@@ -76,6 +76,7 @@ def test_streaming_hides_what_prefill_takes_longer_than(make_rig, transport):
     """Only the bytes of the last layer group are exposed on a slow link."""
     config = TransferConfig(piece_bytes=20_000)
     rig = make_rig(transport=transport, faults=Faults(rate_bytes_s=4e6), config=config)
+    assert rig.pull(rig.publish_whole(0, [50], 16), [60]).ok  # opens the link
     handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 0)
     layer_bytes = len(BLOCKS) * rig.source.layout.region_bytes
     _, results = rig.begin(handle, BLOCKS)
