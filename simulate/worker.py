@@ -21,8 +21,9 @@ from simulate.event_loop import EventLoop
 from simulate.kv_pool import KvPool
 from simulate.leg import Leg
 from simulate.step_log import StepLog, steps_begun, stretch_end_s
+from simulate.totals import add_stretch
 from wire.block_hash import BLOCK_SIZE
-from wire.messages import BlockEvent, Role, WorkerReport
+from wire.messages import BlockEvent, Role, StepTotals, WorkerReport
 
 _ORDER = attrgetter("order")
 _FOREVER = 1 << 60
@@ -48,6 +49,7 @@ class WorkerLimits:
     max_batch_tokens: int
     max_num_seqs: int
     unit_tokens: int  # of one cached unit, a multiple of 16
+    pull_s: float = 0.0  # what a KV transfer takes besides its bytes
 
     @property
     def max_running(self) -> int:
@@ -105,6 +107,7 @@ class ModelledWorker:
         self._grown_blocks = 0
         self._num_decode_steps = 0
         self._num_steps = 0
+        self._totals = StepTotals()
         self._num_legs = 0
         self._link_free_s = 0.0
         self._accepted: list[tuple[Leg, int]] = []
@@ -129,6 +132,7 @@ class ModelledWorker:
             context_tokens=self._context_tokens,
             num_exports=len(self._held),
             num_imports=len(self._pulling) + len(self._intake),
+            totals=self._totals,
         )
 
     def check_integrity(self) -> None:
@@ -200,6 +204,14 @@ class ModelledWorker:
             return
         self.busy_s += self._loop.now() - stretch.start_s
         self._num_steps += stretch.count
+        self._totals = add_stretch(
+            self._totals,
+            seconds=self._loop.now() - stretch.start_s,
+            count=stretch.count,
+            num_decodes=len(self._decoding),
+            context_tokens=self._context_tokens,
+            chunks=stretch.chunks,
+        )
         self._count_decodes(stretch)
         for leg, end in stretch.chunks:
             self._computed(leg, end)
@@ -352,7 +364,8 @@ class ModelledWorker:
         """Prefill has ended: when the pull is done is known."""
         leg.prefilled_s = self._loop.now()
         done_s = max(self._loop.now() + leg.pull_tail_s, leg.pull_carried_s)
-        self._loop.at(done_s + self.profile.link_latency_s, self._post, self._arrive, leg)
+        besides_s = self.profile.link_latency_s + self._limits.pull_s
+        self._loop.at(done_s + besides_s, self._post, self._arrive, leg)
 
     def _arrive(self, leg: Leg) -> None:
         del self._pulling[leg.leg_id]

@@ -25,6 +25,7 @@ from wire.messages import (
     SamplingParams,
     SnapshotRequest,
     StartLeg,
+    StepTotals,
     WorkerFrame,
     WorkerReport,
 )
@@ -299,6 +300,7 @@ _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
 
 
 def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
+    totals = report.totals
     return worker_pb2.WorkerReport(
         role=report.role.value,
         num_steps=report.num_steps,
@@ -313,10 +315,20 @@ def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
         num_exports=report.num_exports,
         num_imports=report.num_imports,
         step_s=report.step_s,
+        totals=worker_pb2.StepTotals(
+            num_steps=totals.num_steps,
+            num_prefill_steps=totals.num_prefill_steps,
+            step_s=totals.step_s,
+            num_decode_tokens=totals.num_decode_tokens,
+            num_context_tokens=totals.num_context_tokens,
+            num_prefill_tokens=totals.num_prefill_tokens,
+            num_prefill_pairs=totals.num_prefill_pairs,
+        ),
     )
 
 
 def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
+    totals = message.totals
     return WorkerReport(
         role=Role(message.role),
         num_steps=message.num_steps,
@@ -331,4 +343,13 @@ def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
         num_exports=message.num_exports,
         num_imports=message.num_imports,
         step_s=message.step_s,
+        totals=StepTotals(
+            num_steps=totals.num_steps,
+            num_prefill_steps=totals.num_prefill_steps,
+            step_s=totals.step_s,
+            num_decode_tokens=totals.num_decode_tokens,
+            num_context_tokens=totals.num_context_tokens,
+            num_prefill_tokens=totals.num_prefill_tokens,
+            num_prefill_pairs=totals.num_prefill_pairs,
+        ),
     )

@@ -182,6 +182,24 @@ class BlockSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTotals:
+    """Sums over all steps of a worker process; the difference of two is a sample of step costs.
+
+    num_prefill_steps: those with prompt tokens in them. num_decode_tokens: sequences that each
+    step decoded. num_context_tokens: what these held in KV. num_prefill_pairs: (p + c)^2 - p^2 for
+    each chunk of c prompt tokens behind p that are in KV.
+    """
+
+    num_steps: int = 0
+    num_prefill_steps: int = 0
+    step_s: float = 0.0
+    num_decode_tokens: int = 0
+    num_context_tokens: int = 0
+    num_prefill_tokens: int = 0
+    num_prefill_pairs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """A worker's own account of its load, sent at least every 250 ms; its absence means hung."""
 
@@ -198,6 +216,7 @@ class WorkerReport:
     num_exports: int = 0
     num_imports: int = 0
     step_s: float = 0.0  # the last step's duration
+    totals: StepTotals = StepTotals()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,11 @@ from wire.messages import (
     LegTransferred,
     Role,
     StartLeg,
+    StepTotals,
     WorkerReport,
 )
 from worker import commands
+from worker.step_totals import add_step
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class WorkerCore:
         self._sessions: set[int] = set()
         self._num_steps = 0
         self._last_step_s = 0.0
+        self._totals = StepTotals()
         self._is_draining = False
         self._outbox = Outbox(self.report())
 
@@ -125,6 +128,7 @@ class WorkerCore:
         result = self._engine.execute(plan, self._publisher.on_layers)
         self._num_steps += 1
         self._last_step_s = result.step_s
+        self._totals = add_step(self._totals, plan, result.step_s)
         self._outbox.steps.append(result)
         for output in result.outputs:
             self._sampled(output)
@@ -165,6 +169,7 @@ class WorkerCore:
             num_exports=self._publisher.num_active,
             num_imports=self._intake.num_active,
             step_s=self._last_step_s,
+            totals=self._totals,
         )
 
     # --- commands ----------------------------------------------------------------------------

@@ -197,7 +197,7 @@ class LegTransferred(_message.Message):
     def __init__(self, num_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., transport: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("role", "num_steps", "has_work", "draining", "num_running", "num_waiting", "waiting_tokens", "num_blocks", "num_free_blocks", "context_tokens", "num_exports", "num_imports", "step_s")
+    __slots__ = ("role", "num_steps", "has_work", "draining", "num_running", "num_waiting", "waiting_tokens", "num_blocks", "num_free_blocks", "context_tokens", "num_exports", "num_imports", "step_s", "totals")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     HAS_WORK_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class WorkerReport(_message.Message):
     NUM_EXPORTS_FIELD_NUMBER: _ClassVar[int]
     NUM_IMPORTS_FIELD_NUMBER: _ClassVar[int]
     STEP_S_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
     role: str
     num_steps: int
     has_work: bool
@@ -224,7 +225,26 @@ class WorkerReport(_message.Message):
     num_exports: int
     num_imports: int
     step_s: float
-    def __init__(self, role: _Optional[str] = ..., num_steps: _Optional[int] = ..., has_work: _Optional[bool] = ..., draining: _Optional[bool] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., context_tokens: _Optional[int] = ..., num_exports: _Optional[int] = ..., num_imports: _Optional[int] = ..., step_s: _Optional[float] = ...) -> None: ...
+    totals: StepTotals
+    def __init__(self, role: _Optional[str] = ..., num_steps: _Optional[int] = ..., has_work: _Optional[bool] = ..., draining: _Optional[bool] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., context_tokens: _Optional[int] = ..., num_exports: _Optional[int] = ..., num_imports: _Optional[int] = ..., step_s: _Optional[float] = ..., totals: _Optional[_Union[StepTotals, _Mapping]] = ...) -> None: ...
+
+class StepTotals(_message.Message):
+    __slots__ = ("num_steps", "num_prefill_steps", "step_s", "num_decode_tokens", "num_context_tokens", "num_prefill_tokens", "num_prefill_pairs")
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFILL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_DECODE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFILL_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    num_steps: int
+    num_prefill_steps: int
+    step_s: float
+    num_decode_tokens: int
+    num_context_tokens: int
+    num_prefill_tokens: int
+    num_prefill_pairs: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_prefill_steps: _Optional[int] = ..., step_s: _Optional[float] = ..., num_decode_tokens: _Optional[int] = ..., num_context_tokens: _Optional[int] = ..., num_prefill_tokens: _Optional[int] = ..., num_prefill_pairs: _Optional[int] = ...) -> None: ...
 
 class BlockEvent(_message.Message):
     __slots__ = ("sequence_number", "stored", "removed")

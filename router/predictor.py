@@ -1,0 +1,191 @@
+"""What a worker's next steps will take, learned from its telemetry. Pure: no clock, no I/O.
+
+The model is linear in a step's work, so that sums over many steps teach as well as single steps:
+
+    step = step_s + sequence_s * B + context_token_s * K               B sequences hold K tokens
+         + prefill_step_s + prefill_token_s * c + prefill_pair_s * ((p + c)^2 - p^2)  if it prefills
+
+It is fitted by recursive least squares on relative errors. A sample makes only that be forgotten
+which it exercises: a worker that does not prefill keeps what is known of its prefill.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wire.messages import StepTotals
+
+_FORGETTING = 0.98
+_PRIOR_WEIGHT = 1e-3  # in samples
+_WARM_SAMPLES = 8
+_WARM_PREFILL_SAMPLES = 4
+_NUM_RESIDUALS = 64
+_RESIDUAL_QUANTILE = 0.8
+_MAX_MARGIN = 2.0
+_HUBER = 0.5  # relative error from which a sample counts less
+_SHARE_WINDOW_S = 4.0
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """The model's coefficients, in seconds."""
+
+    step_s: float
+    sequence_s: float
+    context_token_s: float
+    prefill_step_s: float
+    prefill_token_s: float
+    prefill_pair_s: float
+
+    def itl_s(self, num_seqs: int, context_tokens: float) -> float:
+        """A step that decodes num_seqs sequences, which hold context_tokens altogether."""
+        return self.step_s + self.sequence_s * num_seqs + self.context_token_s * context_tokens
+
+    def prefill_s(self, num_tokens: float, num_cached: float = 0.0) -> float:
+        """Computing num_tokens of one prompt behind num_cached, its steps' base left out."""
+        end = num_cached + num_tokens
+        pairs = end * end - num_cached * num_cached
+        return self.prefill_token_s * num_tokens + self.prefill_pair_s * pairs
+
+
+# Orders of magnitude for hardware that nobody described; they scale the fit and weigh little.
+GENERIC_COSTS = StepCosts(1e-2, 1e-4, 1e-7, 1e-3, 1e-4, 1e-9)
+
+
+class StepPredictor:
+    """One worker's step costs. A seed that is a profile makes it warm from the start.
+
+    pool: a predictor that all workers of equal hardware feed; it answers for the phase that this
+    worker has not run. Times that it gets are seconds of the router's clock.
+    """
+
+    def __init__(self, seed: StepCosts | None = None, pool: "StepPredictor | None" = None) -> None:
+        self._is_seeded = seed is not None
+        self._pool = pool
+        self._scale = _vector(seed or GENERIC_COSTS)
+        self._scale[self._scale <= 0] = 1e-9
+        self._factors = np.ones(6)  # coefficients as multiples of the seed
+        self._information = _PRIOR_WEIGHT * np.eye(6)
+        self._residuals: deque[float] = deque(maxlen=_NUM_RESIDUALS)  # actual / predicted
+        self._num_samples = 0
+        self._num_decode_samples = 0
+        self._num_prefill_samples = 0
+        self._totals: StepTotals | None = None
+        self._at_s = 0.0
+        self._share = 0.0
+        self._costs: StepCosts | None = None
+
+    @property
+    def knows_decode(self) -> bool:
+        return self._is_seeded or self._num_decode_samples >= _WARM_SAMPLES
+
+    @property
+    def knows_prefill(self) -> bool:
+        return self._is_seeded or self._num_prefill_samples >= _WARM_PREFILL_SAMPLES
+
+    @property
+    def prefill_share(self) -> float:
+        """The share of the last seconds that prefill took, 0 .. 1."""
+        return min(1.0, self._share)
+
+    @property
+    def error(self) -> float:
+        """Median relative error of the last predictions, each made before its sample was seen."""
+        errors = [abs(ratio - 1) for ratio in self._residuals]
+        return float(np.median(errors)) if errors else math.nan
+
+    @property
+    def margin(self) -> float:
+        """The p80 of actual over predicted, at least 1, to multiply a cautious prediction by."""
+        if not self._residuals:
+            return 1.0
+        ratio = float(np.quantile(self._residuals, _RESIDUAL_QUANTILE))
+        return min(_MAX_MARGIN, max(1.0, ratio))
+
+    def costs(self) -> StepCosts | None:
+        """The coefficients; None while this worker and its pool are cold for either phase."""
+        if self._costs is None:
+            decode = self._expert("knows_decode")
+            prefill = self._expert("knows_prefill")
+            if decode is None or prefill is None:
+                return None
+            fitted = [*decode.coefficients()[:3], *prefill.coefficients()[3:]]
+            self._costs = StepCosts(*(float(value) for value in fitted))
+        return self._costs
+
+    def coefficients(self) -> Floats:
+        return self._scale * self._factors
+
+    def observe(self, totals: StepTotals, now_s: float) -> None:
+        """Takes a report's totals. Those of a new process, which are smaller, start afresh."""
+        last, self._totals = self._totals, totals
+        passed_s, self._at_s = now_s - self._at_s, now_s
+        if last is None or totals.num_steps < last.num_steps:
+            return
+        self._costs = None
+        work = _work(totals) - _work(last)
+        if passed_s > 0:
+            prefill_s = float(work[3:] @ self.coefficients()[3:])
+            kept = math.exp(-passed_s / _SHARE_WINDOW_S)
+            self._share = self._share * kept + prefill_s / _SHARE_WINDOW_S
+        taken_s = totals.step_s - last.step_s
+        if work[0] > 0 and taken_s > 0:
+            self.learn(work, taken_s)
+            if self._pool is not None:
+                self._pool.learn(work, taken_s)
+
+    def learn(self, work: Floats, taken_s: float) -> None:
+        """work: [6], steps, sequences, context tokens, prefill steps, tokens and pairs."""
+        scaled = work * self._scale / taken_s
+        predicted = float(scaled @ self._factors)
+        if self._num_samples >= _WARM_SAMPLES and predicted > 0:
+            self._residuals.append(1 / predicted)
+        self._num_samples += 1
+        self._num_decode_samples += work[1] > 0
+        self._num_prefill_samples += work[4] > 0
+        error = 1 - predicted
+        weight = 1.0 if abs(error) <= _HUBER else _HUBER / abs(error)
+        weighted = scaled * math.sqrt(weight)
+        kept = np.where(work > 0, math.sqrt(_FORGETTING), 1.0)
+        self._information *= np.outer(kept, kept)
+        self._information += np.outer(weighted, weighted) + np.diag(_PRIOR_WEIGHT * (1 - kept))
+        step = np.linalg.solve(self._information, scaled * (weight * error))
+        self._factors = np.maximum(self._factors + step, 0.0)
+        self._costs = None
+
+    def _expert(self, knows: str) -> "StepPredictor | None":
+        for predictor in (self, self._pool):
+            if predictor is not None and getattr(predictor, knows):
+                return predictor
+        return None
+
+
+def _vector(costs: StepCosts) -> Floats:
+    return np.array(
+        [
+            costs.step_s,
+            costs.sequence_s,
+            costs.context_token_s,
+            costs.prefill_step_s,
+            costs.prefill_token_s,
+            costs.prefill_pair_s,
+        ]
+    )
+
+
+def _work(totals: StepTotals) -> Floats:
+    return np.array(
+        [
+            totals.num_steps,
+            totals.num_decode_tokens,
+            totals.num_context_tokens,
+            totals.num_prefill_steps,
+            totals.num_prefill_tokens,
+            totals.num_prefill_pairs,
+        ],
+        dtype=np.float64,
+    )
