@@ -153,8 +153,8 @@ class Link:
         if not self._pulls:
             self._pulse.begin(now_s)
         assert self._source_layout is not None
-        pull.bind(self._source_layout, self._reader.memory.buffer)
         self._pulls[pull.ticket] = pull
+        pull.bind(self._source_layout, self._reader.memory.buffer)
         pull.deadline_s = now_s + self._reader.config.slack_s
         self._pulse.ask(now_s)
         channel.send(pull.attach_frame())

@@ -1,12 +1,17 @@
 """A source and a reader in one process, and the check that they leave nothing behind."""
 
 import importlib.util
+import json
 import os
 import queue
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +29,8 @@ from wire.kv import KVHandle, KVLayout
 
 SECRET = b"a cluster's secret"
 PATIENCE_S = 20.0
+
+QUICK = {"heartbeat_s": 0.1, "dead_after_s": 0.5, "lease_s": 1.0, "stall_s": 1.0, "slack_s": 5.0}
 
 Pool = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
@@ -141,6 +148,63 @@ class Rig:
         assert np.array_equal(want, self.target.view[:, list(target)[skip:]])
 
 
+class Peer:
+    """A child process that answers in JSON lines."""
+
+    def __init__(self, role: str, **settings: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("peer_process.py")), role]
+            + [json.dumps({**QUICK, **settings})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answers: queue.Queue[dict] = queue.Queue()
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+        self.hear("ready")
+
+    def tell(self, **command: object) -> None:
+        self.process.stdin.write(json.dumps({"id": 0, **command}) + "\n")
+        self.process.stdin.flush()
+
+    def hear(self, what: str, timeout_s: float = PATIENCE_S):
+        answer = self._answers.get(timeout=timeout_s)
+        assert what in answer, answer
+        return answer[what]
+
+    def publish(self, ready_tokens: int, export_id: int = 1) -> dict:
+        """A source's whole pool; gives the handle."""
+        self.tell(do="publish", id=export_id, blocks=list(range(256)), ready=ready_tokens)
+        return self.hear("handle")
+
+    def wait_for_bytes(self) -> None:
+        """Until something has arrived in a reader's pool."""
+
+        def seen() -> bool:
+            self.tell(do="seen")
+            return bool(self.hear("seen"))
+
+        wait_until(seen)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def stop(self) -> int:
+        """Ends the process in its own way unless it was killed; gives its exit status."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+        self.process.stdin.close()
+        status = self.process.wait(PATIENCE_S)
+        self._listener.join()
+        self.process.stdout.close()
+        return status
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            self._answers.put(json.loads(line))
+
+
 def wait_until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     """Fails when the condition does not come true."""
     deadline_s = time.monotonic() + patience_s
@@ -195,3 +259,16 @@ def make_rig(nothing_is_left: None) -> Iterator[Callable[..., Rig]]:
     yield make
     for rig in rigs:
         rig.stop()
+
+
+@pytest.fixture
+def start(nothing_is_left: None) -> Iterator[Callable[..., Peer]]:
+    peers: list[Peer] = []
+
+    def begin(role: str, **settings: object) -> Peer:
+        peers.append(Peer(role, **settings))
+        return peers[-1]
+
+    yield begin
+    for peer in peers:
+        assert peer.stop() in (0, -signal.SIGKILL)

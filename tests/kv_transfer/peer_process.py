@@ -1,23 +1,32 @@
 """A source or a reader in a process of its own; commands are JSON lines on stdin and stdout."""
 
 import base64
+import itertools
 import json
+import os
+import signal
+import socket
 import sys
+from collections import deque
 from dataclasses import asdict, replace
 
 import numpy as np
 
+from kv_transfer import sessions
+from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
-from kv_transfer.pull import PullResult
+from kv_transfer.pull import Pull, PullResult
+from kv_transfer.transport import Moved
 from kv_transfer.transports.faulty import Faults, with_faults
 from kv_transfer.transports.registry import TRANSPORTS
 from runtime.clock import SystemClock
 from runtime.log import configure
 from wire.kv import FabricAddress, KVHandle, KVLayout
 
+NUM_MOVES = 3  # of a reader that dies in the middle of a transfer
 LAYOUT = KVLayout(4, 256, 2, 16, 32, "float32")
 SECRET = b"two processes"
 
@@ -40,6 +49,48 @@ def handle_from_json(fields: dict) -> KVHandle:
             "address": FabricAddress(**{**address, "transports": tuple(address["transports"])}),
         }
     )
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(point: str) -> None:
+    """Makes this process kill itself at a named point.
+
+    "before X", "after X": the sending of a frame X. "moved": some bytes have arrived.
+    "half sent": a data frame is cut in the middle.
+    """
+    if point == "moved":
+        moves = itertools.count(1)
+
+        def arrive(pull: Pull, moved: Moved) -> None:
+            if next(moves) == NUM_MOVES:
+                die()
+            was_moved(pull, moved)
+
+        was_moved, Pull.arrive = Pull.arrive, arrive
+    elif point == "half sent":
+        send_views = sessions.send_views
+
+        def send_half(sock: socket.socket, views: deque, stall_s: float) -> None:
+            header, first = views[0], views[1]
+            send_views(sock, deque([header, first[: len(first) // 2]]), stall_s)
+            die()
+
+        sessions.send_views = send_half
+    else:
+        when, name = point.split()
+
+        def send(channel: Channel, *frames: object) -> None:
+            is_hit = any(type(frame).__name__ == name for frame in frames)
+            if is_hit and when == "before":
+                die()
+            send_all(channel, *frames)
+            if is_hit:
+                die()
+
+        send_all, Channel.send = Channel.send, send
 
 
 def run_source(memory: KVMemory, config: TransferConfig) -> None:
@@ -77,6 +128,7 @@ def run_reader(memory: KVMemory, config: TransferConfig, rate_bytes_s: float) ->
     clock = SystemClock()
     transports = with_faults(TRANSPORTS, Faults(rate_bytes_s=rate_bytes_s), clock)
     importer = Importer(LAYOUT, memory, clock, SECRET, config, transports=transports)
+    pool = np.frombuffer(memory.buffer, np.uint8)
 
     def tell(result: PullResult) -> None:
         fields = asdict(result)
@@ -90,6 +142,11 @@ def run_reader(memory: KVMemory, config: TransferConfig, rate_bytes_s: float) ->
             importer.pull(handle, range(handle.num_tokens // 16), 0, tell)
         elif command["do"] == "seen":
             say(seen=bool(memory.buffer[0]))
+        elif command["do"] == "fill":
+            pool[:] = command["byte"]
+            say(filled=True)
+        elif command["do"] == "holds":
+            say(holds=bool((pool == command["byte"]).all()))
     importer.close()
     importer.check_integrity()
 
@@ -103,6 +160,8 @@ def main() -> None:
     configure("peer", level="error")
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     rate_bytes_s = settings.pop("rate_bytes_s", 0.0)
+    if point := settings.pop("die_at", ""):
+        die_at(point)
     config = replace(TransferConfig(), **settings)
     memory = KVMemory.allocate(LAYOUT.pool_bytes)
     if role == "source":
