@@ -13,6 +13,7 @@ from engine.draw import NO_TOKEN
 from engine.forward import ForwardModel
 from engine.intake import check_request
 from engine.integrity import check_references
+from engine.logprobs import logprob_step
 from engine.options import EngineConfig
 from engine.prefix import match_prefix, store_blocks
 from engine.progress import finish_of, sample_row, times_of
@@ -20,7 +21,7 @@ from engine.results import EngineLoad, SeqOutput, StepResult
 from engine.sampler import sample
 from engine.sequence import EngineRequest, Reservation, SeqState, Sequence
 from runtime.clock import Clock
-from wire.messages import BlockEvent, BlockSnapshot
+from wire.messages import BlockEvent, BlockSnapshot, TokenLogprobs
 
 
 class Engine:
@@ -129,19 +130,21 @@ class Engine:
             return StepResult((), 0.0, 0, 0)
         sampled = [seq for seq, chunk in work if chunk.end == seq.num_tokens]
         logits = self._forward(work, on_layers)
+        likely = logprob_step(logits, [seq.request.sampling.top_logprobs for seq in sampled])
         tokens = sample(logits, [sample_row(seq, self._config) for seq in sampled])
+        logprobs = [None] * len(tokens) if likely is None else likely.of(tokens)
         for seq, chunk in work:
             seq.num_computed = chunk.end
             store_blocks(self._pool, seq)
         now = self._clock.now()
         outputs, failed = [], []
-        for seq, token in zip(sampled, tokens, strict=True):
+        for seq, token, logprob in zip(sampled, tokens, logprobs, strict=True):
             if token == NO_TOKEN:
                 failed.append(seq.seq_id)
                 self._pool.uncache(seq.block_ids)
                 self.cancel(seq.seq_id)
             else:
-                outputs.append(self._emit(seq, token, now))
+                outputs.append(self._emit(seq, token, logprob, now))
         num_prefill = sum(c.end - c.start for _, c in work if c.is_prefill)
         num_decode = sum(not c.is_prefill for _, c in work)
         return StepResult(tuple(outputs), now - started_s, num_prefill, num_decode, tuple(failed))
@@ -212,7 +215,9 @@ class Engine:
         )
         return self._model.forward(batch, self._kv, on_layers)
 
-    def _emit(self, seq: Sequence, token: int, now_s: float) -> SeqOutput:
+    def _emit(
+        self, seq: Sequence, token: int, logprobs: TokenLogprobs | None, now_s: float
+    ) -> SeqOutput:
         index = seq.num_outputs
         seq.append(token)
         is_first = seq.first_token_s < 0
@@ -222,7 +227,7 @@ class Engine:
         if finish is not None:
             self._end(seq)
         times = times_of(seq) if is_first or finish is not None else None
-        return SeqOutput(seq.seq_id, index, token, finish, times)
+        return SeqOutput(seq.seq_id, index, token, finish, times, logprobs)
 
     def _end(self, seq: Sequence) -> None:
         if seq.request.prefill_only:

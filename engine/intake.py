@@ -16,6 +16,7 @@ def check_request(request: EngineRequest, config: EngineConfig, vocab_size: int)
             ErrorCode.INVALID_REQUEST,
             f"token id {worst} is outside the vocabulary of {vocab_size} tokens",
         )
+    _check_bias(request, vocab_size)
     max_tokens = request.sampling.max_tokens
     if len(request.output_tokens) >= max_tokens:
         raise BatonError(
@@ -23,6 +24,15 @@ def check_request(request: EngineRequest, config: EngineConfig, vocab_size: int)
             f"{len(request.output_tokens)} output tokens are known of at most {max_tokens}",
         )
     _check_length(request, config)
+
+
+def _check_bias(request: EngineRequest, vocab_size: int) -> None:
+    for token, _ in request.sampling.logit_bias:
+        if not 0 <= token < vocab_size:
+            raise BatonError(
+                ErrorCode.INVALID_REQUEST,
+                f"logit_bias has the token id {token}; the vocabulary has {vocab_size} tokens",
+            )
 
 
 def _check_length(request: EngineRequest, config: EngineConfig) -> None:

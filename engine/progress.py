@@ -17,7 +17,7 @@ def sample_row(seq: Sequence, config: EngineConfig) -> SampleRow:
         known = np.array(seq.tokens, dtype=np.int64)
         seq.history = TokenHistory(known[: seq.num_prompt], known[seq.num_prompt :])
     banned = _ending_ids(seq, config) if seq.num_outputs < params.min_tokens else ()
-    return SampleRow(params, seq.num_tokens, banned, seq.history)
+    return SampleRow(params, seq.num_tokens, banned, seq.history, seq.matcher)
 
 
 def finish_of(seq: Sequence, token: int, config: EngineConfig) -> FinishReason | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wire.messages import FinishReason
+from wire.messages import FinishReason, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class SeqOutput:
     token: int
     finish: FinishReason | None = None
     times: SeqTimes | None = None
+    logprobs: TokenLogprobs | None = None  # where the request asks for them
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.counter_random import uniform
 from engine.draw import NO_TOKEN, draw
+from engine.grammar import Matcher
 from engine.token_history import TokenHistory
 from wire.messages import SamplingParams
 
@@ -21,12 +22,14 @@ class SampleRow:
 
     position: the token's index in prompt and output together; with the seed it is the whole key
     of the draw. banned: ids that must not be chosen. history: needed for penalties only.
+    matcher: where the answer has to match a grammar.
     """
 
     params: SamplingParams
     position: int
     banned: tuple[int, ...] = ()
     history: TokenHistory | None = None
+    matcher: Matcher | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -34,7 +37,14 @@ class SampleRow:
 
     @property
     def is_plain_greedy(self) -> bool:
-        return self.is_greedy and not self.banned and self.history is None
+        params = self.params
+        return (
+            self.is_greedy
+            and not self.banned
+            and self.history is None
+            and not params.logit_bias
+            and self.matcher is None
+        )
 
 
 def has_penalties(params: SamplingParams) -> bool:
@@ -49,12 +59,14 @@ def has_penalties(params: SamplingParams) -> bool:
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[int]:
     """The token of each row of logits [N, vocab] float32, which this changes in place.
 
-    The order is: bans, penalties, temperature, min-p, top-k, top-p, draw. A row without a finite
-    largest logit has no token: NO_TOKEN.
+    The order is: bans, grammar, bias, penalties, temperature, min-p, top-k, top-p, draw. A row
+    without a finite largest logit has no token: NO_TOKEN.
     """
     if all(row.is_plain_greedy for row in rows):
         return greedy(logits)
     _ban(logits, rows)
+    _mask(logits, rows)
+    _add_bias(logits, rows)
     _penalise(logits, rows)
     if all(row.is_greedy for row in rows):
         return greedy(logits)
@@ -94,6 +106,22 @@ def _ban(logits: Tensor, rows: Sequence[SampleRow]) -> None:
     if pairs:
         where, tokens = torch.tensor(pairs, device=logits.device).unbind(1)
         logits[where, tokens] = float("-inf")
+
+
+def _mask(logits: Tensor, rows: Sequence[SampleRow]) -> None:
+    for i, row in enumerate(rows):
+        if row.matcher is not None:
+            allowed = torch.from_numpy(row.matcher.allowed()).to(logits.device)
+            logits[i].masked_fill_(~allowed[: logits.shape[-1]], float("-inf"))
+
+
+def _add_bias(logits: Tensor, rows: Sequence[SampleRow]) -> None:
+    biased = [(i, *pair) for i, row in enumerate(rows) for pair in row.params.logit_bias]
+    if biased:
+        where, tokens, values = zip(*biased, strict=True)
+        device = logits.device
+        place = torch.tensor(where, device=device), torch.tensor(tokens, device=device)
+        logits[place] += torch.tensor(values, device=device)
 
 
 def _penalise(logits: Tensor, rows: Sequence[SampleRow]) -> None:

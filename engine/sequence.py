@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from engine.block_pool import CachedBlock
+from engine.grammar import Matcher
 from engine.token_history import TokenHistory
 from wire.block_hash import next_hash, root_hash
 from wire.messages import SamplingParams
@@ -81,6 +82,7 @@ class Sequence:
     scheduled_s: float = 0.0
     first_token_s: float = -1.0
     history: TokenHistory | None = None  # kept for penalties only
+    matcher: Matcher | None = None  # where the answer follows a grammar; it has seen all outputs
 
     def __post_init__(self) -> None:
         request = self.request
@@ -132,6 +134,8 @@ class Sequence:
         self.tokens.append(token)
         if self.history is not None:
             self.history.append(token)
+        if self.matcher is not None:
+            self.matcher.consume(token)
 
     def block_tokens(self, index: int) -> bytes:
         """The tokens of a full block, as the pool compares them."""

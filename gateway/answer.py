@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from gateway.detokenizer import Detokenizer, DetokenizerFactory
 from gateway.meter import RequestMeter
 from gateway.prepare import Prepared
-from gateway.replies import Usage, usage_of
 from gateway.stop_strings import StopMatcher
+from gateway.token_details import TokenDetails
 from router.output import OutputDelta, RequestTrace
 from wire.messages import FinishReason
+
+# An answer's index, its new text, its finish reason or None, and its new tokens where wanted.
+Piece = tuple[int, str, str | None, TokenDetails | None]
 
 
 class Answer:
@@ -77,7 +80,7 @@ class Answer:
 
 
 class AnswerSet:
-    """The answers to one request, one per prompt, and what they amount to."""
+    """The answers to one request, one per choice, and what they amount to."""
 
     def __init__(
         self, prepared: Prepared, detokenizers: DetokenizerFactory, meter: RequestMeter
@@ -91,6 +94,8 @@ class AnswerSet:
             for _ in prepared.requests
         ]
         self._num_open = len(self._answers)
+        self._num_choices = prepared.num_choices
+        self._wants_tokens = prepared.wants_tokens
         self.trace: RequestTrace | None = None  # of the answer that ended last
 
     @property
@@ -102,16 +107,24 @@ class AnswerSet:
         return self._num_open == 0
 
     @property
-    def usage(self) -> Usage:
-        return usage_of(
-            self._num_prompt_tokens,
-            sum(answer.num_output_tokens for answer in self._answers),
-            sum(answer.num_cached_tokens for answer in self._answers),
-        )
+    def num_prompt_tokens(self) -> int:
+        return self._num_prompt_tokens
 
-    def feed(self, arrived: Sequence[tuple[int, OutputDelta]]) -> list[tuple[int, str, str | None]]:
-        """What arrived as new text: (index, text, finish reason or None) per answer."""
+    @property
+    def num_output_tokens(self) -> int:
+        return sum(answer.num_output_tokens for answer in self._answers)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Of each prompt what all of its choices found: a choice may find another one's blocks."""
+        found = [answer.num_cached_tokens for answer in self._answers]
+        step = self._num_choices
+        return sum(min(found[start : start + step]) for start in range(0, len(found), step))
+
+    def feed(self, arrived: Sequence[tuple[int, OutputDelta]]) -> list[Piece]:
+        """What arrived, as one piece per answer."""
         texts: dict[int, str] = {}
+        details: dict[int, TokenDetails] = {}
         num_tokens = 0
         for index, delta in arrived:
             answer = self._answers[index]
@@ -119,11 +132,17 @@ class AnswerSet:
                 continue
             num_before = answer.num_output_tokens
             text = answer.feed(delta)
-            num_tokens += answer.num_output_tokens - num_before
+            num_new = answer.num_output_tokens - num_before
+            num_tokens += num_new
+            if self._wants_tokens:
+                details.setdefault(index, TokenDetails()).add(delta, num_new)
             texts[index] = texts[index] + text if index in texts else text
             if answer.is_finished:
                 self._num_open -= 1
                 self.trace = delta.trace or self.trace
                 self._meter.cached(answer.num_cached_tokens)
         self._meter.tokens(num_tokens)
-        return [(index, text, self._answers[index].finish_reason) for index, text in texts.items()]
+        return [
+            (index, text, self._answers[index].finish_reason, details.get(index))
+            for index, text in texts.items()
+        ]

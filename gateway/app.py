@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.chat_replies import ChatReplies
 from gateway.endpoint import GenerateEndpoint, Services
 from gateway.errors import ApiError
 from gateway.prepare import Preparer
-from gateway.replies import ChatReplies, TextReplies
+from gateway.text_replies import TextReplies
 from runtime.metrics import CONTENT_TYPE, Metrics
 
 DISTRIBUTION = "baton-serve"

@@ -49,6 +49,12 @@ class DetokenizerFactory:
             known = self._bytes[token] = self._compute(token)
         return known
 
+    def token_text(self, token: int) -> str:
+        """A token on its own; a special one as it is written, U+FFFD for a part of a character."""
+        if token in self._special:
+            return self._tokenizer.id_to_token(token) or ""
+        return self.token_bytes(token).decode(errors="replace")
+
     def _compute(self, token: int) -> bytes:
         text = self._tokenizer.id_to_token(token)
         if text is None or token in self._special:

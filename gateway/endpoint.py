@@ -23,7 +23,7 @@ from wire.errors import BatonError, ErrorCode
 _log = get_logger("gateway")
 
 PrepareFunction = Callable[[bytes, str, int], Awaitable[Prepared]]
-RepliesFactory = Callable[[str, int, str, bool], Replies]
+RepliesFactory = Callable[[str, int, ModelFiles, Prepared], Replies]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,7 @@ class GenerateEndpoint:
         )
         prepared = await self._prepare(raw, request_id, services.max_model_len)
         meter.accept(prepared.num_prompt_tokens)
-        replies = self._replies(
-            request_id, int(wall_time_s()), services.model.name, prepared.include_usage
-        )
+        replies = self._replies(request_id, int(wall_time_s()), services.model, prepared)
         answers = AnswerSet(prepared, services.model.detokenizers, meter)
         write = stream_answers if prepared.stream else whole_answers
         async with Generation(services.source, prepared.requests, receive) as generation:

@@ -68,6 +68,7 @@ class CommonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     cache_salt: str | None = None
     metadata: dict[str, str] | None = None
     logit_bias: dict[str, float] | None = None
+    return_token_ids: bool | None = None
 
 
 class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -128,14 +129,29 @@ def _refuse_unsupported(body: CommonBody) -> None:
             raise invalid(f"{field} is not supported", field, "unsupported_field")
     if getattr(body, "tool_choice", None) not in (None, "none", "auto"):
         raise invalid("tool_choice is not supported", "tool_choice", "unsupported_field")
-    for field in ("n", "best_of"):
-        if getattr(body, field, None) not in (None, 1):
-            message = f"{field} must be 1: several answers to one prompt are not supported"
-            raise invalid(message, field)
+    best_of = getattr(body, "best_of", None)
+    if best_of not in (None, body.n or 1):
+        raise invalid("best_of must be n: choosing among more answers is not supported", "best_of")
+    if getattr(body, "echo", None) and body_logprobs(body) is not None:
+        message = "echo with logprobs is not supported: prompts have no log-probabilities here"
+        raise invalid(message, "echo", "unsupported_field")
     response_format = getattr(body, "response_format", None)
     if response_format is not None and response_format.type != "text":
         message = f"response_format of type {response_format.type!r} is not supported, only 'text'"
         raise invalid(message, "response_format", "unsupported_field")
 
 
-_UNSUPPORTED = ("logprobs", "top_logprobs", "logit_bias", "tools", "echo", "suffix")
+def body_logprobs(body: CommonBody) -> int | None:
+    """How many of the likeliest tokens go with each token's log-probability; None: none at all.
+
+    Raises ApiError 400 for a chat's top_logprobs without logprobs.
+    """
+    asked = getattr(body, "logprobs", None)
+    if not isinstance(body, ChatBody):
+        return asked
+    if not asked and body.top_logprobs is not None:
+        raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+    return (body.top_logprobs or 0) if asked else None
+
+
+_UNSUPPORTED = ("tools", "suffix")

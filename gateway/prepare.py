@@ -1,15 +1,14 @@
 """From a checked body to what the router takes: prompts as tokens, sampling, stops."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from gateway.chat_template import Message as TemplateMessage
 from gateway.errors import ApiError, invalid
+from gateway.messages import template_messages
 from gateway.model_directory import ModelFiles
-from gateway.openai import ChatBody, CommonBody, CompletionBody, Message, decode_body
+from gateway.openai import ChatBody, CommonBody, CompletionBody, decode_body
 from gateway.sampling import (
     answer_limit,
     check_ranges,
@@ -21,12 +20,15 @@ from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from wire.messages import GenerateRequest
 
 MAX_PROMPTS = 128
-ROLES = ("system", "user", "assistant", "tool", "developer")
+MAX_CHOICES = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A valid request; requests: one per prompt, in the order of the answer's choices."""
+    """A valid request; requests: one per choice of the answer, the choices of a prompt together.
+
+    echoes: what each choice's text begins with, where a completion repeats its prompt.
+    """
 
     requests: tuple[GenerateRequest, ...]
     stops: tuple[str, ...]
@@ -34,10 +36,20 @@ class Prepared:
     min_tokens: int
     stream: bool
     include_usage: bool
+    num_choices: int = 1  # of each prompt
+    logprobs: bool = False
+    return_token_ids: bool = False
+    echoes: tuple[str, ...] = ()
 
     @property
     def num_prompt_tokens(self) -> int:
-        return sum(len(request.prompt_tokens) for request in self.requests)
+        """A prompt counts once, however many choices it has."""
+        return sum(len(request.prompt_tokens) for request in self.requests[:: self.num_choices])
+
+    @property
+    def wants_tokens(self) -> bool:
+        """The answer shows more of its tokens than their text."""
+        return self.logprobs or self.return_token_ids
 
 
 class Preparer:
@@ -56,7 +68,7 @@ class Preparer:
         if template is None:
             message = "the model has no chat template; use /v1/completions"
             raise invalid(message, "messages", "no_chat_template")
-        text = template.render(_template_messages(body.messages))
+        text = template.render(template_messages(body.messages))
         prompts = await self._encoder.encode(
             [text], add_special_tokens=False, salt=body.cache_salt or ""
         )
@@ -90,32 +102,67 @@ class Preparer:
         max_model_len: int,
     ) -> Prepared:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
-        requests = []
-        for index, prompt in enumerate(prompts):
+        num_choices = body.n or 1
+        if len(prompts) * num_choices > MAX_CHOICES:
+            message = f"n times the number of prompts is {len(prompts) * num_choices}"
+            raise invalid(f"{message}, at most {MAX_CHOICES} choices go", "n")
+        requests: list[GenerateRequest] = []
+        for prompt in prompts:
             if not prompt.tokens:
                 raise invalid("the prompt has no tokens", field)
             max_tokens = answer_limit(len(prompt.tokens), asked, max_model_len, field)
-            requests.append(
-                GenerateRequest(
-                    request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",
-                    prompt_tokens=prompt.tokens,
-                    sampling=sampling_params(body, self._model.defaults, max_tokens),
-                    block_hashes=prompt.hashes,
-                    priority=body.priority or 0,
-                    cache_salt=body.cache_salt or "",
-                )
+            request = GenerateRequest(
+                request_id=request_id,
+                prompt_tokens=prompt.tokens,
+                sampling=sampling_params(body, self._model.defaults, max_tokens),
+                block_hashes=prompt.hashes,
+                priority=body.priority or 0,
+                cache_salt=body.cache_salt or "",
             )
+            requests += _choices(request, num_choices)
         return Prepared(
-            requests=tuple(requests),
+            requests=_numbered(requests),
             stops=stop_strings(body),
             stop_token_ids=frozenset(body.stop_token_ids or ()) | self._eos(body),
             min_tokens=body.min_tokens or 0,
             stream=bool(body.stream),
             include_usage=body.stream_options is not None and body.stream_options.include_usage,
+            num_choices=num_choices,
+            logprobs=requests[0].sampling.top_logprobs is not None,
+            return_token_ids=bool(body.return_token_ids),
+            echoes=self._echoes(body, requests),
         )
+
+    def _echoes(self, body: CommonBody, requests: Sequence[GenerateRequest]) -> tuple[str, ...]:
+        if not isinstance(body, CompletionBody) or not body.echo:
+            return ()
+        if len(requests) == 1 and isinstance(body.prompt, str):
+            return (body.prompt,)
+        decode = self._model.tokenizer.decode
+        return tuple(decode(list(request.prompt_tokens)) for request in requests)
 
     def _eos(self, body: CommonBody) -> frozenset[int]:
         return frozenset() if body.ignore_eos else self._model.eos_token_ids
+
+
+def _choices(request: GenerateRequest, num_choices: int) -> list[GenerateRequest]:
+    """The request once a choice; each draws with a seed of its own."""
+    if num_choices == 1:
+        return [request]
+    sampling = request.sampling
+    return [
+        replace(request, sampling=replace(sampling, seed=(sampling.seed + index) % 2**64))
+        for index in range(num_choices)
+    ]
+
+
+def _numbered(requests: Sequence[GenerateRequest]) -> tuple[GenerateRequest, ...]:
+    if len(requests) == 1:
+        return tuple(requests)
+    return tuple(
+        replace(request, request_id=f"{request.request_id}-{index}")
+        for index, request in enumerate(requests)
+    )
 
 
 def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
@@ -136,41 +183,3 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
             return prompts
     message = "prompt must be all strings, all token ids, or all lists of token ids"
     raise invalid(message, "prompt", "invalid_type")
-
-
-def _template_messages(messages: Sequence[Message]) -> list[TemplateMessage]:
-    if not messages:
-        raise invalid("messages must have at least one message", "messages")
-    return [_template_message(index, message) for index, message in enumerate(messages)]
-
-
-def _template_message(index: int, message: Message) -> TemplateMessage:
-    if message.role not in ROLES:
-        reason = f"must be one of {', '.join(ROLES)}, is {message.role!r}"
-        raise invalid(f"messages[{index}].role {reason}", f"messages[{index}].role")
-    fields: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": _content_text(index, message),
-    }
-    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
-        value = getattr(message, name)
-        if value is not None:
-            fields[name] = value
-    return fields
-
-
-def _content_text(index: int, message: Message) -> str:
-    """Text parts are joined by line ends, as models' templates see one string."""
-    content = message.content
-    if isinstance(content, str):
-        return content
-    where = f"messages[{index}].content"
-    if content is None:
-        if message.role == "assistant" and message.tool_calls:
-            return ""
-        raise invalid(f"{where} must be a string or a list of text parts, is null", where)
-    for part in content:
-        if part.type != "text" or part.text is None:
-            reason = f"a part of type {part.type!r} is not supported, only 'text' with a text"
-            raise invalid(f"{where}: {reason}", where)
-    return "\n".join(part.text or "" for part in content)

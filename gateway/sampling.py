@@ -1,16 +1,19 @@
 """A request's sampling fields: checked against their ranges, filled up with defaults."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import invalid
 from gateway.model_directory import SamplingDefaults
-from gateway.openai import CommonBody
+from gateway.openai import CommonBody, body_logprobs
 from wire.messages import SamplingParams
 
 MAX_STOP_STRINGS = 16
 MAX_SALT_CHARACTERS = 256
+MAX_TOP_LOGPROBS = 20
+MAX_BIASED_TOKENS = 1024
+MAX_BIAS = 100
 _INT32 = 2**31 - 1
 
 
@@ -48,6 +51,9 @@ _RANGES = (
     _Range("max_completion_tokens", 1, _INT32),
     _Range("min_tokens", 0, _INT32),
     _Range("seed", -(2**63), 2**63 - 1),
+    _Range("n", 1, 128),
+    _Range("logprobs", 0, MAX_TOP_LOGPROBS),
+    _Range("top_logprobs", 0, MAX_TOP_LOGPROBS),
     _Range("priority", -(2**31), _INT32),
 )
 
@@ -57,6 +63,7 @@ def check_ranges(body: CommonBody, vocab_size: int) -> None:
     for limits in _RANGES:
         limits.check(getattr(body, limits.field, None))
     check_token_ids(body.stop_token_ids or (), vocab_size, "stop_token_ids")
+    _check_bias(body.logit_bias or {}, vocab_size)
     stops = stop_strings(body)
     if len(stops) > MAX_STOP_STRINGS:
         raise invalid(f"stop has {len(stops)} strings, at most {MAX_STOP_STRINGS} go", "stop")
@@ -66,6 +73,19 @@ def check_ranges(body: CommonBody, vocab_size: int) -> None:
         raise invalid(f"cache_salt is over {MAX_SALT_CHARACTERS} characters", "cache_salt")
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options needs stream to be true", "stream_options")
+
+
+def _check_bias(logit_bias: Mapping[str, float], vocab_size: int) -> None:
+    if len(logit_bias) > MAX_BIASED_TOKENS:
+        message = f"logit_bias has {len(logit_bias)} tokens, at most {MAX_BIASED_TOKENS} go"
+        raise invalid(message, "logit_bias")
+    for key, bias in logit_bias.items():
+        if not (key.isascii() and key.isdigit() and int(key[:12]) < vocab_size):
+            message = f"logit_bias has the key {key!r}; it takes token ids, 0 to {vocab_size - 1}"
+            raise invalid(message, "logit_bias")
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            message = f"logit_bias of token {key} must be from -{MAX_BIAS} to {MAX_BIAS}, is {bias}"
+            raise invalid(message, "logit_bias")
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str) -> None:
@@ -118,6 +138,10 @@ def sampling_params(
         min_tokens=min_tokens,
         ignore_eos=bool(body.ignore_eos),
         stop_token_ids=tuple(body.stop_token_ids or ()),
+        logit_bias=tuple(
+            (int(token), bias) for token, bias in (body.logit_bias or {}).items() if bias
+        ),
+        top_logprobs=body_logprobs(body),
     )
 
 

@@ -3,7 +3,8 @@
 from gateway.answer import AnswerSet
 from gateway.generation import Generation
 from gateway.http_reply import Headers, HttpReply
-from gateway.replies import DONE, Replies
+from gateway.replies import DONE, CachedTokens, Replies, Usage
+from gateway.token_details import TokenDetails
 from router.output import RequestTrace
 
 
@@ -14,15 +15,16 @@ async def stream_answers(
     opened: set[int] = set()
     while not answers.are_finished:
         events: list[bytes] = []
-        for index, text, finish_reason in answers.feed(await generation.take()):
+        for piece in answers.feed(await generation.take()):
+            index = piece[0]
             if index not in opened:
                 opened.add(index)
                 events.append(replies.opening(index))
-            events.append(replies.piece(index, text, finish_reason))
-            if finish_reason is not None:
+            events.append(replies.piece(piece))
+            if piece[2] is not None:
                 generation.end(index)
         if answers.are_finished:
-            events.append(replies.ending(answers.usage) + DONE)
+            events.append(replies.ending(_usage(answers)) + DONE)
         joined = b"".join(events)
         if joined:
             await reply.events(joined, last=answers.are_finished)
@@ -33,15 +35,30 @@ async def whole_answers(
 ) -> None:
     texts: list[list[str]] = [[] for _ in range(answers.num_answers)]
     reasons: dict[int, str] = {}
+    details: dict[int, TokenDetails] = {}
     while not answers.are_finished:
-        for index, text, finish_reason in answers.feed(await generation.take()):
+        for index, text, finish_reason, new in answers.feed(await generation.take()):
             texts[index].append(text)
+            if new is not None:
+                details.setdefault(index, TokenDetails()).join(new)
             if finish_reason is not None:
                 reasons[index] = finish_reason
                 generation.end(index)
-    choices = [("".join(pieces), reasons[index]) for index, pieces in enumerate(texts)]
-    body = replies.whole(choices, answers.usage)
+    choices = [
+        ("".join(pieces), reasons[index], details.get(index)) for index, pieces in enumerate(texts)
+    ]
+    body = replies.whole(choices, _usage(answers))
     await reply.whole(200, body, _worker_headers(answers.trace))
+
+
+def _usage(answers: AnswerSet) -> Usage:
+    num_prompt, num_output = answers.num_prompt_tokens, answers.num_output_tokens
+    return Usage(
+        prompt_tokens=num_prompt,
+        completion_tokens=num_output,
+        total_tokens=num_prompt + num_output,
+        prompt_tokens_details=CachedTokens(answers.num_cached_tokens),
+    )
 
 
 def _worker_headers(trace: RequestTrace | None) -> Headers:

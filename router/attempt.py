@@ -93,6 +93,7 @@ class Attempt:
         self._is_prefilled = False
         self._is_pulled = False
         self._is_decode_started = False
+        self._early_end: FinishReason | None = None  # decode's, before prefill gave its token
         self._decode_spoke = False  # tokens or a transfer's outcome came from it
 
     @property
@@ -117,9 +118,7 @@ class Attempt:
         if self.finish is not None or self.failure is not None:
             return ()
         if isinstance(event, LegTokens):
-            if event.leg_id == self._decode_leg:
-                self._decode_spoke = True
-            return self._stitcher.push(event.index, event.tokens)
+            return self._stitch(event)
         if isinstance(event, RescueDue):
             if not self._decode_spoke and self._prefill is not None:
                 self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
@@ -133,6 +132,16 @@ class Attempt:
         else:
             self._handle_decode(event)
         return ()
+
+    def _stitch(self, event: LegTokens) -> tuple[int, ...]:
+        if event.leg_id == self._decode_leg:
+            self._decode_spoke = True
+        if event.logprobs:
+            self._stitcher.note_logprobs(event.index, event.logprobs)
+        tokens = self._stitcher.push(event.index, event.tokens)
+        if self._early_end is not None and not self._stitcher.has_gap:
+            self.finish = self._early_end
+        return tokens
 
     def close(self) -> None:
         """Ends what is open on both workers; safe to repeat."""
@@ -168,11 +177,16 @@ class Attempt:
     def _lose_prefill(self, event: LegFailed) -> None:
         """A decode worker that has the handle recomputes by itself; it gets a while to do so."""
         assert self._prefill is not None
-        if not self._is_decode_started:
+        if not self._is_decode_started or self._lacks_first_logprobs:
             self._fail(event.code, event.message, self._prefill)
         elif not self._decode_spoke:
             loop = asyncio.get_running_loop()
             self._rescue = loop.call_later(self._rescue_s, self.mailbox.put, RescueDue())
+
+    @property
+    def _lacks_first_logprobs(self) -> bool:
+        """The token that only the prefill worker gives with its log-probability did not come."""
+        return self._request.sampling.top_logprobs is not None and not self._is_prefilled
 
     def _settle_export(self) -> None:
         if self._is_prefilled and self._is_pulled and self._prefill is not None:
@@ -199,6 +213,8 @@ class Attempt:
     def _end_decode(self, reason: FinishReason) -> None:
         if reason is FinishReason.CANCELLED:
             self._fail(ErrorCode.DRAINING, "the worker cancelled the leg", self._decode)
+        elif reason in _ANSWER_ENDS and self._stitcher.has_gap and self._lacks_first_logprobs:
+            self._early_end = reason
         elif reason not in _ANSWER_ENDS or self._stitcher.has_gap:
             message = f"the leg ended with {reason} behind {self._stitcher.num_sent} tokens"
             self._fail(ErrorCode.INTERNAL, message, self._decode)

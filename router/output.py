@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wire.messages import FinishReason
+from wire.messages import FinishReason, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,13 @@ class RequestTrace:
 
 @dataclass(frozen=True, slots=True)
 class OutputDelta:
-    """The next tokens of the answer; the last one alone has a finish_reason and the trace."""
+    """The next tokens of the answer; the last one alone has a finish_reason and the trace.
+
+    logprobs: one a token where the request asks for them, else empty.
+    """
 
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     num_cached_tokens: int = 0
     trace: RequestTrace | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()

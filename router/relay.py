@@ -71,7 +71,11 @@ class Relay:
                         yield self._last(tokens, attempt.finish, attempt)
                         return
                     if tokens:
-                        yield OutputDelta(tokens, num_cached_tokens=self._num_cached_tokens)
+                        yield OutputDelta(
+                            tokens,
+                            num_cached_tokens=self._num_cached_tokens,
+                            logprobs=self._stitcher.take_logprobs(len(tokens)),
+                        )
             finally:
                 attempt.close()
             if self._stitcher.num_sent >= self._request.sampling.max_tokens:
@@ -152,4 +156,5 @@ class Relay:
             transfer_failure=times.transfer_failure,
             explanation=placement.explanation,
         )
-        return OutputDelta(tokens, reason, self._num_cached_tokens, trace)
+        logprobs = self._stitcher.take_logprobs(len(tokens))
+        return OutputDelta(tokens, reason, self._num_cached_tokens, trace, logprobs)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from wire.messages import TokenLogprobs
+
 
 class Stitcher:
     """Holds the next index of the answer, drops duplicates, keeps early tokens for later."""
@@ -9,6 +11,7 @@ class Stitcher:
     def __init__(self) -> None:
         self._sent: list[int] = []
         self._early: dict[int, int] = {}
+        self._logprobs: dict[int, TokenLogprobs] = {}  # by index, until they are taken
 
     @property
     def sent(self) -> tuple[int, ...]:
@@ -36,6 +39,19 @@ class Stitcher:
         if self._early and len(self._sent) > start:
             self._forget_below(len(self._sent))
         return tuple(self._sent[start:])
+
+    def note_logprobs(self, index: int, logprobs: Sequence[TokenLogprobs]) -> None:
+        """Keeps what came with tokens index and on; what came first for an index counts."""
+        for at, one in enumerate(logprobs, index):
+            self._logprobs.setdefault(at, one)
+
+    def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
+        """Those of the last `num_tokens` tokens given; empty where none came."""
+        if not self._logprobs:
+            return ()
+        start = len(self._sent) - num_tokens
+        taken = [self._logprobs.pop(at, None) for at in range(start, len(self._sent))]
+        return tuple(one for one in taken if one is not None)
 
     def forget_early(self) -> None:
         """Drops what waits behind a gap; a new leg gives it again."""

@@ -22,13 +22,13 @@ from wire.messages import (
     LegTokens,
     LegTransferred,
     Role,
-    SamplingParams,
     SnapshotRequest,
     StartLeg,
     StepTotals,
     WorkerFrame,
     WorkerReport,
 )
+from wire.sampling_codec import decode_sampling, decode_tokens, encode_sampling, encode_tokens
 
 
 def _pack_u32(values: Sequence[int]) -> bytes:
@@ -91,7 +91,7 @@ def _encode_start(leg: StartLeg) -> worker_pb2.StartLeg:
         request_id=request.request_id,
         prompt_tokens=_pack_u32(request.prompt_tokens),
         output_tokens=_pack_u32(leg.output_tokens),
-        sampling=_encode_sampling(request.sampling),
+        sampling=encode_sampling(request.sampling),
         block_hashes=_pack_u64(request.block_hashes),
         prefill_only=leg.prefill_only,
         handle=None if leg.handle is None else _encode_handle(leg.handle),
@@ -104,7 +104,7 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
     request = GenerateRequest(
         request_id=message.request_id,
         prompt_tokens=_unpack_u32(message.prompt_tokens),
-        sampling=_decode_sampling(message.sampling),
+        sampling=decode_sampling(message.sampling),
         block_hashes=_unpack_u64(message.block_hashes),
         priority=message.priority,
         cache_salt=message.cache_salt,
@@ -115,40 +115,6 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
         output_tokens=_unpack_u32(message.output_tokens),
         prefill_only=message.prefill_only,
         handle=_decode_handle(message.handle) if message.HasField("handle") else None,
-    )
-
-
-def _encode_sampling(params: SamplingParams) -> worker_pb2.Sampling:
-    return worker_pb2.Sampling(
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        min_p=params.min_p,
-        repetition_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        seed=params.seed,
-        max_tokens=params.max_tokens,
-        min_tokens=params.min_tokens,
-        ignore_eos=params.ignore_eos,
-        stop_token_ids=params.stop_token_ids,
-    )
-
-
-def _decode_sampling(message: worker_pb2.Sampling) -> SamplingParams:
-    return SamplingParams(
-        temperature=message.temperature,
-        top_p=message.top_p,
-        top_k=message.top_k,
-        min_p=message.min_p,
-        repetition_penalty=message.repetition_penalty,
-        presence_penalty=message.presence_penalty,
-        frequency_penalty=message.frequency_penalty,
-        seed=message.seed,
-        max_tokens=message.max_tokens,
-        min_tokens=message.min_tokens,
-        ignore_eos=message.ignore_eos,
-        stop_token_ids=tuple(message.stop_token_ids),
     )
 
 
@@ -230,7 +196,7 @@ def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
 
 def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
     if isinstance(event, LegTokens):
-        tokens = worker_pb2.LegTokens(index=event.index, tokens=event.tokens)
+        tokens = encode_tokens(event)
         return worker_pb2.LegEvent(leg_id=event.leg_id, tokens=tokens)
     if isinstance(event, LegAccepted):
         accepted = worker_pb2.LegAccepted(num_cached_tokens=event.num_cached_tokens)
@@ -290,7 +256,7 @@ def _decode_transferred(message: worker_pb2.LegEvent) -> LegEvent:
 
 
 _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
-    "tokens": lambda m: LegTokens(m.leg_id, m.tokens.index, tuple(m.tokens.tokens)),
+    "tokens": lambda m: decode_tokens(m.leg_id, m.tokens),
     "accepted": lambda m: LegAccepted(m.leg_id, m.accepted.num_cached_tokens),
     "published": lambda m: LegPublished(m.leg_id, _decode_handle(m.published)),
     "finished": _decode_finished,
@@ -315,6 +281,7 @@ def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
         num_exports=report.num_exports,
         num_imports=report.num_imports,
         step_s=report.step_s,
+        progress=report.progress,
         totals=worker_pb2.StepTotals(
             num_steps=totals.num_steps,
             num_prefill_steps=totals.num_prefill_steps,
@@ -343,6 +310,7 @@ def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
         num_exports=message.num_exports,
         num_imports=message.num_imports,
         step_s=message.step_s,
+        progress=message.progress,
         totals=StepTotals(
             num_steps=totals.num_steps,
             num_prefill_steps=totals.num_prefill_steps,

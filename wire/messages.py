@@ -31,9 +31,29 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
 
 
+class GrammarKind(StrEnum):
+    """The language that a grammar is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the text of an answer has to match, from its first token on."""
+
+    kind: GrammarKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """How the next token is chosen. temperature 0 is greedy; top_k 0 and top_p 1 are off.
+
+    logit_bias: (token, what is added to its logit). top_logprobs: how many of the likeliest tokens
+    come with each token's log-probability; None: no log-probabilities at all.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -47,6 +67,9 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +141,25 @@ class LegPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A token's natural log-probability before bias, penalties and temperature, and the likeliest
+    tokens of its position with theirs, descending."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LegTokens:
-    """Output tokens index .. index + len(tokens) of the request."""
+    """Output tokens index .. index + len(tokens) of the request.
+
+    logprobs: one a token where the request asks for them, else empty.
+    """
 
     leg_id: int
     index: int
     tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +252,7 @@ class WorkerReport:
     num_exports: int = 0
     num_imports: int = 0
     step_s: float = 0.0  # the last step's duration
+    progress: int = 0  # layers computed so far: it moves within a long step
     totals: StepTotals = StepTotals()
 
 

@@ -77,6 +77,7 @@ class WorkerCore:
         self._last_seq_id = 0
         self._sessions: set[int] = set()
         self._num_steps = 0
+        self._num_layers = 0
         self._last_step_s = 0.0
         self._totals = StepTotals()
         self._is_draining = False
@@ -87,6 +88,11 @@ class WorkerCore:
     @property
     def has_work(self) -> bool:
         return self._engine.has_work
+
+    @property
+    def progress(self) -> int:
+        """Layers computed so far; other threads may look at it while a step runs."""
+        return self._num_layers
 
     @property
     def is_quiet(self) -> bool:
@@ -125,7 +131,7 @@ class WorkerCore:
             return False
         for seq_id, handle in self._publisher.begin_step(plan.chunks, self._to_publish(plan)):
             self._emit(seq_id, LegPublished(self._legs[seq_id].start.leg_id, handle))
-        result = self._engine.execute(plan, self._publisher.on_layers)
+        result = self._engine.execute(plan, self._on_layers)
         self._num_steps += 1
         self._last_step_s = result.step_s
         self._totals = add_step(self._totals, plan, result.step_s)
@@ -169,6 +175,7 @@ class WorkerCore:
             num_exports=self._publisher.num_active,
             num_imports=self._intake.num_active,
             step_s=self._last_step_s,
+            progress=self._num_layers,
             totals=self._totals,
         )
 
@@ -213,7 +220,9 @@ class WorkerCore:
             return
         leg = self._legs[arrival.seq_id].start
         self._emit(arrival.seq_id, _transferred(leg.leg_id, result))
-        if result.ok and result.output_tokens:
+        # Where log-probabilities are wanted, the prefill leg alone has those of its token.
+        has_all = leg.request.sampling.top_logprobs is None
+        if result.ok and result.output_tokens and has_all:
             index = len(leg.output_tokens)
             self._emit(arrival.seq_id, LegTokens(leg.leg_id, index, result.output_tokens))
 
@@ -227,6 +236,10 @@ class WorkerCore:
     def _send_snapshot(self, session_id: int) -> None:
         self._outbox.snapshots[session_id] = self._engine.block_snapshot()
 
+    def _on_layers(self, num_layers: int) -> None:
+        self._num_layers += 1
+        self._publisher.on_layers(num_layers)
+
     # --- a leg's progress --------------------------------------------------------------------
 
     def _accepted(self, seq_id: int, num_cached_tokens: int) -> None:
@@ -237,7 +250,8 @@ class WorkerCore:
     def _sampled(self, output: SeqOutput) -> None:
         leg = self._legs[output.seq_id]
         leg_id = leg.start.leg_id
-        self._emit(output.seq_id, LegTokens(leg_id, output.index, (output.token,)))
+        logprobs = () if output.logprobs is None else (output.logprobs,)
+        self._emit(output.seq_id, LegTokens(leg_id, output.index, (output.token,), logprobs))
         if output.finish is None:
             return
         leg.is_finished = True

@@ -26,6 +26,8 @@ from wire.messages import (
     CancelLeg,
     FinishReason,
     GenerateRequest,
+    Grammar,
+    GrammarKind,
     Hello,
     LegAccepted,
     LegFailed,
@@ -37,6 +39,7 @@ from wire.messages import (
     SamplingParams,
     SnapshotRequest,
     StartLeg,
+    TokenLogprobs,
     WorkerFrame,
     WorkerReport,
 )
@@ -73,6 +76,9 @@ SAMPLING = build(
     frequency_penalty=F32,
     seed=U64,
     stop_token_ids=tuples(U32),
+    logit_bias=tuples(st.tuples(U32, F32)),
+    top_logprobs=st.none() | U32,
+    grammar=st.none() | build(Grammar, kind=st.sampled_from(GrammarKind)),
 )
 REQUEST = build(
     GenerateRequest,
@@ -89,10 +95,11 @@ START = build(
     handle=st.none() | HANDLE,
 )
 CLIENT_FRAMES = START | build(CancelLeg, leg_id=U64) | build(Hello) | st.just(SnapshotRequest())
+LOGPROBS = build(TokenLogprobs, logprob=F32, top=tuples(st.tuples(U32, F32)))
 EVENTS = (
     build(LegAccepted, leg_id=U64)
     | build(LegPublished, leg_id=U64, handle=HANDLE)
-    | build(LegTokens, leg_id=U64, tokens=tuples(U32))
+    | build(LegTokens, leg_id=U64, tokens=tuples(U32), logprobs=tuples(LOGPROBS))
     | build(LegTransferred, leg_id=U64)
     | build(LegFinished, leg_id=U64, reason=st.sampled_from(FinishReason))
     | build(LegFailed, leg_id=U64, code=st.sampled_from(ErrorCode))
@@ -149,6 +156,13 @@ def test_a_status_survives_the_wire(status: ClusterStatus) -> None:
 def test_an_empty_client_frame_is_refused() -> None:
     with pytest.raises(BatonError, match="unknown kind"):
         codec.decode_client_frame(worker_pb2.ClientFrame())
+
+
+def test_a_grammar_of_an_unknown_kind_is_refused() -> None:
+    sampling = worker_pb2.Sampling(grammar_kind="prose", grammar="x")
+    start = worker_pb2.StartLeg(leg_id=1, sampling=sampling)
+    with pytest.raises(BatonError, match="prose"):
+        codec.decode_client_frame(worker_pb2.ClientFrame(start=start))
 
 
 def test_token_bytes_that_are_no_whole_number_of_tokens_are_refused() -> None:

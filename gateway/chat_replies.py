@@ -1,0 +1,131 @@
+"""The response bodies of /v1/chat/completions: whole answers and the chunks of streamed ones."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gateway.answer import Piece
+from gateway.model_directory import ModelFiles
+from gateway.prepare import Prepared
+from gateway.replies import Choices, Usage, event
+from gateway.token_details import ChatLogprobs, LogprobWriter, TokenDetails
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class Chunk(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
+    id: str
+    created: int
+    model: str
+    choices: tuple[ChunkChoice, ...]
+    usage: Usage | None | UnsetType = UNSET
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class AnswerMessage(msgspec.Struct, frozen=True):
+    content: str | None
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    index: int
+    message: AnswerMessage
+    finish_reason: str
+    logprobs: ChatLogprobs | None = None
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatReply(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion"):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class ChatReplies:
+    """/v1/chat/completions"""
+
+    def __init__(
+        self, request_id: str, created: int, model: ModelFiles, prepared: Prepared
+    ) -> None:
+        self._id = request_id
+        self._created = created
+        self._model = model.name
+        self._prepared = prepared
+        self._no_usage = None if prepared.include_usage else UNSET
+        self._logprobs = LogprobWriter(model.detokenizers)
+
+    def opening(self, index: int) -> bytes:
+        return self._event(ChunkChoice(index, Delta("assistant", "")), self._prompt_ids)
+
+    def piece(self, piece: Piece) -> bytes:
+        """The details go with the first event; the finish reason has the last for itself."""
+        index, text, finish_reason, details = piece
+        deltas = [Delta(content=text)] if text else []
+        events = self._events(index, deltas, details)
+        if finish_reason is None:
+            return events
+        return events + self._event(ChunkChoice(index, Delta(), finish_reason=finish_reason))
+
+    def ending(self, usage: Usage) -> bytes:
+        if not self._prepared.include_usage:
+            return b""
+        return event(Chunk(self._id, self._created, self._model, (), usage=usage))
+
+    def whole(self, choices: Choices, usage: Usage) -> bytes:
+        listed = [
+            self._choice(index, text, finish_reason, details)
+            for index, (text, finish_reason, details) in enumerate(choices)
+        ]
+        return msgspec.json.encode(
+            ChatReply(self._id, self._created, self._model, listed, usage, self._prompt_ids)
+        )
+
+    @property
+    def _prompt_ids(self) -> tuple[int, ...] | UnsetType:
+        prepared = self._prepared
+        return prepared.requests[0].prompt_tokens if prepared.return_token_ids else UNSET
+
+    def _choice(
+        self, index: int, text: str, finish_reason: str, details: TokenDetails | None
+    ) -> ChatChoice:
+        logprobs, token_ids = self._shown(details)
+        return ChatChoice(index, AnswerMessage(text), finish_reason, logprobs, token_ids)
+
+    def _events(self, index: int, deltas: Sequence[Delta], details: TokenDetails | None) -> bytes:
+        if details is None:
+            return b"".join([self._event(ChunkChoice(index, delta)) for delta in deltas])
+        first, *others = deltas or [Delta()]
+        logprobs, token_ids = self._shown(details)
+        choice = ChunkChoice(index, first, logprobs, token_ids=token_ids)
+        return self._event(choice) + self._events(index, others, None)
+
+    def _shown(
+        self, details: TokenDetails | None
+    ) -> tuple[ChatLogprobs | None, list[int] | UnsetType]:
+        if details is None:
+            return None, UNSET
+        prepared = self._prepared
+        logprobs = self._logprobs.chat(details) if prepared.logprobs else None
+        return logprobs, details.tokens if prepared.return_token_ids else UNSET
+
+    def _event(self, choice: ChunkChoice, prompt_ids: tuple[int, ...] | UnsetType = UNSET) -> bytes:
+        return event(
+            Chunk(self._id, self._created, self._model, (choice,), self._no_usage, prompt_ids)
+        )

@@ -1,0 +1,93 @@
+"""The response bodies of /v1/completions."""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gateway.answer import Piece
+from gateway.model_directory import ModelFiles
+from gateway.prepare import Prepared
+from gateway.replies import Choices, Usage, event
+from gateway.token_details import LogprobWriter, TextLogprobs, TokenDetails
+
+
+class TextChoice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: TextLogprobs | None = None
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class TextReply(msgspec.Struct, frozen=True, tag_field="object", tag="text_completion"):
+    """An answer of /v1/completions, and also each chunk of a streamed one."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage | None | UnsetType = UNSET
+
+
+class TextReplies:
+    """/v1/completions"""
+
+    def __init__(
+        self, request_id: str, created: int, model: ModelFiles, prepared: Prepared
+    ) -> None:
+        self._id = request_id
+        self._created = created
+        self._model = model.name
+        self._prepared = prepared
+        self._no_usage = None if prepared.include_usage else UNSET
+        self._logprobs = LogprobWriter(model.detokenizers)
+
+    def opening(self, index: int) -> bytes:
+        """The prompt, where it is repeated or its tokens are shown."""
+        prepared = self._prepared
+        if not prepared.echoes and not prepared.return_token_ids:
+            return b""
+        ids = prepared.requests[index].prompt_tokens if prepared.return_token_ids else UNSET
+        choice = TextChoice(index, self._echo(index), None, prompt_token_ids=ids)
+        return event(self._reply([choice], self._no_usage))
+
+    def piece(self, piece: Piece) -> bytes:
+        index, text, finish_reason, details = piece
+        if not text and finish_reason is None and not details:
+            return b""
+        choice = self._choice(index, text, finish_reason, details)
+        return event(self._reply([choice], self._no_usage))
+
+    def ending(self, usage: Usage) -> bytes:
+        return event(self._reply([], usage)) if self._prepared.include_usage else b""
+
+    def whole(self, choices: Choices, usage: Usage) -> bytes:
+        listed = [
+            self._choice(index, self._echo(index) + text, finish_reason, details, is_whole=True)
+            for index, (text, finish_reason, details) in enumerate(choices)
+        ]
+        return msgspec.json.encode(self._reply(listed, usage))
+
+    def _echo(self, index: int) -> str:
+        return self._prepared.echoes[index] if self._prepared.echoes else ""
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        finish_reason: str | None,
+        details: TokenDetails | None,
+        *,
+        is_whole: bool = False,
+    ) -> TextChoice:
+        if details is None:
+            return TextChoice(index, text, finish_reason)
+        prepared = self._prepared
+        logprobs = self._logprobs.text(index, details) if prepared.logprobs else None
+        if not prepared.return_token_ids:
+            return TextChoice(index, text, finish_reason, logprobs)
+        prompt_ids = prepared.requests[index].prompt_tokens if is_whole else UNSET
+        return TextChoice(index, text, finish_reason, logprobs, details.tokens, prompt_ids)
+
+    def _reply(self, choices: list[TextChoice], usage: Usage | None | UnsetType) -> TextReply:
+        return TextReply(self._id, self._created, self._model, choices, usage=usage)
