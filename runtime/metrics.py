@@ -52,6 +52,7 @@ WORKER_METRICS = (
     MetricSpec("baton_worker_imports", "gauge", "Transfers into this worker under way."),
     MetricSpec("baton_worker_transfer_bytes_total", "counter", "KV bytes pulled, by transport.", ("transport",)),
     MetricSpec("baton_worker_transfer_failures_total", "counter", "Pulls that failed, by reason.", ("reason",)),
+    MetricSpec("baton_worker_transport_fallbacks_total", "counter", "Pulls that went by a worse transport than expected.", ("wanted", "used")),
     MetricSpec("baton_worker_exposed_seconds", "histogram", "Time a sequence waited for KV behind prefill's end."),
 )  # fmt: skip
 

@@ -16,6 +16,9 @@ def observe(metrics: Metrics, outbox: Outbox) -> None:
             pull.num_bytes
         )
         metrics.histogram("baton_worker_exposed_seconds").observe(pull.exposed_s)
+        if pull.fell_back:
+            names = {"wanted": pull.wanted_transport, "used": pull.transport}
+            metrics.counter("baton_worker_transport_fallbacks_total", **names).inc()
         if pull.reason is not None:
             reason = pull.reason.value
             metrics.counter("baton_worker_transfer_failures_total", reason=reason).inc()

@@ -1,12 +1,10 @@
-"""What a cluster needs around its processes: ports, transports, optional services."""
+"""What a cluster needs around its processes: ports, optional services."""
 
-import importlib.util
 from collections.abc import Iterator
 
 from baton.checks.check import Check, State
 from runtime.lifecycle import check_port_free
 
-_OPTIONAL_TRANSPORTS = (("nixl", "RDMA and CUDA through NIXL"), ("ucxx", "UCX"))
 _OPTIONAL_SERVICES = (("Redis", "state stays in memory"), ("Kubernetes", "processes are local"))
 
 
@@ -14,9 +12,6 @@ def check_cluster(ports: tuple[tuple[str, int], ...]) -> Iterator[Check]:
     """ports: what each is for, and its number."""
     for what, port in ports:
         yield _port(what, port)
-    yield Check("transport tcp", State.OK, "built in")
-    for module, what in _OPTIONAL_TRANSPORTS:
-        yield _transport(module, what)
     for service, instead in _OPTIONAL_SERVICES:
         yield Check(service, State.ABSENT, f"not configured; {instead}")
 
@@ -29,9 +24,3 @@ def _port(what: str, port: int) -> Check:
         detail = f"{port} is taken (by a cluster that runs, or another program)"
         return Check(name, State.WARNING, detail)
     return Check(name, State.OK, f"{port} is free")
-
-
-def _transport(module: str, what: str) -> Check:
-    if importlib.util.find_spec(module) is None:
-        return Check(f"transport {module}", State.ABSENT, f"{what}: not installed")
-    return Check(f"transport {module}", State.OK, f"{what}: installed")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from baton.checks.check import Check, State
 from baton.checks.cluster import check_cluster
+from baton.checks.fabric import check_fabric
 from baton.checks.host import check_host
 from baton.checks.model import check_model_directory
 from baton.checks.torch_build import check_torch
@@ -42,6 +43,7 @@ def _all_checks(model: Path) -> Iterator[Check]:
     yield from check_torch()
     yield from check_model_directory(model.expanduser())
     yield from check_cluster(PORTS)
+    yield from check_fabric()
 
 
 def _table(checks: list[Check]) -> Table:

@@ -44,7 +44,7 @@ HELP: Mapping[str, str] = {
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",
     "threads": "Threads of a worker; 0: the cores that there are.",
-    "transport": "How KV blocks travel: shm, tcp, or auto.",
+    "transport": "How KV blocks travel: shm, tcp, nixl, ucx, or auto.",
     "verbose": "Pass the output of all processes through instead of writing log files.",
     "worker_id": "Name of this worker in the cluster; empty: role and process id.",
 }
