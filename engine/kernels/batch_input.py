@@ -31,6 +31,17 @@ class BatchInput:
         for tensor in (self.block_tables, self.query_start, self.context_len):
             assert tensor.dtype == torch.int32 and tensor.is_contiguous(), tensor.dtype
 
+    def check_bounds(self, num_blocks: int, block_size: int, num_positions: int) -> None:
+        """Assert that every index lies within the cache and the rotary table; on a CPU only, since
+        a kernel there reads and writes wherever it is told to."""
+        if self.num_tokens == 0 or self.token_ids.device.type != "cpu":
+            return
+        assert int(self.slots.min()) >= 0 and int(self.slots.max()) < num_blocks * block_size
+        assert int(self.positions.min()) >= 0 and int(self.positions.max()) < num_positions
+        assert int(self.block_tables.max()) < num_blocks
+        assert int(self.context_len.max()) <= self.block_tables.shape[1] * block_size
+        assert self.query_start.shape[0] == self.num_sequences + 1 == self.block_tables.shape[0] + 1
+
     @property
     def num_tokens(self) -> int:
         return self.token_ids.shape[0]

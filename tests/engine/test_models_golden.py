@@ -215,6 +215,24 @@ def test_a_step_reports_each_finished_layer_and_may_want_no_logits(pair: Pair) -
     assert finished == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"slots": 16 * 128}, {"slots": -1}, {"positions": 512}, {"table": 128}, {"context": 33}],
+)
+def test_an_index_outside_the_cache_is_refused(pair: Pair, wrong: dict[str, int]) -> None:
+    batch = BatchInput(
+        token_ids=torch.tensor([5]),
+        positions=torch.tensor([wrong.get("positions", 0)]),
+        slots=torch.tensor([wrong.get("slots", 0)]),
+        block_tables=torch.tensor([[wrong.get("table", 0), -1]], dtype=torch.int32),
+        query_start=torch.tensor([0, 1], dtype=torch.int32),
+        context_len=torch.tensor([wrong.get("context", 1)], dtype=torch.int32),
+        logit_rows=torch.tensor([0]),
+    )
+    with pytest.raises(AssertionError):
+        pair.model.forward(batch, Paged(pair.model).kv)
+
+
 def test_a_directory_given_as_text_is_read(tmp_path: Path) -> None:
     make_config("Qwen3").save_pretrained(tmp_path)
     with pytest.raises(Exception, match="architecture"):
