@@ -151,9 +151,10 @@ class Rig:
 class Peer:
     """A child process that answers in JSON lines."""
 
-    def __init__(self, role: str, **settings: object) -> None:
+    def __init__(self, role: str, prefix: Sequence[str] = (), **settings: object) -> None:
+        """prefix: words before the command, such as `ip netns exec NAME`."""
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("peer_process.py")), role]
+            [*prefix, sys.executable, str(Path(__file__).with_name("peer_process.py")), role]
             + [json.dumps({**QUICK, **settings})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -93,7 +93,7 @@ def die_at(point: str) -> None:
         send_all, Channel.send = Channel.send, send
 
 
-def run_source(memory: KVMemory, config: TransferConfig) -> None:
+def run_source(memory: KVMemory, config: TransferConfig, host: str) -> None:
     pool = np.frombuffer(memory.buffer, np.uint8)
     pool[:] = np.arange(pool.size, dtype=np.uint32).astype(np.uint8) | 1
     exporter = Exporter(
@@ -106,7 +106,7 @@ def run_source(memory: KVMemory, config: TransferConfig) -> None:
         config,
         on_released=lambda export_id: say(released=export_id),
     )
-    exporter.start("127.0.0.1")
+    exporter.start(host)
     say(ready=True)
     for line in sys.stdin:
         command = json.loads(line)
@@ -162,10 +162,11 @@ def main() -> None:
     rate_bytes_s = settings.pop("rate_bytes_s", 0.0)
     if point := settings.pop("die_at", ""):
         die_at(point)
+    host = settings.pop("host", "127.0.0.1")
     config = replace(TransferConfig(), **settings)
     memory = KVMemory.allocate(LAYOUT.pool_bytes)
     if role == "source":
-        run_source(memory, config)
+        run_source(memory, config, host)
     else:
         run_reader(memory, config, rate_bytes_s)
 
