@@ -7,7 +7,8 @@ import pytest
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.errors import FailReason
-from kv_transfer.transports.faulty import Faults
+from kv_transfer.transport import Moved
+from kv_transfer.transports.faulty import Faults, FaultyLane
 from runtime.clock import VirtualClock
 
 BLOCKS = list(range(40))
@@ -60,6 +61,38 @@ def test_a_corrupt_read_differs_in_one_bit(make_rig, transport):
     difference = rig.source.view[:, BLOCKS] ^ rig.target.view[:, BLOCKS]
     assert np.count_nonzero(difference) == 1
     assert difference.max() == 1
+
+
+class SlowLane:
+    """Takes a tenth of a virtual second for each move."""
+
+    name, reads_ahead, fd = "slow", False, -1
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.num_moves = 0
+
+    def progress(self) -> list[Moved]:
+        self.clock.advance(0.1)
+        self.num_moves += 1
+        return [Moved(1, 1000, ())]
+
+    def wait_s(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("slowdown", [2.0, 10.0])
+def test_a_slowed_lane_takes_so_many_times_as_long(slowdown):
+    clock = VirtualClock(100.0)
+    inner = SlowLane(clock)
+    lane = FaultyLane(inner, Faults(slowdown=slowdown), None, clock)
+    told = 0
+    begin_s = clock.now()
+    for _ in range(1000):
+        told += sum(moved.num_bytes for moved in lane.progress())
+        clock.advance(0.01)
+    assert told == pytest.approx(1000 * inner.num_moves, abs=1000)
+    assert (clock.now() - begin_s) / inner.num_moves == pytest.approx(0.1 * slowdown, rel=0.1)
 
 
 @both

@@ -16,6 +16,7 @@ from kv_transfer.control import (
     Attach,
     Challenge,
     Complete,
+    Digests,
     FrameBuffer,
     Hello,
     Ping,
@@ -214,31 +215,69 @@ def mutated(rng: random.Random, good: bytes) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("purpose", [None, "control", "data"])
-def test_thousands_of_fuzzed_frames_do_not_harm_the_source(make_rig, purpose):
+FRAMES_A_CONNECTION = 20
+
+
+def port_of(rig, purpose: str | None) -> socket.socket:
+    """A connection: of a stranger by TCP or Unix socket, or of a member."""
+    if purpose == "stranger, unix":
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect("\0" + rig.address.shm_path.removeprefix("@"))
+        return sock
+    if purpose == "stranger, tcp":
+        return socket.create_connection((rig.address.host, rig.address.port))
+    return member(rig, purpose).sock
+
+
+@pytest.mark.parametrize(
+    "num_frames", [2_000, pytest.param(25_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
+@pytest.mark.parametrize("purpose", ["stranger, tcp", "stranger, unix", "control", "data"])
+def test_thousands_of_fuzzed_frames_do_not_harm_the_source(make_rig, purpose, num_frames):
+    """Four ports of 25,000 each are 100,000."""
     rig = make_rig()
     rng = random.Random(7)
-    handle_id = rig.exporter.publish(1, BLOCKS, 48, 0).handle_id
+    handle_id = rig.exporter.publish(1, BLOCKS, 48, 48).handle_id
     good = [
         encode(Attach(1, handle_id)),
+        encode(Attach(2, handle_id, (0, 1, 3, 40), 0, 1, 0)),
         encode(Release(1)),
         encode(Ping(3)),
         encode(Read(1, handle_id, 0, 6, 0, 3)),
+        encode(Read(1, handle_id, 0, 6, 0, 3, (0, 1, 3, 40))),
+        encode(Digests(1, (2, 3), (2**64 - 1, 0))),
         encode(Hello("control", b"n" * 32, b"p" * 32, "worker-1", 7, "x")),
     ]
-    for _ in range(150):
-        if purpose is None:
-            sock = socket.create_connection((rig.address.host, rig.address.port))
-        else:
-            sock = member(rig, purpose).sock
-        with sock:
-            frames = b"".join(mutated(rng, rng.choice(good)) for _ in range(20))
+    for _ in range(num_frames // FRAMES_A_CONNECTION):
+        frames = (mutated(rng, rng.choice(good)) for _ in range(FRAMES_A_CONNECTION))
+        with port_of(rig, purpose) as sock:
             try:
-                sock.sendall(frames)
+                sock.sendall(b"".join(frames))
             except (BrokenPipeError, ConnectionResetError):
                 continue
     assert rig.pull(rig.publish_whole(2, BLOCKS, 48), BLOCKS).ok
     rig.exporter.abort(1, "the test is over")
+
+
+@pytest.mark.parametrize(
+    "window", [(0, 3, 0, 48), (2, 1, 0, 48), (0, 2, 0, 49), (0, 2, 30, 20), (2**31, 2**31, 0, 1)]
+)
+@pytest.mark.parametrize("purpose", ["control", "data"])
+def test_a_window_outside_of_the_prompt_closes_the_connection(make_rig, window, purpose):
+    rig = make_rig()
+    handle_id = rig.publish_whole(1, BLOCKS, 48).handle_id
+    control = member(rig, "control")
+    if purpose == "control":
+        control.send(Attach(9, handle_id, window))
+        assert is_closed(control)
+    else:
+        control.send(Attach(9, handle_id))
+        control.receive_one(5.0)
+        data = member(rig, "data")
+        data.send(Read(9, handle_id, 0, 6, 0, 3, window))
+        assert is_closed(data)
+        data.close()
+    control.close()
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))
