@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-
 _MAX_LOG_SPAN = 1e6  # smaller values stand on the edge
 
 

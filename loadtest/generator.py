@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from loadtest.alarm import Alarm
 from loadtest.answer_stream import AnswerStream
 from loadtest.body import BodyMaker, Dialogue
 from loadtest.connections import Connections, Exchange
@@ -14,8 +15,8 @@ from loadtest.record import RequestRecord
 from loadtest.target import Target
 from runtime.clock import Clock
 
-_SPIN_S = 0.001  # timers of the event loop are this coarse
-_READY_BYTES = 128 << 20  # of bodies that are made before their time
+_SPARE_S = 0.001  # a wait that is long enough to make a body in
+_READY_BYTES = 32 << 20  # of bodies that are made before their time
 
 OnRecord = Callable[[RequestRecord], None]
 
@@ -51,9 +52,9 @@ class _Sent:
 
 
 class Generator:
-    """Owns the requests under way. Every one of them ends in exactly one record.
+    """Owns the requests under way. Every one of them ends in exactly one record. run() once.
 
-    Bodies are made while nothing is due, up to 128 MiB ahead, since encoding a long prompt takes
+    Bodies are made while nothing is due, up to 32 MiB ahead, since encoding a long prompt takes
     as long as an answer of a fast server.
     """
 
@@ -77,7 +78,7 @@ class Generator:
         self._prepared: deque[_Course] = deque()
         self._num_ready_bytes = 0
         self._later: list[tuple[float, int, _Course]] = []  # turns after the first, a heap
-        self._alarm: asyncio.Handle | None = None
+        self._alarm: Alarm  # while run() goes on
         self._sent: set[_Sent] = set()
         self._start = 0.0
         self._done = asyncio.Event()
@@ -94,10 +95,12 @@ class Generator:
         start: the clock's time that stands for zero in the workload.
         """
         self._start = start
+        self._alarm = Alarm(self._tick)
         self._tick()
         try:
             await self._done.wait()
         finally:
+            self._alarm.close()
             await self._connections.close()
 
     @property
@@ -126,21 +129,11 @@ class Generator:
             self._send_next(due_s)
         if due_s is None:
             self._finish_if_idle()
-        elif wait_s > _SPIN_S and self._planned and self._num_ready_bytes < _READY_BYTES:
+        elif wait_s > _SPARE_S and self._planned and self._num_ready_bytes < _READY_BYTES:
             self._prepare_one()
-            self._set_alarm(0.0)
+            self._alarm.set(0.0)
         else:
-            self._set_alarm(wait_s - _SPIN_S)
-
-    def _set_alarm(self, wait_s: float) -> None:
-        """There is one alarm; at 0 or less the other work of the loop goes first."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        loop = asyncio.get_running_loop()
-        if wait_s > 0:
-            self._alarm = loop.call_later(wait_s, self._tick)
-        else:
-            self._alarm = loop.call_soon(self._tick)
+            self._alarm.set(wait_s)
 
     def _next_due_s(self) -> float | None:
         if not self._prepared and self._planned:
@@ -190,7 +183,7 @@ class Generator:
         due_s = ended_s + course.current.think_s
         index = course.conversation.first_index + course.turn
         heapq.heappush(self._later, (due_s, index, course))
-        self._set_alarm(0.0)
+        self._alarm.set(0.0)
 
     def _prepare_one(self) -> None:
         conversation = self._planned.popleft()
