@@ -11,6 +11,8 @@
            <- Released                                 (was the lease valid all along?)
     Ping ->
            <- Pong                                     (renews the leases of this connection)
+    Probe ->
+           <- Probed | Refused                         (blocks of no request, for preflight)
 
 A frame is a little-endian uint32 length and that many bytes of msgpack, validated as it is read.
 """
@@ -143,6 +145,16 @@ class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
     window: Bounds | None = None
 
 
+class Probe(msgspec.Struct, frozen=True, tag=16, array_like=True):
+    """Publish these numbers of blocks, each for one read that measures the way here."""
+
+    num_blocks: Annotated[tuple[Count, ...], msgspec.Meta(max_length=64)]
+
+
+class Probed(msgspec.Struct, frozen=True, tag=17, array_like=True):
+    handle_ids: tuple[HandleId, ...]
+
+
 class Digests(msgspec.Struct, frozen=True, tag=15, array_like=True):
     """What the sampled regions that have become readable hold, by layer * blocks + index."""
 
@@ -170,7 +182,7 @@ class Meet(msgspec.Struct, frozen=True, tag=21, array_like=True):
 Frame = (
     Challenge | Hello | Welcome | Refused | Attach | Attached | Ready | Complete | Ended
     | Release | Released | Ping | Pong | Read | Digests
-    | Offer | Meet
+    | Offer | Meet | Probe | Probed
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -41,9 +41,14 @@ class Exporter:
         *,
         on_released: Callable[[int], None],
         hub: MemoryHub | None = None,
+        probe_blocks: Sequence[int] = (),
     ) -> None:
-        """hub: offers the pool to importers of the same process by the transport `memory`."""
+        """hub: offers the pool to importers of the same process by the transport `memory`.
+        probe_blocks: of the pool, never given to a request, for readers that measure the way
+        here (kv_transfer.preflight); without any, probes are refused.
+        """
         assert memory.num_bytes >= layout.pool_bytes
+        assert all(0 <= block < layout.num_blocks for block in probe_blocks)
         self._layout = layout
         self._memory = memory
         self._clock = clock
@@ -55,7 +60,7 @@ class Exporter:
         )
         self._me = Identity(worker_id, epoch, layout.signature)
         self._log = get_logger("kv_transfer")
-        self._source = Source(layout, memory, self._exports, config)
+        self._source = Source(layout, memory, self._exports, config, tuple(probe_blocks))
         self._server = Server(self._source, self._me, secret, self._log)
         self._services: dict[str, Service] = {}
         self._address: FabricAddress | None = None

@@ -63,6 +63,7 @@ class ExportTable:
         self._leases = LeaseTable(lease_s)
         self._by_handle: dict[bytes, Export] = {}
         self._by_id: dict[int, Export] = {}
+        self._num_probes = 0
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -71,7 +72,8 @@ class ExportTable:
     def publish(
         self, export_id: int, block_ids: Sequence[int], num_tokens: int, num_ready_tokens: int
     ) -> bytes:
-        """Gives the handle's id. An export id is used by one live export."""
+        """Gives the handle's id. An export id is used by one live export; those of requests are
+        not negative."""
         handle_id = secrets.token_bytes(16)
         ready = Watermark(num_ready_tokens)
         export = Export(export_id, handle_id, tuple(block_ids), num_tokens, ready)
@@ -79,6 +81,15 @@ class ExportTable:
             assert export_id not in self._by_id, f"export {export_id} is published twice"
             self._by_handle[handle_id] = self._by_id[export_id] = export
             self._leases.grant(handle_id, self._clock.now())
+        return handle_id
+
+    def publish_probe(self, block_ids: Sequence[int], num_tokens: int) -> bytes:
+        """An export of no request, computed already: `on_released` is not called for it."""
+        with self._changed:
+            self._num_probes += 1
+            export_id = -self._num_probes
+        handle_id = self.publish(export_id, block_ids, num_tokens, num_tokens)
+        self.complete(export_id, ())
         return handle_id
 
     def advance(self, export_id: int, num_tokens: int, num_layers: int) -> None:
@@ -201,7 +212,8 @@ class ExportTable:
 
     def _report(self, freed: Sequence[Export]) -> None:
         for export in freed:
-            self._on_released(export.export_id)
+            if export.export_id >= 0:
+                self._on_released(export.export_id)
         if freed:
             with self._changed:
                 self._changed.notify_all()

@@ -15,6 +15,8 @@ from kv_transfer.control import (
     Frame,
     Ping,
     Pong,
+    Probe,
+    Probed,
     Read,
     Ready,
     Refused,
@@ -33,12 +35,13 @@ from wire.kv import KVLayout
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What every session serves from."""
+    """What every session serves from. probe_blocks: hold no request's KV, ever."""
 
     layout: KVLayout
     memory: KVMemory
     exports: ExportTable
     config: TransferConfig
+    probe_blocks: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -119,8 +122,19 @@ class ControlSession(_Session):
             case Ping():
                 self._source.exports.renew([r.export.handle_id for r in self._readers.values()])
                 self._to_send.append(Pong(frame.number))
+            case Probe():
+                self._to_send.append(self._probe(frame))
             case _:
                 raise TransferError(FailReason.MALFORMED, f"unexpected {type(frame).__name__}")
+
+    def _probe(self, frame: Probe) -> Probed | Refused:
+        """A few blocks stand for many: they are read again and again."""
+        blocks, most = self._source.probe_blocks, self._source.layout.num_blocks
+        if not blocks or any(not 0 < count <= most for count in frame.num_blocks):
+            return Refused(0, FailReason.UNKNOWN_HANDLE, "this source cannot be probed so")
+        size, publish = self._source.layout.block_size, self._source.exports.publish_probe
+        lists = [[blocks[at % len(blocks)] for at in range(n)] for n in frame.num_blocks]
+        return Probed(tuple(publish(named, len(named) * size) for named in lists))
 
     def _attach(self, frame: Attach) -> None:
         if frame.ticket in self._readers:
