@@ -1,4 +1,4 @@
-"""Whether a worker can be believed: its frames keep coming and its steps advance."""
+"""Whether a worker can be believed: its frames keep coming and its layers advance."""
 
 from wire.messages import WorkerReport
 
@@ -6,7 +6,7 @@ from wire.messages import WorkerReport
 class Liveness:
     """Watches one session. All times are seconds of the router's clock.
 
-    A worker found stuck stays unbelievable over reconnections until a step is made or its work
+    A worker found stuck stays unbelievable over reconnections until progress is made or its work
     is gone.
     """
 
@@ -15,7 +15,7 @@ class Liveness:
         self._step_timeout_s = step_timeout_s
         self._frame_at_s = now_s
         self._progress_at_s = now_s
-        self._num_steps = -1
+        self._position = (-1, -1)  # steps and layers done
         self._has_work = False
         self._is_stuck = False
 
@@ -30,12 +30,13 @@ class Liveness:
         self._frame_at_s = now_s
 
     def report_came(self, now_s: float, report: WorkerReport) -> None:
-        advanced = report.num_steps != self._num_steps
+        position = report.num_steps, report.progress
+        advanced = position != self._position
         if advanced or not report.has_work or not self._has_work:
             self._progress_at_s = now_s
         if advanced or not report.has_work:
             self._is_stuck = False
-        self._num_steps = report.num_steps
+        self._position = position
         self._has_work = report.has_work
 
     def forgive(self, seconds: float) -> None:

@@ -139,7 +139,7 @@ class WorkerCore:
         for output in result.outputs:
             self._sampled(output)
         for seq_id in result.failed:
-            self._fail(seq_id, ErrorCode.INTERNAL, "the model gave no finite logits")
+            self._fail_without_token(seq_id)
         return True
 
     def check_integrity(self) -> None:
@@ -275,6 +275,14 @@ class WorkerCore:
             leg.is_finished = True
             self._emit(seq_id, LegFailed(leg.start.leg_id, code, message))
         self._discard(seq_id, message)
+
+    def _fail_without_token(self, seq_id: int) -> None:
+        """A grammar would fail on any worker, so the request is not to be tried on another."""
+        if self._legs[seq_id].start.request.sampling.grammar is None:
+            self._fail(seq_id, ErrorCode.INTERNAL, "the model gave no finite logits")
+        else:
+            message = "the grammar allows no token here, or took more work than its limit"
+            self._fail(seq_id, ErrorCode.INVALID_REQUEST, message)
 
     def _discard(self, seq_id: int, reason: str) -> None:
         """Frees what the sequence holds; a pull frees its blocks when its link is fenced.

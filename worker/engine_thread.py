@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from runtime.clock import Clock
 from runtime.log import get_logger
@@ -42,8 +43,8 @@ class EngineThread:
 
     @property
     def report(self) -> WorkerReport:
-        """As of the running turn: its step count stands still while a step hangs."""
-        return self._report
+        """As of the running turn, and how far its step is: both stand still when it hangs."""
+        return replace(self._report, progress=self._core.progress)
 
     @property
     def is_quiet(self) -> bool:
