@@ -11,6 +11,7 @@ from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.draw import NO_TOKEN
 from engine.forward import ForwardModel
+from engine.grammar import OpenMatcher
 from engine.intake import check_request
 from engine.integrity import check_references
 from engine.logprobs import logprob_step
@@ -21,6 +22,7 @@ from engine.results import EngineLoad, SeqOutput, StepResult
 from engine.sampler import sample
 from engine.sequence import EngineRequest, Reservation, SeqState, Sequence
 from runtime.clock import Clock
+from wire.errors import BatonError, ErrorCode
 from wire.messages import BlockEvent, BlockSnapshot, TokenLogprobs
 
 
@@ -35,8 +37,14 @@ class Engine:
     """
 
     def __init__(
-        self, model: ForwardModel, kv: torch.Tensor, config: EngineConfig, clock: Clock
+        self,
+        model: ForwardModel,
+        kv: torch.Tensor,
+        config: EngineConfig,
+        clock: Clock,
+        open_matcher: OpenMatcher | None = None,
     ) -> None:
+        """open_matcher: for answers that follow a grammar; without it they are refused."""
         shape = model.config.kv_shape(config.num_blocks, config.block_size)
         if tuple(kv.shape) != shape:
             raise ValueError(f"the KV cache has shape {tuple(kv.shape)}, the engine needs {shape}")
@@ -44,6 +52,7 @@ class Engine:
         self._kv = kv
         self._config = config
         self._clock = clock
+        self._open_matcher = open_matcher
         self._pool = BlockPool(config.num_blocks)
         self._tables = BlockTables(config.max_running, config.max_table_blocks, config.block_size)
         self._scheduler = Scheduler(self._pool, self._tables, config)
@@ -59,7 +68,7 @@ class Engine:
         """
         seq = self._new_sequence(request)
         seq.cached_estimate = len(match_prefix(self._pool, seq)) * self._config.block_size
-        self._sequences[seq.seq_id] = seq
+        self._keep(seq)
         self._scheduler.enqueue(seq)
         self._is_stalled = False
         return seq.cached_estimate
@@ -74,7 +83,7 @@ class Engine:
             return None
         seq.state = SeqState.RESERVED
         seq.cached_estimate = seq.num_computed
-        self._sequences[seq.seq_id] = seq
+        self._keep(seq)
         return Reservation(seq.seq_id, tuple(seq.block_ids), seq.num_computed)
 
     def activate(
@@ -89,6 +98,8 @@ class Engine:
         assert seq.state is SeqState.RESERVED, f"sequence {seq_id} is {seq.state}, not reserved"
         ready = max(seq.num_computed, min(num_ready_tokens, seq.num_tokens))
         seq.tokens.extend(new_output_tokens)
+        if seq.matcher is not None and new_output_tokens:
+            seq.matcher.consume(new_output_tokens)
         seq.num_computed = min(ready, seq.num_tokens - 1)
         seq.prefill_end = seq.num_tokens if seq.num_uncomputed > 1 else seq.num_computed
         store_blocks(self._pool, seq)
@@ -188,7 +199,15 @@ class Engine:
     def _new_sequence(self, request: EngineRequest) -> Sequence:
         assert request.seq_id not in self._sequences, f"sequence {request.seq_id} exists already"
         check_request(request, self._config, self._model.config.vocab_size)
+        if request.sampling.grammar is not None and self._open_matcher is None:
+            raise BatonError(ErrorCode.INVALID_REQUEST, "this engine follows no grammars")
         return Sequence(request, next(self._arrivals), self._config.block_size, self._clock.now())
+
+    def _keep(self, seq: Sequence) -> None:
+        grammar = seq.request.sampling.grammar
+        if grammar is not None and self._open_matcher is not None:
+            seq.matcher = self._open_matcher(grammar, seq.request.output_tokens)
+        self._sequences[seq.seq_id] = seq
 
     def _is_current(self, chunk: ScheduledChunk) -> bool:
         seq = self._sequences.get(chunk.seq_id)

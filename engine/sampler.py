@@ -111,8 +111,9 @@ def _ban(logits: Tensor, rows: Sequence[SampleRow]) -> None:
 def _mask(logits: Tensor, rows: Sequence[SampleRow]) -> None:
     for i, row in enumerate(rows):
         if row.matcher is not None:
-            allowed = torch.from_numpy(row.matcher.allowed()).to(logits.device)
-            logits[i].masked_fill_(~allowed[: logits.shape[-1]], float("-inf"))
+            allowed = torch.from_numpy(row.matcher.allowed()[: logits.shape[-1]]).to(logits.device)
+            logits[i, : len(allowed)].masked_fill_(~allowed, float("-inf"))
+            logits[i, len(allowed) :] = float("-inf")
 
 
 def _add_bias(logits: Tensor, rows: Sequence[SampleRow]) -> None:

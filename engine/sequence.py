@@ -135,7 +135,7 @@ class Sequence:
         if self.history is not None:
             self.history.append(token)
         if self.matcher is not None:
-            self.matcher.consume(token)
+            self.matcher.consume((token,))
 
     def block_tokens(self, index: int) -> bytes:
         """The tokens of a full block, as the pool compares them."""

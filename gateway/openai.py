@@ -15,9 +15,28 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None  # padding against traffic analysis: never sent
 
 
+class NamedSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """strict: accepted; the answer follows the schema in any case."""
+
+    name: str
+    schema: Any = True
+    description: str | None = None
+    strict: bool | None = None
+
+
 class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str
-    json_schema: Any = None
+    json_schema: NamedSchema | None = None
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of them; grammar is Lark or GBNF."""
+
+    json: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
 
 
 class ContentPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +88,12 @@ class CommonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     metadata: dict[str, str] | None = None
     logit_bias: dict[str, float] | None = None
     return_token_ids: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | bool | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
 
 class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,7 +101,6 @@ class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     messages: list[Message]
     max_completion_tokens: int | None = None
-    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Any] | None = None
@@ -135,10 +159,6 @@ def _refuse_unsupported(body: CommonBody) -> None:
     if getattr(body, "echo", None) and body_logprobs(body) is not None:
         message = "echo with logprobs is not supported: prompts have no log-probabilities here"
         raise invalid(message, "echo", "unsupported_field")
-    response_format = getattr(body, "response_format", None)
-    if response_format is not None and response_format.type != "text":
-        message = f"response_format of type {response_format.type!r} is not supported, only 'text'"
-        raise invalid(message, "response_format", "unsupported_field")
 
 
 def body_logprobs(body: CommonBody) -> int | None:

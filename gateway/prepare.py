@@ -16,8 +16,9 @@ from gateway.sampling import (
     sampling_params,
     stop_strings,
 )
+from gateway.structured_output import GrammarChecker, asked_grammar
 from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
-from wire.messages import GenerateRequest
+from wire.messages import GenerateRequest, Grammar
 
 MAX_PROMPTS = 128
 MAX_CHOICES = 128
@@ -58,6 +59,7 @@ class Preparer:
     def __init__(self, model: ModelFiles, encoder: PromptEncoder) -> None:
         self._model = model
         self._encoder = encoder
+        self._grammars = GrammarChecker(model.tokenizer, model.vocab_size, model.eos_token_ids)
         self._chat_decoder = msgspec.json.Decoder(ChatBody)
         self._completion_decoder = msgspec.json.Decoder(CompletionBody)
 
@@ -73,7 +75,8 @@ class Preparer:
             [text], add_special_tokens=False, salt=body.cache_salt or ""
         )
         asked = body.max_completion_tokens or body.max_tokens
-        return self._prepared(body, prompts, asked, request_id, max_model_len)
+        grammar = await self._grammar(body)
+        return self._prepared(body, prompts, asked, grammar, request_id, max_model_len)
 
     async def completion(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
         body = decode_body(self._completion_decoder, raw)
@@ -85,7 +88,18 @@ class Preparer:
         prompts = await self._encoder.encode(
             given, add_special_tokens=True, salt=body.cache_salt or ""
         )
-        return self._prepared(body, prompts, body.max_tokens, request_id, max_model_len)
+        grammar = await self._grammar(body)
+        return self._prepared(body, prompts, body.max_tokens, grammar, request_id, max_model_len)
+
+    def close(self) -> None:
+        self._grammars.close()
+
+    async def _grammar(self, body: CommonBody) -> Grammar | None:
+        asked = asked_grammar(body)
+        if asked is None:
+            return None
+        await self._grammars.check(*asked)
+        return asked[0]
 
     def _check(self, body: CommonBody) -> None:
         if body.model != self._model.name:
@@ -98,6 +112,7 @@ class Preparer:
         body: CommonBody,
         prompts: Sequence[PromptTokens],
         asked: int | None,
+        grammar: Grammar | None,
         request_id: str,
         max_model_len: int,
     ) -> Prepared:
@@ -114,7 +129,7 @@ class Preparer:
             request = GenerateRequest(
                 request_id=request_id,
                 prompt_tokens=prompt.tokens,
-                sampling=sampling_params(body, self._model.defaults, max_tokens),
+                sampling=sampling_params(body, self._model.defaults, max_tokens, grammar),
                 block_hashes=prompt.hashes,
                 priority=body.priority or 0,
                 cache_salt=body.cache_salt or "",

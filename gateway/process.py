@@ -34,12 +34,14 @@ _log = log.get_logger("gateway")
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of one process; whoever builds it starts the router and closes the encoder."""
+    """The parts of one process; whoever builds it starts the router, and closes the encoder
+    and the preparer."""
 
     app: ASGIApp
     services: Services
     router: Router
     encoder: PromptEncoder
+    preparer: Preparer
 
 
 def run(config: GatewayConfig) -> int:
@@ -82,8 +84,9 @@ def build(config: GatewayConfig, model: ModelFiles) -> Gateway:
         body_timeout_s=config.body_timeout_s,
     )
     encoder = PromptEncoder(model.tokenizer)
-    app = build_app(services, Preparer(model, encoder), metrics, int(wall_time_s()))
-    return Gateway(app, services, router, encoder)
+    preparer = Preparer(model, encoder)
+    app = build_app(services, preparer, metrics, int(wall_time_s()))
+    return Gateway(app, services, router, encoder, preparer)
 
 
 async def _serve(config: GatewayConfig, model: ModelFiles, listener: socket.socket) -> None:
@@ -95,6 +98,7 @@ async def _serve(config: GatewayConfig, model: ModelFiles, listener: socket.sock
     finally:
         await gateway.router.stop()
         gateway.encoder.close()
+        gateway.preparer.close()
 
 
 async def serve_app(

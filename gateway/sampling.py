@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gateway.errors import invalid
 from gateway.model_directory import SamplingDefaults
 from gateway.openai import CommonBody, body_logprobs
-from wire.messages import SamplingParams
+from wire.messages import Grammar, SamplingParams
 
 MAX_STOP_STRINGS = 16
 MAX_SALT_CHARACTERS = 256
@@ -118,7 +118,7 @@ def answer_limit(num_prompt_tokens: int, asked: int | None, max_model_len: int, 
 
 
 def sampling_params(
-    body: CommonBody, defaults: SamplingDefaults, max_tokens: int
+    body: CommonBody, defaults: SamplingDefaults, max_tokens: int, grammar: Grammar | None = None
 ) -> SamplingParams:
     """Raises ApiError 400 when min_tokens is over max_tokens. An omitted seed is random."""
     min_tokens = body.min_tokens or 0
@@ -142,6 +142,7 @@ def sampling_params(
             (int(token), bias) for token, bias in (body.logit_bias or {}).items() if bias
         ),
         top_logprobs=body_logprobs(body),
+        grammar=grammar,
     )
 
 

@@ -42,6 +42,7 @@ GATEWAY_ERRORS = {
     "unknown_field": (400, "The body has a field that the endpoint does not know; it is named."),
     "invalid_type": (400, "A field has the wrong type; it is named."),
     "unsupported_field": (400, "A field is known and not served; it is named."),
+    "invalid_grammar": (400, "The schema or grammar for the answer does not compile; see why."),
     "no_chat_template": (400, "The model directory has no chat template."),
     "body_too_large": (413, "The body is over max_body_bytes."),
     "body_timeout": (408, "The body did not come within body_timeout_s."),

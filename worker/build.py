@@ -14,6 +14,7 @@ from engine.config import ModelConfig
 from engine.decode_graphs import GraphedModel
 from engine.engine import Engine
 from engine.forward import ForwardModel
+from engine.grammar import GrammarMatchers
 from engine.host_mirror import HostMirror
 from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
@@ -78,7 +79,12 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         if mirror is not None:
             stack.callback(mirror.close)
         options = _engine_config(config, plan, model)
-        engine = Engine(_with_graphs(model, kv, options), kv, options, clock)
+        directory = Path(config.model)
+        grammars = GrammarMatchers(
+            directory / "tokenizer.json", model.config.vocab_size, model.config.eos_token_ids
+        )
+        stack.callback(grammars.close)
+        engine = Engine(_with_graphs(model, kv, options), kv, options, clock, grammars.open)
         secret = config.cluster_token.encode()
         transfer = TransferConfig(transport=config.transport, lease_s=config.lease_s)
         exporter = Exporter(
@@ -93,7 +99,6 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         intake = Intake(
             engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), mirror
         )
-        directory = Path(config.model)
         yield WorkerParts(
             worker_id=worker_id,
             epoch=epoch,

@@ -197,7 +197,8 @@ async def running_gateway(
     values = {"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}
     services = Services(model=model, source=router, meter=GatewayMeter(metrics, clock), **values)
     encoder = encoder or PromptEncoder(model.tokenizer)
-    app = build_app(services, Preparer(model, encoder), metrics, created=1)
+    preparer = Preparer(model, encoder)
+    app = build_app(services, preparer, metrics, created=1)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -212,6 +213,7 @@ async def running_gateway(
         stop.set()
         await serving
         encoder.close()
+        preparer.close()
     assert router.running == set()
     assert services.live == set()
     assert metrics._registry.get_sample_value("baton_requests_in_flight") == 0

@@ -37,6 +37,13 @@ def content(value: Any) -> bytes:
     return chat(messages=[{"role": "user", "content": value}])
 
 
+def schema_format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+SCHEMA_FIELD = "response_format.json_schema.schema"
+
+
 # path, body, status, param, words of the message
 ROWS: list[tuple[str, bytes, int, str | None, tuple[str, ...]]] = [
     (CHAT, b"", 400, None, ("not valid JSON",)),
@@ -135,7 +142,40 @@ ROWS: list[tuple[str, bytes, int, str | None, tuple[str, ...]]] = [
     (CHAT, chat(return_token_ids="yes"), 400, "return_token_ids", ("bool",)),
     (CHAT, chat(tools=[{"type": "function"}]), 400, "tools", ("not supported",)),
     (CHAT, chat(tool_choice="required"), 400, "tool_choice", ("not supported",)),
-    (CHAT, chat(response_format={"type": "json_object"}), 400, "response_format", ("json_object",)),
+    (CHAT, chat(response_format={"type": "xml"}), 400, "response_format.type", ("'xml'",)),
+    (CHAT, chat(response_format={"type": "json_schema"}), 400, "response_format.json_schema", ()),
+    (
+        CHAT,
+        chat(response_format=schema_format({"type": "prose"})),
+        400,
+        "response_format.json_schema.schema",
+        ("cannot be compiled", "prose"),
+    ),
+    (CHAT, chat(response_format=schema_format([1])), 400, SCHEMA_FIELD, ("an object",)),
+    (
+        CHAT,
+        chat(response_format={"type": "json_schema", "json_schema": {}}),
+        400,
+        "response_format.json_schema.name",
+        ("required",),
+    ),
+    (TEXT, text(guided_regex="(a"), 400, "guided_regex", ("unclosed group",)),
+    (TEXT, text(guided_regex="a" * 70_000), 413, None, ("body",)),
+    (TEXT, text(guided_regex="(?=a)b"), 400, "guided_regex", ("look-around",)),
+    (TEXT, text(guided_json="{"), 400, "guided_json", ("not valid JSON",)),
+    (TEXT, text(guided_choice=[]), 400, "guided_choice", ("not empty",)),
+    (TEXT, text(guided_choice=["a", 1]), 400, "guided_choice[1]", ("str",)),
+    (TEXT, text(guided_grammar="start: nothing"), 400, "guided_grammar", ("nothing",)),
+    (TEXT, text(structured_outputs={"xml": 1}), 400, "structured_outputs.xml", ("xml",)),
+    (
+        TEXT,
+        text(structured_outputs={"regex": "a"}, guided_choice=["b"]),
+        400,
+        "structured_outputs.regex",
+        ("guided_choice and structured_outputs.regex",),
+    ),
+    (TEXT, text(guided_regex="a", min_tokens=2), 400, "min_tokens", ("guided_regex",)),
+    (TEXT, text(guided_regex="a", ignore_eos=True), 400, "ignore_eos", ("guided_regex",)),
     (CHAT, chat(cache_salt="s" * 257), 400, "cache_salt", ("256",)),
     (CHAT, chat(metadata={"a": 1}), 400, "metadata[...]", ("str",)),
     (TEXT, text(prompt=""), 400, "prompt", ("no tokens",)),
