@@ -75,7 +75,8 @@ class Fleet:
 
     async def run(self, on_records: OnRecords) -> None:
         """Hands records on as they come, until every process has finished."""
-        await asyncio.gather(*(self._listen(reader, on_records) for reader in self._readers))
+        pairs = zip(self._processes, self._readers, strict=True)
+        await asyncio.gather(*(self._listen(*pair, on_records) for pair in pairs))
 
     def stop(self) -> None:
         """Ends the requests under way; run() then returns."""
@@ -95,7 +96,12 @@ class Fleet:
             if process.stdin is not None and not process.stdin.is_closing():
                 process.stdin.write(frame(message))
 
-    async def _listen(self, reader: FrameReader[FromShard], on_records: OnRecords) -> None:
+    async def _listen(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: FrameReader[FromShard],
+        on_records: OnRecords,
+    ) -> None:
         while True:
             message = await reader.next()
             if isinstance(message, Records):
@@ -104,4 +110,5 @@ class Fleet:
             if isinstance(message, Finished):
                 self.finished.append(message)
                 return
-            raise LoadtestError("a generator process died during the load")
+            code = await process.wait()
+            raise LoadtestError(f"a generator process died during the load (exit code {code})")

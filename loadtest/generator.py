@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ class Generator:
         """
         self._start = start
         self._alarm = Alarm(self._tick)
+        self._connections.on_due = self._tick
         self._tick()
         try:
             await self._done.wait()
@@ -127,6 +129,7 @@ class Generator:
             if wait_s > 0:
                 break
             self._send_next(due_s)
+        self._connections.due = math.inf if due_s is None else self._start + due_s
         if due_s is None:
             self._finish_if_idle()
         elif wait_s > _SPARE_S and self._planned and self._num_ready_bytes < _READY_BYTES:

@@ -96,6 +96,7 @@ async def _main() -> None:
     transport, protocol = await loop.connect_write_pipe(
         asyncio.streams.FlowControlMixin, os.fdopen(sys.stdout.fileno(), "wb")
     )
+    transport.set_write_buffer_limits(high=0)  # drain() then waits until all is written
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
     with contextlib.suppress(ConnectionError):  # the run is gone
         await serve(reader, writer)

@@ -87,6 +87,16 @@ async def test_a_run_over_two_processes_sends_everything_once(tools: Any) -> Non
     assert result.stages.requests_by_pair == {"prefill-0 -> decode-0": 41}
 
 
+async def test_a_mass_of_records_at_the_end_arrives_whole(tools: Any) -> None:
+    """A megabyte of gaps at once is more than a pipe takes in one piece."""
+    word = tools.chunk(tools.text_event("a") * 5000 + tools.text_event("b", "length"))
+    reply = tools.Reply([tools.Write(tools.HEAD), tools.Write(word + tools.END)])
+    async with tools.serving(lambda n, body: reply) as server:
+        spec = spec_of(server.target, scrapes=False, rate="1000", duration="0.05s")
+        recording = await record_run(spec, tools.clock, asyncio.Event(), Watcher())
+    assert [record.gaps_s.size for record in recording.records] == [5000] * 50
+
+
 async def test_a_late_generator_makes_the_run_invalid(tools: Any) -> None:
     async with tools.serving(lambda n, body: tools.answer([0.0])) as server:
         spec = spec_of(server.target, scrapes=False, duration="0.3s")
