@@ -101,13 +101,17 @@ class Attempt:
         return self.finish is not None or self.failure is not None
 
     def start(self) -> None:
-        facts, decode = self._facts, self._decode
+        facts, decode, num_tokens = self._facts, self._decode, self._facts.num_tokens
         rest = facts.uncached_tokens(decode.info.worker_id)
         if self._prefill is None:
-            decode.reserve_leg(self._decode_leg, compute_tokens=rest, new_tokens=rest)
+            decode.reserve_leg(
+                self._decode_leg, compute_tokens=rest, new_tokens=rest, num_tokens=num_tokens
+            )
             self._start_decode(None)
             return
-        decode.reserve_leg(self._decode_leg, compute_tokens=0, new_tokens=rest)
+        decode.reserve_leg(
+            self._decode_leg, compute_tokens=0, new_tokens=rest, num_tokens=num_tokens
+        )
         rest = facts.uncached_tokens(self._prefill.info.worker_id)
         self._prefill.reserve_leg(self._prefill_leg, compute_tokens=rest, new_tokens=rest)
         leg = StartLeg(self._prefill_leg, self._request, self._stitcher.sent, prefill_only=True)

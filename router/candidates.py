@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from router.outlook import Outlook
 from wire.messages import Role
 
 
@@ -30,6 +31,7 @@ class Candidate:
     waiting_tokens: int
     num_free_blocks: int
     num_blocks: int = 0
+    outlook: Outlook | None = None  # None: its predictor is cold
 
 
 @dataclass(frozen=True, slots=True)

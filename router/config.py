@@ -8,6 +8,8 @@ class RouterConfig:
     """One router's settings; the gateway builds it once.
 
     client_id: names this router to workers and control plane, and seeds its random ties.
+    ttft_slo_ms: objective of the time to the first token of prompts up to ttft_slo_tokens, and
+    ttft_slo_token_ms more for each token over them. tpot_slo_ms: of the mean time of a token.
     heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
     a request waits for a first live worker. local_prefill_max_tokens: a decode worker computes
@@ -25,6 +27,10 @@ class RouterConfig:
     max_attempts: int = 4
     worker_wait_s: float = 15.0
     local_prefill_max_tokens: int = 16
+    ttft_slo_ms: float = 2000.0
+    ttft_slo_tokens: int = 2000
+    ttft_slo_token_ms: float = 1.0
+    tpot_slo_ms: float = 50.0
     speculative_ttl_s: float = 2.0
     max_prefix_blocks: int = 1 << 18  # per worker
     rescue_s: float = 2.0

@@ -10,6 +10,10 @@ from wire.messages import WorkerReport
 class _LegLoad:
     compute_tokens: int  # prompt tokens that this worker has still to compute
     room_blocks: int
+    num_tokens: int = 0  # of the sequence; 0 for a leg that does not decode
+    pulled_tokens: int = 0
+    is_running: bool = False
+    runs_reported: bool = False  # the last report counts it among the running ones
     is_accepted: bool = False
     is_reported: bool = False  # the last report counts it already
 
@@ -49,9 +53,42 @@ class WorkerLoad:
         base = 0 if self._report is None else self._report.num_free_blocks
         return max(0, base - self._used_blocks)
 
-    def reserve(self, leg_id: int, *, compute_tokens: int, new_tokens: int) -> None:
-        """A leg was placed: tokens to compute, and tokens that need new room in the KV pool."""
-        leg = _LegLoad(compute_tokens, -(-new_tokens // BLOCK_SIZE))
+    @property
+    def num_computing(self) -> int:
+        """This router's legs whose prompts are not computed yet."""
+        return sum(leg.compute_tokens > 0 for leg in self._legs.values())
+
+    @property
+    def num_decoding(self) -> int:
+        """Sequences that decode or will; those that are pulled are in no report's count."""
+        pulling = apart = 0
+        for leg in self._legs.values():
+            pulling += leg.pulled_tokens > 0 and leg.is_reported and not leg.runs_reported
+            apart += leg.num_tokens == 0
+        return max(0, self.num_seqs + pulling - apart)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens in the KV of sequences that decode or will."""
+        base = 0 if self._report is None else self._report.context_tokens
+        return base + sum(leg.num_tokens for leg in self._legs.values() if not leg.runs_reported)
+
+    @property
+    def pulling_tokens(self) -> int:
+        """Tokens whose KV is on its way here, those left out that wait for their prefill."""
+        pulls = (leg for leg in self._legs.values() if leg.is_accepted and not leg.is_running)
+        return sum(leg.pulled_tokens for leg in pulls)
+
+    def reserve(
+        self, leg_id: int, *, compute_tokens: int, new_tokens: int, num_tokens: int = 0
+    ) -> None:
+        """A leg was placed: tokens to compute, and tokens that need new room in the KV pool.
+
+        num_tokens: of a leg that will decode; one that computes nothing pulls its new_tokens.
+        """
+        leg = _LegLoad(compute_tokens, -(-new_tokens // BLOCK_SIZE), num_tokens)
+        if not compute_tokens:
+            leg.pulled_tokens = new_tokens
         self._legs[leg_id] = leg
         self._count(leg, 1)
 
@@ -68,6 +105,7 @@ class WorkerLoad:
         """The leg's first token is here: nothing of its prompt waits."""
         leg = self._legs.get(leg_id)
         if leg is not None:
+            leg.is_running = True
             self._set_compute(leg, 0)
 
     def ended(self, leg_id: int) -> None:
@@ -81,6 +119,7 @@ class WorkerLoad:
         self._num_seqs = self._waiting_tokens = self._used_blocks = 0
         for leg in self._legs.values():
             leg.is_reported = leg.is_accepted
+            leg.runs_reported = leg.is_running
             if not leg.is_reported:
                 self._count(leg, 1)
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from random import Random
 
 from router.candidates import Candidate, ClusterView
-from router.policies.policy import Policy, RequestFacts
+from router.policies.policy import Pair, PairPolicy, Policy, RequestFacts
 from wire.messages import Role
 
 
@@ -26,6 +26,7 @@ class Placement:
     decode: str
     kind: PlacementKind
     explanation: str
+    ranking: tuple[Pair, ...] = ()  # this pair and the next best, where they were predicted
 
 
 def place(
@@ -44,6 +45,10 @@ def place(
     decode = _allowed(view.decode, facts)
     if not prefill or not decode:
         return _place_degraded(facts, decode or prefill, policy, rng, bool(decode))
+    if isinstance(policy, PairPolicy):
+        ranking = policy.rank(facts, prefill, decode, rng)
+        if ranking:
+            return _place_pair(tuple(ranking))
     if facts.num_left_tokens == 1:
         worker = policy(facts, Role.PREFILL, prefill, rng)
         return _whole(facts, worker, PlacementKind.LOCAL, "one token is wanted")
@@ -62,6 +67,18 @@ def place(
     return Placement(
         source.worker_id, reader.worker_id, PlacementKind.REMOTE, f"{explanation}{len(paired)}"
     )
+
+
+def _place_pair(ranking: tuple[Pair, ...]) -> Placement:
+    chosen = ranking[0]
+    forecast = chosen.forecast
+    explanation = (
+        f"cost {forecast.cost:.3f}: {forecast.ttft_s:.3f} s to the first token, "
+        f"{1e3 * forecast.tpot_s:.2f} ms a token"
+    )
+    source = None if chosen.prefill is None else chosen.prefill.worker_id
+    kind = PlacementKind.LOCAL if source is None else PlacementKind.REMOTE
+    return Placement(source, chosen.decode.worker_id, kind, explanation, ranking)
 
 
 def _allowed(pool: Sequence[Candidate], facts: RequestFacts) -> Sequence[Candidate]:

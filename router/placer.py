@@ -59,6 +59,8 @@ class Placer:
             confirmed_blocks=match.confirmed,
             excluded=_useful_exclusions(excluded, view),
             block_hashes=request.block_hashes,
+            ttft_slo_s=_ttft_slo_s(self._config, len(request.prompt_tokens)),
+            tpot_slo_s=self._config.tpot_slo_ms / 1e3,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)
@@ -69,6 +71,11 @@ class Placer:
         for worker_id in {placement.prefill or placement.decode, placement.decode}:
             self._prefix_map.speculate(worker_id, request.block_hashes, expires_at_s)
         return placement, facts
+
+
+def _ttft_slo_s(config: RouterConfig, num_prompt: int) -> float:
+    long_tokens = max(0, num_prompt - config.ttft_slo_tokens)
+    return (config.ttft_slo_ms + config.ttft_slo_token_ms * long_tokens) / 1e3
 
 
 def _useful_exclusions(

@@ -7,6 +7,8 @@ from router.candidates import Candidate, WorkerState, WorkerView
 from router.config import RouterConfig
 from router.liveness import Liveness
 from router.load import WorkerLoad
+from router.outlook import WorkerForecast
+from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.stream import WorkerStream
 from runtime.clock import Clock
@@ -21,6 +23,7 @@ from wire.messages import (
     LegFailed,
     LegFinished,
     LegTokens,
+    LegTransferred,
     Role,
     SnapshotRequest,
     StartLeg,
@@ -59,9 +62,11 @@ class WorkerSession:
         clock: Clock,
         prefix_map: PrefixMap,
         on_change: Callable[[], None],
+        pool: StepPredictor | None = None,
     ) -> None:
         self.info = info
         self.load = WorkerLoad()
+        self.forecast = WorkerForecast(pool=pool)
         self.state = WorkerState.CONNECTING
         self._group = group
         self._stream = WorkerStream(info.address, config, self)
@@ -116,6 +121,7 @@ class WorkerSession:
                 load.waiting_tokens,
                 load.num_free_blocks,
                 self.info.num_blocks,
+                self.forecast.outlook(load),
             )
         return self._candidate
 
@@ -136,9 +142,13 @@ class WorkerSession:
 
     # --- legs ---------------------------------------------------------------------------------
 
-    def reserve_leg(self, leg_id: int, *, compute_tokens: int, new_tokens: int) -> None:
+    def reserve_leg(
+        self, leg_id: int, *, compute_tokens: int, new_tokens: int, num_tokens: int = 0
+    ) -> None:
         """Counts a leg that was placed here, before it starts. Ended by cancel_leg or its end."""
-        self.load.reserve(leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens)
+        self.load.reserve(
+            leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens, num_tokens=num_tokens
+        )
         self._changed()
 
     def start_leg(self, leg: StartLeg, sink: LegSink) -> None:
@@ -220,6 +230,7 @@ class WorkerSession:
         self._stream.works()
         self._liveness.report_came(now_s, report)
         self.load.reported(report)
+        self.forecast.reported(report.totals, now_s)
         self._settle()
 
     def _settle(self) -> None:
@@ -241,6 +252,8 @@ class WorkerSession:
                 leg.has_tokens = True
                 self.load.computed(event.leg_id)
                 self._changed()
+        elif isinstance(event, LegTransferred) and not event.failure:
+            self.forecast.transferred(leg.num_tokens, event.transfer_s, event.exposed_s)
         elif isinstance(event, LegAccepted):
             self.load.accepted(
                 event.leg_id, num_tokens=leg.num_tokens, num_cached_tokens=event.num_cached_tokens

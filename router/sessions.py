@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from router.candidates import ClusterView, WorkerState
 from router.config import RouterConfig
+from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.session import WorkerSession
 from runtime.clock import Clock
@@ -35,6 +36,7 @@ class Sessions:
         self._by_id: dict[str, WorkerSession] = {}
         self._dropped: set[str] = set()  # not listed any more, but legs still run
         self._groups: dict[Fingerprint, int] = {}
+        self._predictors: dict[int, StepPredictor] = {}  # by group, for what a worker never ran
         self._view: ClusterView | None = None
         self._change: asyncio.Event | None = None  # there while somebody waits for a change
         self._closing: set[asyncio.Task[None]] = set()
@@ -118,7 +120,13 @@ class Sessions:
         group = self._groups.setdefault(info.fingerprint, len(self._groups))
         self._prefix_map.add_worker(info.worker_id)
         session = WorkerSession(
-            info, group, self._config, self._clock, self._prefix_map, self._on_change
+            info,
+            group,
+            self._config,
+            self._clock,
+            self._prefix_map,
+            self._on_change,
+            self._predictors.setdefault(group, StepPredictor()),
         )
         self._by_id[info.worker_id] = session
         session.open()

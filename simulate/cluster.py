@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+from profiles.profile import Profile
 from router.candidates import Candidate, ClusterView
 from router.load import WorkerLoad
+from router.outlook import LinkCosts, WorkerForecast
+from router.predictor import StepCosts
 from router.prefix_map import PrefixMap
 from simulate.event_loop import EventLoop
 from simulate.worker import ModelledWorker
@@ -18,11 +21,16 @@ class SimulatedSession:
     def __init__(self, worker: ModelledWorker, cluster: "SimulatedCluster") -> None:
         self.worker = worker
         self.load = WorkerLoad()
+        self.forecast = WorkerForecast(*_seeds(worker.profile))
         self._cluster = cluster
         self._candidate: Candidate | None = None
 
-    def reserve(self, leg_id: int, *, compute_tokens: int, new_tokens: int) -> None:
-        self.load.reserve(leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens)
+    def reserve(
+        self, leg_id: int, *, compute_tokens: int, new_tokens: int, num_tokens: int = 0
+    ) -> None:
+        self.load.reserve(
+            leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens, num_tokens=num_tokens
+        )
         self.changed()
 
     def accepted(self, leg_id: int, num_tokens: int, num_cached_tokens: int) -> None:
@@ -37,8 +45,10 @@ class SimulatedSession:
         self.load.ended(leg_id)
         self.changed()
 
-    def reported(self) -> None:
-        self.load.reported(self.worker.report())
+    def reported(self, now_s: float) -> None:
+        report = self.worker.report()
+        self.load.reported(report)
+        self.forecast.reported(report.totals, now_s)
         self.changed()
 
     def changed(self) -> None:
@@ -57,6 +67,7 @@ class SimulatedSession:
                 waiting_tokens=load.waiting_tokens,
                 num_free_blocks=load.num_free_blocks,
                 num_blocks=self.worker.pool.num_blocks,
+                outlook=self.forecast.outlook(load),
             )
         return self._candidate
 
@@ -76,7 +87,7 @@ class SimulatedCluster:
         self._sessions[worker.worker_id] = session
         self._prefix_map.add_worker(worker.worker_id)
         self._prefix_map.load_snapshot(worker.worker_id, BlockSnapshot(0))
-        session.reported()
+        session.reported(self._loop.now())
 
     def get(self, worker_id: str) -> SimulatedSession:
         return self._sessions[worker_id]
@@ -104,6 +115,20 @@ class SimulatedCluster:
     def report_until(self, is_over: Callable[[], bool]) -> None:
         """Every session's report, now and every 250 ms."""
         for session in self._sessions.values():
-            session.reported()
+            session.reported(self._loop.now())
         if not is_over():
             self._loop.after(_REPORT_INTERVAL_S, self.report_until, is_over)
+
+
+def _seeds(profile: Profile) -> tuple[StepCosts, None, LinkCosts]:
+    """What the operator knows of the hardware: the predictors start from it."""
+    costs = StepCosts(
+        profile.step_s,
+        profile.sequence_s,
+        profile.context_token_s,
+        0.0,
+        profile.prefill_token_s,
+        profile.prefill_pair_s,
+    )
+    tail_share = 1 / profile.num_layer_groups
+    return costs, None, LinkCosts(profile.kv_transfer_s(1), profile.link_latency_s, tail_share)

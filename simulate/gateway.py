@@ -83,10 +83,20 @@ class SimulatedGateway:
         self._answers[answer.decode_leg.leg_id] = answer
         rest = facts.uncached_tokens(placement.decode)
         if placement.prefill is None:
-            decode.reserve(answer.decode_leg.leg_id, compute_tokens=rest, new_tokens=rest)
+            decode.reserve(
+                answer.decode_leg.leg_id,
+                compute_tokens=rest,
+                new_tokens=rest,
+                num_tokens=facts.num_tokens,
+            )
             self._start(decode, answer.decode_leg)
             return
-        decode.reserve(answer.decode_leg.leg_id, compute_tokens=0, new_tokens=rest)
+        decode.reserve(
+            answer.decode_leg.leg_id,
+            compute_tokens=0,
+            new_tokens=rest,
+            num_tokens=facts.num_tokens,
+        )
         prefill = self._cluster.get(placement.prefill)
         leg = self._leg(arrival)
         leg.prefill_only = True

@@ -373,6 +373,7 @@ class ModelledWorker:
         leg.num_known += 1
         leg.num_left -= 1
         leg.arrived_s = self._loop.now()
+        self._listener.token_sampled(leg, is_last=False)
         self._store(leg)
         assert leg.source is not None and leg.source.release is not None
         leg.source.release()

@@ -10,6 +10,7 @@ from router.policies.mooncake_conductor import MooncakeConductor
 from router.policies.policy import Policy
 from router.policies.power_of_two import PowerOfTwo
 from router.policies.ppd_static import PpdStatic
+from router.policies.predicted import Predicted
 from router.policies.random_choice import RandomChoice
 from router.policies.round_robin import round_robin
 from router.policies.session_hash import SessionHash
@@ -28,6 +29,7 @@ POLICIES: dict[str, Policy] = {
     "sglang": SglangCacheAware(),
     "mooncake": MooncakeConductor(),
     "ppd": PpdStatic(),
+    "predicted": Predicted(),
 }
 
 

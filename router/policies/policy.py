@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Protocol, runtime_checkable
 
 from router.candidates import Candidate
 from wire.block_hash import BLOCK_SIZE
@@ -25,6 +26,8 @@ class RequestFacts:
     confirmed_blocks: Mapping[str, int] = field(default_factory=dict)
     excluded: frozenset[tuple[str, int]] = frozenset()
     block_hashes: Sequence[int] = ()  # of the prompt's full blocks, chained
+    ttft_slo_s: float = 2.0
+    tpot_slo_s: float = 0.05
 
     def uncached_tokens(self, worker_id: str) -> int:
         """Tokens to compute there; at least one, since the last token is never cached."""
@@ -33,6 +36,49 @@ class RequestFacts:
     def surely_uncached_tokens(self, worker_id: str) -> int:
         """The same, believing only what the worker confirmed."""
         return max(1, self.num_tokens - self.confirmed_blocks.get(worker_id, 0) * BLOCK_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a pair was predicted to give, in seconds. cost: the objective, less is better.
+
+    fetch_s: the whole KV transfer; exposed_s: what of it prefill does not hide.
+    """
+
+    ttft_s: float = 0.0
+    tpot_s: float = 0.0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    fetch_s: float = 0.0
+    exposed_s: float = 0.0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Workers for both phases; prefill is None where decode computes the prompt."""
+
+    prefill: Candidate | None
+    decode: Candidate
+    forecast: Forecast
+
+
+@runtime_checkable
+class PairPolicy(Protocol):
+    """A policy that weighs both phases together, beside choosing for one as every policy does."""
+
+    def __call__(
+        self, facts: RequestFacts, phase: Role, candidates: Sequence[Candidate], rng: Random
+    ) -> Candidate: ...
+
+    def rank(
+        self,
+        facts: RequestFacts,
+        prefill: Sequence[Candidate],
+        decode: Sequence[Candidate],
+        rng: Random,
+    ) -> Sequence[Pair]:
+        """The chosen pair, then the best of the others; empty while predictors are cold."""
 
 
 # Takes one or more candidates and the phase they are wanted for (DECODE also for whole answers).

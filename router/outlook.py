@@ -1,0 +1,82 @@
+"""What the router expects of one worker at this moment, as values that a policy can read."""
+
+from dataclasses import dataclass
+
+from router.load import WorkerLoad
+from router.predictor import StepCosts, StepPredictor
+from wire.messages import StepTotals
+
+_FADE = 0.02  # how fast an old best rate and old latencies lose their say, per transfer
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCosts:
+    """KV into one worker: seconds a token on the wire, and what no overlap hides."""
+
+    token_s: float = 0.0
+    latency_s: float = 0.0
+    tail_share: float = 0.125  # of a transfer that can start only when prefill has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A warm worker. num_seqs, context_tokens: its decode batch, with all that is on its way.
+
+    queue_s: prefill work that waits. prefill_share: the share of its recent time that prefill took.
+    backlog_s: transfers under way. margin: cautious over expected time, at least 1.
+    """
+
+    costs: StepCosts
+    margin: float
+    num_seqs: int
+    context_tokens: int
+    queue_s: float
+    prefill_share: float
+    link: LinkCosts
+    backlog_s: float
+
+
+class WorkerForecast:
+    """One worker's predictors, fed by its reports and transfers. Pure: time is an argument."""
+
+    def __init__(
+        self,
+        seed: StepCosts | None = None,
+        pool: StepPredictor | None = None,
+        link: LinkCosts = LinkCosts(),
+    ) -> None:
+        self.steps = StepPredictor(seed, pool)
+        self._link = link
+        self._has_link = link.token_s > 0
+
+    def reported(self, totals: StepTotals, now_s: float) -> None:
+        self.steps.observe(totals, now_s)
+
+    def transferred(self, num_tokens: int, transfer_s: float, exposed_s: float) -> None:
+        """A pull of num_tokens into this worker: the fastest one tells the link's rate."""
+        if num_tokens < 1:
+            return
+        token_s = transfer_s / num_tokens
+        if self._has_link:
+            token_s = min(token_s, self._link.token_s * (1 + _FADE))
+        rest_s = max(0.0, exposed_s - token_s * num_tokens * self._link.tail_share)
+        latency_s = self._link.latency_s + _FADE * 5 * (rest_s - self._link.latency_s)
+        self._link = LinkCosts(token_s, latency_s, self._link.tail_share)
+        self._has_link = True
+
+    def outlook(self, load: WorkerLoad) -> Outlook | None:
+        """None while the predictor is cold."""
+        costs = self.steps.costs()
+        if costs is None:
+            return None
+        waiting, count = load.waiting_tokens, max(1, load.num_computing)
+        return Outlook(
+            costs=costs,
+            margin=self.steps.margin,
+            num_seqs=load.num_decoding,
+            context_tokens=load.context_tokens,
+            queue_s=count * costs.prefill_s(waiting / count),
+            prefill_share=self.steps.prefill_share,
+            link=self._link,
+            backlog_s=load.pulling_tokens * self._link.token_s,
+        )
