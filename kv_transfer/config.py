@@ -27,7 +27,7 @@ class TransferConfig:
     connect_s: float = 2.0
     slack_s: float = 2.0
     expected_bytes_s: float = 5e8
-    piece_bytes: int = 4 << 20
+    piece_bytes: int = 8 << 20
     max_connections: int = 1024
     verify_share: float = 0.05
     strikes: int = 3

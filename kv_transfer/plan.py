@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from wire.kv import KVLayout
 
@@ -139,11 +140,17 @@ def plan_copies(
     """The copies of `piece`: runs that are neighbours on both sides, within a layer, are one."""
     size = target.region_bytes
     named = slice(piece.first_index, piece.end_index)
-    runs = [
-        (source_block * size, target_block * size, length * size)
-        for source_block, target_block, length in _common_runs(
-            source_blocks[named], target_blocks[named]
+    sources, targets = source_blocks[named], target_blocks[named]
+    breaks = [
+        at
+        for at, (a, b, c, d) in enumerate(
+            zip(sources, sources[1:], targets, targets[1:], strict=False), 1
         )
+        if a + 1 != b or c + 1 != d
+    ]
+    runs = [
+        (sources[start] * size, targets[start] * size, (end - start) * size)
+        for start, end in _between(breaks, len(sources))
     ]
     copies: list[Copy] = []
     for layer in range(piece.first_layer, piece.end_layer):
@@ -154,30 +161,17 @@ def plan_copies(
 
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of the piece in one pool, in order, neighbours joined."""
-    runs = list(_runs(blocks[piece.first_index : piece.end_index]))
-    size = layout.region_bytes
+    named, size = blocks[piece.first_index : piece.end_index], layout.region_bytes
+    breaks = [at for at, (a, b) in enumerate(pairwise(named), 1) if a + 1 != b]
+    runs = [
+        (named[start] * size, (end - start) * size) for start, end in _between(breaks, len(named))
+    ]
     for layer in range(piece.first_layer, piece.end_layer):
-        for first, length in runs:
-            yield layout.offset_bytes(layer, first), length * size
+        base = layout.offset_bytes(layer, 0)
+        for start, length in runs:
+            yield base + start, length
 
 
-def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(first, length) of each run of consecutive ids."""
-    first = 0
-    for at in range(1, len(blocks) + 1):
-        if at == len(blocks) or blocks[at] != blocks[at - 1] + 1:
-            yield blocks[first], at - first
-            first = at
-
-
-def _common_runs(sources: Sequence[int], targets: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(first source, first target, length) of each stretch where both ids grow by one."""
-    first = 0
-    for at in range(1, len(sources) + 1):
-        if (
-            at == len(sources)
-            or sources[at] != sources[at - 1] + 1
-            or targets[at] != targets[at - 1] + 1
-        ):
-            yield sources[first], targets[first], at - first
-            first = at
+def _between(breaks: list[int], end: int) -> Iterator[tuple[int, int]]:
+    """[start, end) of each stretch of range(end) that is cut at `breaks`."""
+    return zip((0, *breaks), (*breaks, end), strict=True) if end else iter(())

@@ -19,7 +19,10 @@ from baton.host_facts import host_facts
 
 # Each module has `run(repeats: int) -> list[Row]`.
 BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path")}
+    {
+        "engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path"),
+        "kv": ("baton.bench.kv", "baton.bench.kv_digest"),
+    }
 )
 
 WhatArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")]

@@ -1,0 +1,80 @@
+"""What one small read costs a lane: 4 KiB, one after the other."""
+
+import contextlib
+import time
+from statistics import median
+
+from baton.bench.kv_lists import SMALL_POOL
+from baton.bench.kv_source import EPOCH, SECRET, WORKER_ID, SourceProcess
+from baton.bench.row import Row
+from kv_transfer.channel import Channel, wait_readable
+from kv_transfer.config import TransferConfig
+from kv_transfer.control import Attach, Attached
+from kv_transfer.handshake import Identity
+from kv_transfer.mapping import Mapping
+from kv_transfer.memory import KVMemory, host_id
+from kv_transfer.opening import Reader, open_channel, open_lane
+from kv_transfer.plan import Piece
+from kv_transfer.quarantine import Quarantine
+from kv_transfer.transport import Lane, ReadOp
+from kv_transfer.transports.registry import TRANSPORTS
+from runtime.clock import SystemClock
+from runtime.log import get_logger
+
+_TARGETS_US = {"shm": 25.0, "tcp": 60.0, "nixl": 25.0, "ucx": 60.0}
+_READS = 400  # of one repeat
+_TIMEOUT_S = 10.0
+
+
+def latency_row(transport: str, source: SourceProcess, repeats: int) -> Row:
+    """Microseconds, p50, from a lane's `post` to the bytes; a target stands as baseline."""
+    layout = SMALL_POOL
+    with contextlib.ExitStack() as stack:
+        memory = KVMemory.allocate(layout.pool_bytes)
+        stack.callback(memory.close)
+        handle = source.publish(tuple(range(_READS)), True, True)
+        reader = _reader(transport, memory)
+        channel = open_channel(reader, handle.address)
+        stack.callback(channel.close)
+        identity = Identity(WORKER_ID, EPOCH, layout.signature)
+        lane, theirs = open_lane(reader, handle.address, identity, channel)
+        stack.callback(lane.close)
+        source_blocks = _attach(channel, handle.handle_id)
+        mapping = Mapping.of(theirs, layout, handle.num_tokens, 0)
+        target_blocks = tuple(reversed(range(_READS)))
+        times = []
+        for number in range(repeats * _READS):
+            at = number % _READS
+            piece = Piece(0, 1, at, at + 1)
+            op = ReadOp(number + 1, handle.handle_id, piece, source_blocks, target_blocks, mapping)
+            times.append(_read_s(lane, op))
+    value, target = 1e6 * median(times), _TARGETS_US[transport]
+    return Row(f"kv.{transport}.latency", value, "us", "target", target, target / value)
+
+
+def _reader(transport: str, memory: KVMemory) -> Reader:
+    clock, config = SystemClock(), TransferConfig(transport=transport)
+    log = get_logger("bench")
+    quarantine = Quarantine(config.strikes, config.quarantine_s)
+    return Reader(
+        SMALL_POOL, memory, clock, SECRET, config, TRANSPORTS, host_id(), False, log,
+        lambda: None, quarantine,
+    )  # fmt: skip
+
+
+def _attach(channel: Channel, handle_id: bytes) -> tuple[int, ...]:
+    channel.send(Attach(1, handle_id))
+    attached = channel.receive_one(_TIMEOUT_S)
+    assert isinstance(attached, Attached)
+    return attached.block_ids
+
+
+def _read_s(lane: Lane, op: ReadOp) -> float:
+    """As a link turns: post, move, wait."""
+    begin_s = time.perf_counter()
+    lane.post(op)
+    while not any(moved.ticket == op.ticket for moved in lane.progress()):
+        wait_s = lane.wait_s()
+        if lane.fd >= 0 or wait_s:
+            wait_readable([lane.fd] if lane.fd >= 0 else [], wait_s)
+    return time.perf_counter() - begin_s

@@ -1,0 +1,32 @@
+"""The fabric's bench: what it moves, and that it runs at all."""
+
+import pytest
+
+from baton.bench import kv
+from baton.bench.kv_lists import POOL, contiguous, runs, scattered
+
+
+def test_the_scattered_lists_have_512_blocks_and_hardly_any_neighbours():
+    for blocks in scattered():
+        assert len(set(blocks.source)) == len(set(blocks.target)) == 512
+        assert blocks.num_bytes == 16 << 20
+        assert len(runs(blocks.source)) > 450
+
+
+def test_the_contiguous_list_is_one_run_of_256_mib():
+    (blocks,) = contiguous()
+    assert runs(blocks.source) == [(0, 256 << 20)]
+
+
+def test_runs_join_neighbours_only():
+    size = POOL.region_bytes
+    assert runs((4, 5, 7, 6)) == [(4 * size, 2 * size), (7 * size, size), (6 * size, size)]
+
+
+@pytest.mark.slow
+def test_each_transport_has_its_rows():
+    names = {row.name for row in kv.run(1)}
+    for transport in ("shm", "tcp"):
+        for figure in ("scattered", "contiguous", "latency"):
+            assert f"kv.{transport}.{figure}" in names
+        assert f"kv.idle.{transport}" in names
