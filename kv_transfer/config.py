@@ -15,6 +15,9 @@ class TransferConfig:
     quarter of the expected rate.
     piece_bytes: the most that moves between two looks at the control channel.
     verify_share: of the regions, how many are compared by digest: 0.05 is every twentieth, 1 all.
+    wire_format: how regions are written where sockets carry them: "as_is", "auto" (packed without
+    loss where a link leaves more exposed than that costs), "auto_fp8" (also fp8, which loses
+    precision), or a format's name, always.
     strikes, quarantine_s: so many corrupt pulls from one source within quarantine_s, and nothing
     is read from it for as long.
     """
@@ -30,6 +33,7 @@ class TransferConfig:
     piece_bytes: int = 8 << 20
     max_connections: int = 1024
     verify_share: float = 0.05
+    wire_format: str = "auto"
     strikes: int = 3
     quarantine_s: float = 60.0
 

@@ -143,6 +143,7 @@ class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
     first_index: Count
     end_index: Count
     window: Bounds | None = None
+    wire_format: Text = "as_is"
 
 
 class Probe(msgspec.Struct, frozen=True, tag=16, array_like=True):

@@ -21,6 +21,7 @@ from kv_transfer.control import (
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
 from kv_transfer.opening import Reader, open_channel, open_lane
+from kv_transfer.pace import AS_IS, Pace, candidates
 from kv_transfer.plan import Piece, Watermark
 from kv_transfer.pull import Pull, PullResult, PullState
 from kv_transfer.pulse import Pulse
@@ -57,6 +58,7 @@ class Link:
         self._channel: Channel | None = None
         self._lane: Lane | None = None
         self._source_layout: KVLayout | None = None
+        self._pace = Pace()
         self._pulse = Pulse(reader.config.heartbeat_s)
         self._thread = threading.Thread(target=self._run, name="kv-link")
 
@@ -154,6 +156,7 @@ class Link:
             self._pulse.begin(now_s)
         assert self._source_layout is not None
         self._pulls[pull.ticket] = pull
+        pull.wire_format = self._wire_format(pull, lane)
         pull.bind(self._source_layout, self._reader.memory.buffer)
         pull.deadline_s = now_s + self._reader.config.slack_s
         self._pulse.ask(now_s)
@@ -185,6 +188,7 @@ class Link:
             case Complete():
                 pull.output_tokens = frame.output_tokens
                 pull.completed_s = self._reader.clock.now()
+                pull.completed_bytes = pull.moved_bytes
             case Ended() | Refused():
                 self._give_up(pull, frame.reason, frame.message, channel, lane)
             case Released():
@@ -244,7 +248,18 @@ class Link:
         elif (region := pull.verification.bad_region()) is not None:
             self._finish(pull, self._corrupt(pull, region, name))
         else:
+            exposed_bytes = pull.total_bytes - pull.completed_bytes
+            self._pace.record(pull.wire_format, pull.total_bytes, exposed_bytes, pull.exposed_s)
             self._finish(pull, pull.success(name))
+
+    def _wire_format(self, pull: Pull, lane: Lane) -> str:
+        """Only sockets carry anything else than the pool's own bytes."""
+        setting, layout = self._reader.config.wire_format, self._reader.layout
+        names = candidates(setting, layout.dtype)
+        if lane.name != "tcp" or not names:
+            return AS_IS
+        num_bytes = (len(pull.target_blocks) - pull.num_skip_blocks) * layout.block_bytes
+        return setting if setting in names else self._pace.choose(num_bytes, names)
 
     def _corrupt(self, pull: Pull, region: int, name: str) -> PullResult:
         """The lease held, so the source's blocks are what it hashed, and what came is not."""

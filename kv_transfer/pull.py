@@ -7,7 +7,9 @@ from enum import Enum
 from kv_transfer.control import Attach
 from kv_transfer.digests import RegionHasher, Sample, Verification
 from kv_transfer.errors import FailReason
+from kv_transfer.formats import FORMATS
 from kv_transfer.mapping import Extent, Mapping
+from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Cursor, Piece, Watermark, ready_blocks
 from kv_transfer.transport import Moved, ReadOp
 from wire.kv import KVHandle, KVLayout
@@ -21,6 +23,7 @@ class PullResult:
     transfer_s: from the source's consent to the last byte verified, waiting for prefill included.
     exposed_s: from the reader's knowing that prefill is complete to the last byte verified.
     num_verified: regions whose digests were compared.
+    wire_format: what they were asked for in; a lane that shares memory moves them as they are.
     kv_heads: the model's KV heads that came; all of this process's unless the source is a share.
     transport: empty when no lane was opened. wanted_transport: what it should have been; another
     one that was used is a fallback. reason and error are empty when ok.
@@ -35,6 +38,7 @@ class PullResult:
     exposed_s: float = 0.0
     num_verified: int = 0
     kv_heads: range = range(0)
+    wire_format: str = AS_IS
     transport: str = ""
     reason: FailReason | None = None
     error: str = ""
@@ -64,6 +68,7 @@ class Pull:
     layout: KVLayout
     on_done: Callable[[PullResult], None]
     verify_share: float = 0.0
+    wire_format: str = AS_IS
     is_part: bool = False  # of a prompt that several sources hold together
     state: PullState = PullState.ATTACHING
     source_blocks: tuple[int, ...] = ()
@@ -73,6 +78,7 @@ class Pull:
     deadline_s: float | None = None  # None: nothing is owed to this process
     attached_s: float = 0.0
     completed_s: float | None = None  # when this process learned of it
+    completed_bytes: int = 0  # of it, what was here by then
     settled_s: float = 0.0  # whole, and verified
     ready: list[int] = field(init=False)  # per layer, blocks that the source lets be read
     mapping: Mapping = field(init=False)
@@ -90,11 +96,19 @@ class Pull:
         self.total_bytes = self.mapping.num_bytes(self.piece)
         self.cursor = Cursor(self.piece)
         self.ready = [0] * source.num_layers
-        share = self.verify_share if self.total_bytes else 0.0
+        if self.mapping.window is not None:
+            self.wire_format = AS_IS
+        is_kept = self.wire_format == AS_IS or FORMATS[self.wire_format].is_lossless
+        share = self.verify_share if self.total_bytes and is_kept else 0.0
         self.sample = Sample.share(self.piece.end_index, share, self.ticket)
         extents = None if self.mapping.window is None else self._mapped_extents
         hasher = RegionHasher(self.sample, buffer, self.layout, self.target_blocks, extents)
         self.verification = Verification(hasher, self.piece)
+
+    @property
+    def exposed_s(self) -> float:
+        """Of a settled pull: how long it took behind prefill's end."""
+        return max(0.0, self.settled_s - (self.completed_s or 0.0))
 
     @property
     def lacks_heads(self) -> bool:
@@ -132,6 +146,7 @@ class Pull:
             self.source_blocks,
             self.target_blocks,
             self.mapping,
+            self.wire_format,
         )
 
     def attach(self, num_tokens: int, source_blocks: Sequence[int], now_s: float) -> bool:
@@ -162,7 +177,6 @@ class Pull:
             self.deadline_s = None
 
     def success(self, transport: str) -> PullResult:
-        completed_s = self.completed_s or 0.0
         return PullResult(
             ticket=self.ticket,
             ok=True,
@@ -170,9 +184,10 @@ class Pull:
             output_tokens=self.output_tokens,
             num_bytes=self.total_bytes,
             transfer_s=self.settled_s - self.attached_s,
-            exposed_s=max(0.0, self.settled_s - completed_s),
+            exposed_s=self.exposed_s,
             num_verified=self.verification.num_compared,
             kv_heads=self.mapping.heads,
+            wire_format=self.wire_format,
             transport=transport,
         )
 

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from kv_transfer.channel import Channel, Waker, wait_readable
 from kv_transfer.config import TransferConfig
 from kv_transfer.control import (
@@ -26,8 +28,10 @@ from kv_transfer.control import (
 from kv_transfer.digests import MAX_DIGESTS, DigestWalk, RegionHasher, Sample
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.exports import Export, ExportTable
+from kv_transfer.formats import FORMATS, WireFormat, seal
 from kv_transfer.mapping import Extent, Window, region_extents, source_extents
 from kv_transfer.memory import KVMemory
+from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Cursor, Piece, Watermark, ready_blocks
 from kv_transfer.transports.tcp import HEADER, send_views
 from wire.kv import KVLayout
@@ -215,6 +219,12 @@ def checked_window(
     return window
 
 
+def encoded(payload: Sequence[memoryview], wire_format: WireFormat, layout: KVLayout) -> memoryview:
+    """Whole regions as they are sent."""
+    regions = np.concatenate([np.frombuffer(view, np.uint8) for view in payload])
+    return seal(wire_format.encode(regions, layout)).data
+
+
 @dataclass(slots=True)
 class _Sending:
     """A read that is being answered."""
@@ -223,6 +233,7 @@ class _Sending:
     export: Export
     cursor: Cursor
     window: Window | None
+    wire_format: WireFormat | None
 
 
 class DataSession(_Session):
@@ -252,7 +263,10 @@ class DataSession(_Session):
         if not piece.fits(self._source.layout.num_layers, len(export.block_ids)):
             raise TransferError(FailReason.MALFORMED, "a read outside of the published blocks")
         window = checked_window(frame.window, self._source.layout, export.num_tokens)
-        self._sending.append(_Sending(frame.ticket, export, Cursor(piece), window))
+        wire_format = FORMATS.get(frame.wire_format)
+        if frame.wire_format != AS_IS and (wire_format is None or window is not None):
+            raise TransferError(FailReason.MALFORMED, "a wire format that is not known here")
+        self._sending.append(_Sending(frame.ticket, export, Cursor(piece), window, wire_format))
 
     def _send_round(self) -> bool:
         """One piece of each read that has one; whether any had."""
@@ -277,11 +291,12 @@ class DataSession(_Session):
         if piece is None:
             return False
         taken = list(source_extents(piece, layout, export.block_ids, sending.window))
-        bounds = piece.first_layer, piece.end_layer, piece.first_index, piece.end_index
-        header = HEADER.pack(sending.ticket, *bounds, sum(size for _, size in taken))
         buffer = self._source.memory.buffer
-        views = deque([memoryview(header)])
-        for offset, size in taken:
-            views.append(buffer[offset : offset + size])
+        payload = [buffer[offset : offset + size] for offset, size in taken]
+        if sending.wire_format is not None:
+            payload = [encoded(payload, sending.wire_format, layout)]
+        bounds = piece.first_layer, piece.end_layer, piece.first_index, piece.end_index
+        header = HEADER.pack(sending.ticket, *bounds, sum(view.nbytes for view in payload))
+        views = deque([memoryview(header), *payload])
         send_views(self._channel.sock, views, self._source.config.stall_s)
         return True

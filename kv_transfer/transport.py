@@ -8,6 +8,7 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.handshake import Identity
 from kv_transfer.mapping import Extent, Mapping
 from kv_transfer.memory import KVMemory
+from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Copy, Piece
 from wire.kv import FabricAddress, KVLayout
 
@@ -23,6 +24,7 @@ class ReadOp:
     source_blocks: Sequence[int]
     target_blocks: Sequence[int]
     mapping: Mapping
+    wire_format: str = AS_IS  # what a lane of sockets asks for
 
     @property
     def num_bytes(self) -> int:

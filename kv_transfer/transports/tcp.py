@@ -8,10 +8,14 @@ import socket
 import struct
 from collections import deque
 
+import numpy as np
+
 from kv_transfer.channel import Channel, wait_writable
 from kv_transfer.control import Read
 from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.formats import FORMATS, most_bytes, unseal
 from kv_transfer.handshake import join
+from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Cursor, Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 
@@ -59,6 +63,7 @@ class TcpLane:
         self._ticket: int | None = None  # whose payload is coming; None: a header is
         self._left_bytes = 0  # of the payload
         self._piece: Piece | None = None  # that is coming, unless its pull was dropped
+        self._encoded: bytearray | None = None  # payload that is not as it is in the pool
         self._whole: list[tuple[int, Piece]] = []  # what has come in one call of progress
         self._sink = memoryview(bytearray(_SINK_BYTES))
         sock = connect(context.address.host, context.address.port, context.config.connect_s)
@@ -85,6 +90,7 @@ class TcpLane:
                 piece.first_index,
                 piece.end_index,
                 read.mapping.window_on_wire,
+                read.wire_format,
             )
         )
 
@@ -100,9 +106,12 @@ class TcpLane:
             if self._ticket is None:
                 self._begin_payload()
                 continue
-            if self._ticket in self._reads:
-                moved[self._ticket] = moved.get(self._ticket, 0) + num_bytes
+            ticket = self._ticket
             self._left_bytes -= num_bytes
+            if ticket in self._reads:
+                decoded = self._encoded is not None and not self._left_bytes
+                plain = 0 if self._encoded is not None else num_bytes
+                moved[ticket] = moved.get(ticket, 0) + (self._decode() if decoded else plain)
             self._next_views()
         return [
             Moved(ticket, num_bytes, tuple(piece for of, piece in self._whole if of == ticket))
@@ -115,7 +124,7 @@ class TcpLane:
     def drop(self, ticket: int) -> None:
         if self._reads.pop(ticket, None) is not None and ticket == self._ticket:
             self._views.clear()
-            self._piece = None
+            self._piece, self._encoded = None, None
             self._next_views()
 
     def close(self) -> None:
@@ -143,15 +152,39 @@ class TcpLane:
         ticket, *bounds, num_bytes = HEADER.unpack(self._header)
         self._ticket, self._left_bytes = ticket, num_bytes
         if ticket in self._reads:
-            piece = Piece(*bounds)
-            read, cursor = self._reads[ticket]
-            if not cursor.accept(piece) or num_bytes != read.mapping.num_bytes(piece):
-                raise TransferError(FailReason.MALFORMED, "a data frame that was not asked for")
-            buffer = self._context.memory.buffer
-            for offset, size in read.target_extents(piece):
-                self._views.append(buffer[offset : offset + size])
-            self._piece = piece
+            self._aim(*self._reads[ticket], Piece(*bounds), num_bytes)
         self._next_views()
+
+    def _aim(self, read: ReadOp, cursor: Cursor, piece: Piece, num_bytes: int) -> None:
+        is_encoded = read.wire_format != AS_IS
+        whole_bytes = read.mapping.num_bytes(piece) if cursor.accept(piece) else -1
+        if num_bytes > most_bytes(whole_bytes) if is_encoded else num_bytes != whole_bytes:
+            raise TransferError(FailReason.MALFORMED, "a data frame that was not asked for")
+        self._piece = piece
+        if is_encoded:
+            self._encoded = bytearray(num_bytes)
+            self._views.append(memoryview(self._encoded))
+            return
+        buffer = self._context.memory.buffer
+        for offset, size in read.target_extents(piece):
+            self._views.append(buffer[offset : offset + size])
+
+    def _decode(self) -> int:
+        """Writes the piece that has come whole; gives its bytes in the pool."""
+        assert self._encoded is not None and self._piece is not None and self._ticket is not None
+        read, _ = self._reads[self._ticket]
+        num_bytes = read.mapping.num_bytes(self._piece)
+        try:
+            body = unseal(np.frombuffer(self._encoded, np.uint8))
+            layout = self._context.source_layout
+            regions = FORMATS[read.wire_format].decode(body, layout, num_bytes).data
+        except ValueError as error:
+            raise TransferError(FailReason.CORRUPT, str(error)) from error
+        buffer, at = self._context.memory.buffer, 0
+        for offset, size in read.target_extents(self._piece):
+            buffer[offset : offset + size] = regions[at : at + size]
+            at += size
+        return num_bytes
 
     def _next_views(self) -> None:
         """Keeps a place for the bytes to come: the sink for a dropped pull, then a header."""
@@ -166,7 +199,7 @@ class TcpLane:
             del self._reads[entry[0].ticket]
         if self._ticket is not None and self._piece is not None:
             self._whole.append((self._ticket, self._piece))
-        self._ticket, self._piece = None, None
+        self._ticket, self._piece, self._encoded = None, None, None
         self._views.append(memoryview(self._header))
 
 

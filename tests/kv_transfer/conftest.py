@@ -67,10 +67,11 @@ class Rig:
     clock: Clock = field(default_factory=SystemClock)
     reader_secret: bytes = SECRET
     reader_heads: int = 2
+    dtype: str = "float32"
     released: list[int] = field(default_factory=list)
 
     def start(self) -> None:
-        base = KVLayout(6, 80, 2, 16, 8, "float32")
+        base = KVLayout(6, 80, 2, 16, 8, self.dtype)
         self.source = Side.make(base, seed=1)
         self.target = Side.make(
             replace(base, num_blocks=64, num_kv_heads=self.reader_heads), seed=None
