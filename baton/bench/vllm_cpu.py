@@ -88,7 +88,8 @@ def measure(llm: Any, sampling: Any, repeats: int) -> dict[str, float]:
         """Tokens/s: the first token, with the prompts, is timed apart and taken off."""
         requests = prompts(batch, CONTEXT - NEW_TOKENS // 2)
         generate(requests, 1)  # caches the prompts
-        first, whole = generate(requests, 1), generate(requests, NEW_TOKENS)
+        first = median(generate(requests, 1) for _ in range(repeats))
+        whole = median(generate(requests, NEW_TOKENS) for _ in range(repeats))
         return batch * (NEW_TOKENS - 1) / (whole - first)
 
     def cached() -> float:
@@ -99,10 +100,7 @@ def measure(llm: Any, sampling: Any, repeats: int) -> dict[str, float]:
         return 1e3 * generate([longer], 1)
 
     generate(prompts(1, CONTEXT), 4)  # warm
-    values = {
-        f"engine.decode.b{batch}": median(decode(batch) for _ in range(repeats))
-        for batch in (1, 8, 32)
-    }
+    values = {f"engine.decode.b{batch}": decode(batch) for batch in (1, 8, 32)}
     prefill = median(generate(prompts(1, PROMPT), 1) for _ in range(repeats))
     values[f"engine.prefill.{PROMPT}"] = PROMPT / prefill
     values[f"engine.prefill.{SUFFIX}_of_{PROMPT}"] = median(cached() for _ in range(repeats))

@@ -22,6 +22,7 @@ class CpuKernels:
         self._library = load_operators()
         self._reference = ReferenceKernels()
         self._workspace = torch.empty(0, dtype=torch.uint8)
+        self._checked: BatchInput | None = None  # the step whose indices are known to be right
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
         return cpu_linear(self._library, weight, bias, wide)
@@ -47,6 +48,9 @@ class CpuKernels:
     def store_kv(
         self, qkv: Tensor, heads: HeadShape, rope: Tensor, batch: BatchInput, layer_kv: Tensor
     ) -> Tensor:
+        if batch is not self._checked:
+            batch.check_bounds(layer_kv.shape[0], layer_kv.shape[3], rope.shape[0])
+            self._checked = batch
         q = qkv.new_empty(qkv.shape[0], heads.num_heads, heads.head_dim)
         self._library.baton_store_kv(
             _wide(qkv),

@@ -35,7 +35,6 @@ class Model:
         `on_layers(n)` is called when the keys and values of the first n layers are in the cache.
         """
         assert kv.is_contiguous() and kv.dtype == self.dtype and len(kv) == len(self.layers)
-        batch.check_bounds(kv.shape[1], kv.shape[4], len(self.rope))
         x = self.embedding(batch.token_ids)
         residual: Tensor | None = None
         last = len(self.layers) - 1
