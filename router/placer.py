@@ -3,11 +3,13 @@
 from random import Random
 from typing import Protocol
 
+from router.admission import Prospects
+from router.breaker import CircuitBreaker
 from router.candidates import ClusterView
 from router.config import RouterConfig
 from router.placement import Placement, place
 from router.policies.named import policy_named
-from router.policies.policy import RequestFacts
+from router.policies.policy import Forecast, RequestFacts
 from router.prefix_map import PrefixMap
 from runtime.clock import Clock
 from wire.messages import GenerateRequest
@@ -29,6 +31,8 @@ class Placer:
         prefix_map: PrefixMap,
         clock: Clock,
         rng: Random,
+        breaker: CircuitBreaker | None = None,
+        prospects: Prospects | None = None,
     ) -> None:
         self._config = config
         self._sessions = sessions
@@ -36,6 +40,8 @@ class Placer:
         self._clock = clock
         self._rng = rng
         self._policy = policy_named(config.policy)
+        self._breaker = breaker
+        self._prospects = prospects
         self._ordinal = 0
 
     def place(
@@ -43,12 +49,15 @@ class Placer:
     ) -> tuple[Placement, RequestFacts] | None:
         """Where the request runs next; None while no worker takes it.
 
-        Excluded workers are asked again when only they are left.
+        Excluded workers are asked again when only they are left. Raises BatonError OVERLOADED for a
+        new request that is predicted to miss its objectives by far.
         """
         view = self._sessions.view()
         if not view.prefill and not view.decode:
             return None
         now_s = self._clock.now()
+        if self._breaker is not None:
+            excluded |= self._breaker.open_workers(now_s)
         self._prefix_map.expire(now_s)
         match = self._prefix_map.match(request.block_hashes)
         facts = RequestFacts(
@@ -66,11 +75,21 @@ class Placer:
         placement = place(facts, view, self._policy, self._rng, local_max)
         if placement is None:
             return None
+        if num_sent == 0 and placement.ranking:
+            self._refuse_hopeless(request.priority, placement.ranking[0].forecast, facts)
         self._ordinal += 1
         expires_at_s = now_s + self._config.speculative_ttl_s
         for worker_id in {placement.prefill or placement.decode, placement.decode}:
             self._prefix_map.speculate(worker_id, request.block_hashes, expires_at_s)
         return placement, facts
+
+    def _refuse_hopeless(self, priority: int, forecast: Forecast, facts: RequestFacts) -> None:
+        if self._prospects is None:
+            return
+        slos = facts.ttft_slo_s, facts.tpot_slo_s
+        refusal = self._prospects.refusal(forecast, *slos, priority)
+        if refusal is not None:
+            raise refusal
 
 
 def _ttft_slo_s(config: RouterConfig, num_prompt: int) -> float:

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from random import Random
 
+from router.admission import Admission
 from router.attempt import Attempt, Failure
+from router.breaker import CircuitBreaker
 from router.config import RouterConfig
 from router.output import OutputDelta, RequestTrace
+from router.placement import Placement
 from router.placer import Placer
+from router.policies.policy import RequestFacts
 from router.sessions import Sessions
 from router.stitcher import Stitcher
 from runtime.clock import Clock
@@ -18,6 +22,7 @@ from wire.messages import FinishReason, GenerateRequest
 
 _JITTER = 0.2
 _RETRY_AFTER_S = 1.0
+_WORKERS_FAULT = (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST, ErrorCode.TRANSFER_FAILED)
 _log = get_logger("router")
 
 
@@ -38,6 +43,8 @@ class Relay:
         rng: Random,
         metrics: Metrics,
         next_leg_id: Callable[[], int],
+        admission: Admission,
+        breaker: CircuitBreaker,
     ) -> None:
         self._request = request
         self._config = config
@@ -47,6 +54,8 @@ class Relay:
         self._rng = rng
         self._metrics = metrics
         self._next_leg_id = next_leg_id
+        self._admission = admission
+        self._breaker = breaker
         self._stitcher = Stitcher()
         self._excluded: frozenset[tuple[str, int]] = frozenset()
         self._num_attempts = 0
@@ -55,7 +64,17 @@ class Relay:
         self._placed_s = 0.0
 
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
-        """The answer's deltas. Raises BatonError: not retryable, or attempts or workers ran out."""
+        """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""
+        await self._admission.enter(self._request.priority)
+        deltas = self._answer()
+        try:
+            async for delta in deltas:
+                yield delta
+        finally:
+            await deltas.aclose()
+            self._admission.leave()
+
+    async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:
             attempt = await self._place()
             try:
@@ -88,7 +107,7 @@ class Relay:
         """The next attempt, as soon as a live worker takes it."""
         deadline_s = self._clock.now() + self._config.worker_wait_s
         num_sent = self._stitcher.num_sent
-        while (placed := self._placer.place(self._request, num_sent, self._excluded)) is None:
+        while (placed := self._ask_placer(num_sent)) is None:
             left_s = deadline_s - self._clock.now()
             if self._sessions.is_stopped or left_s <= 0:
                 raise BatonError(
@@ -111,6 +130,13 @@ class Relay:
             self._config.rescue_s,
         )
 
+    def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
+        try:
+            return self._placer.place(self._request, num_sent, self._excluded)
+        except BatonError:
+            self._metrics.counter("baton_admission_refused_total", reason="predicted").inc()
+            raise
+
     async def _back_off(self, failure: Failure) -> None:
         """Waits before the next attempt. Raises the failure when there is none."""
         error = failure.error
@@ -123,6 +149,8 @@ class Relay:
                 f"gave up after {self._num_attempts} attempts; the last: {error.message}",
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
+        if error.code in _WORKERS_FAULT:
+            self._breaker.failed(failure.worker_id, failure.epoch, self._clock.now())
         self._excluded |= {(failure.worker_id, failure.epoch)}
         self._stitcher.forget_early()
         self._metrics.counter("baton_retries_total", reason=error.code.value).inc()

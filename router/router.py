@@ -4,6 +4,8 @@ import itertools
 from collections.abc import AsyncGenerator
 from random import Random
 
+from router.admission import Admission, Prospects
+from router.breaker import CircuitBreaker
 from router.candidates import RouterSnapshot
 from router.config import RouterConfig
 from router.output import OutputDelta
@@ -29,7 +31,19 @@ class Router:
         self._leg_ids = itertools.count(1)
         prefix_map = PrefixMap(config.max_prefix_blocks)
         self._sessions = Sessions(config, clock, metrics, prefix_map)
-        self._placer = Placer(config, self._sessions, prefix_map, clock, self._rng)
+        self._breaker = CircuitBreaker(
+            config.breaker_failures, config.breaker_window_s, config.breaker_window_s
+        )
+        self._admission = Admission(config.max_under_way, config.max_queued, clock, metrics)
+        self._placer = Placer(
+            config,
+            self._sessions,
+            prefix_map,
+            clock,
+            self._rng,
+            self._breaker,
+            Prospects(config.reject_ratio),
+        )
         self._watch = ClusterWatch(config, self._sessions.update)
 
     async def start(self) -> None:
@@ -63,6 +77,8 @@ class Router:
             self._rng,
             self._metrics,
             self._leg_ids.__next__,
+            self._admission,
+            self._breaker,
         )
         return relay.run()
 
@@ -79,3 +95,4 @@ class Router:
     def check_integrity(self) -> None:
         """Raises AssertionError when sessions, loads or the prefix map are inconsistent."""
         self._sessions.check_integrity()
+        self._admission.check_integrity()

@@ -37,6 +37,9 @@ GATEWAY_METRICS = (
     MetricSpec("baton_transfer_exposed_seconds", "histogram", "Transfer time that prefill did not hide."),
     MetricSpec("baton_router_workers", "gauge", "Workers that the router can place on.", ("role",)),
     MetricSpec("baton_prefix_map_blocks", "gauge", "Blocks that the prefix map knows.", ("worker",)),
+    MetricSpec("baton_admission_refused_total", "counter", "Requests refused, by reason: rejected, evicted, predicted.", ("reason",)),
+    MetricSpec("baton_predictor_error_ratio", "gauge", "Median relative error of a worker's predicted step times.", ("worker",)),
+    MetricSpec("baton_prediction_error_seconds", "histogram", "Absolute error of a request's prediction, by stage: ttft, queue, prefill, exposed.", ("stage",)),
 )  # fmt: skip
 
 WORKER_METRICS = (
