@@ -8,6 +8,7 @@ from loadtest.compare import Comparison
 from loadtest.plot import Plot, svg
 from loadtest.report_plots import Named, attainment_plot, distribution_plots, timeline_plots
 from loadtest.result import Distribution, FaultOutcome, RunResult
+from loadtest.scrape import change
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --dim: #66707c; --grid: #e3e7ec; --bg: #fff;
@@ -65,6 +66,10 @@ def html(runs: Sequence[Named], comparisons: Sequence[Comparison] = ()) -> str:
             for name, run in shown
         ),
         *(_section(f"Figures{_of(name, runs)}", _figures(run)) for name, run in shown),
+        *(
+            _section(f"The server's own metrics{_of(name, runs)}", _server(run))
+            for name, run in shown
+        ),
         _section("What was run", "".join(_facts(name, run) for name, run in shown)),
     ]
     title = escape(f"baton loadtest: {first.facts.workload}")
@@ -165,6 +170,14 @@ def _figures(run: RunResult) -> str:
         parts.append(_table(("error", "requests"), errors))
     parts += [f"<p>{escape(_fault_line(fault))}</p>" for fault in run.faults]
     return "".join(parts)
+
+
+def _server(run: RunResult) -> str:
+    rows = [(series, f"{value:.6g}") for series, value in sorted(change(run.server).items())]
+    if not rows:
+        return ""
+    table = _table(("series", "growth of counters, mean of gauges"), rows)
+    return f"<details><summary>{len(rows)} series</summary>{table}</details>"
 
 
 def _latency_table(named: Iterable[tuple[str, Distribution]]) -> str:

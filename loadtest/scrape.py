@@ -1,7 +1,7 @@
 """The server's own metrics, read beside the load."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from loadtest.fetch import get
 from loadtest.result import ServerSample
@@ -10,6 +10,7 @@ from runtime.clock import Clock
 
 _PREFIXES = ("baton_", "vllm:", "sglang:", "dynamo_")
 _LEFT_OUT = ("_bucket", "_created")
+_COUNTERS = ("_total", "_sum", "_count")
 _MAX_SERIES = 300
 _TIMEOUT_S = 5.0
 
@@ -61,3 +62,18 @@ def role_counts(sample: ServerSample) -> dict[str, float]:
         if name == "baton_router_workers" and 'role="' in labels:
             counts[labels.partition('role="')[2].partition('"')[0]] = value
     return counts
+
+
+def change(samples: Sequence[ServerSample]) -> dict[str, float]:
+    """What the run did to each series: the growth of counters, the mean of gauges."""
+    if not samples:
+        return {}
+    first, last = samples[0].values, samples[-1].values
+    found: dict[str, float] = {}
+    for series, value in last.items():
+        if series.partition("{")[0].endswith(_COUNTERS):
+            found[series] = value - first.get(series, 0.0)
+        else:
+            seen = [sample.values[series] for sample in samples if series in sample.values]
+            found[series] = sum(seen) / len(seen)
+    return found

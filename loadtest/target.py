@@ -18,13 +18,18 @@ class Target:
 
     @property
     def url(self) -> str:
-        return f"http{'s' if self.is_tls else ''}://{self.host}:{self.port}{self.prefix}"
+        return f"http{'s' if self.is_tls else ''}://{self._authority}{self.prefix}"
+
+    @property
+    def _authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     def head(self, method: str, path: str) -> bytes:
         """The request's head up to the length of its body, which the caller appends."""
         lines = [
             f"{method} {self.prefix}{path} HTTP/1.1",
-            f"Host: {self.host}:{self.port}",
+            f"Host: {self._authority}",
             "User-Agent: baton-loadtest",
             "Accept: text/event-stream, application/json",
         ]

@@ -20,7 +20,7 @@ class LocalFaults:
     def __init__(self, state_dir: StateDir) -> None:
         self._state_dir = state_dir
         self._pids: dict[str, int] = {}  # of victims, when the fault came
-        self._thawing: set[asyncio.Task[None]] = set()
+        self._frozen: dict[int, asyncio.TimerHandle] = {}  # by pid
 
     async def inject(self, fault: Fault) -> str:
         name, pid = _victim(fault.victim, await self._status())
@@ -30,14 +30,13 @@ class LocalFaults:
         except OSError as error:
             raise LoadtestError(f"cannot signal {name} (pid {pid}): {error.strerror}") from error
         if fault.kind == "freeze":
-            task = asyncio.create_task(_thaw(pid, fault.duration_s))
-            self._thawing.add(task)
-            task.add_done_callback(self._thawing.discard)
+            loop = asyncio.get_running_loop()
+            self._frozen[pid] = loop.call_later(fault.duration_s, self._thaw, pid)
         return name
 
     async def is_back(self, victim: str) -> bool:
         """A worker is back when a process other than the killed one beats under its name."""
-        if self._thawing:
+        if self._frozen:
             return False
         try:
             status = await self._status()
@@ -57,10 +56,13 @@ class LocalFaults:
 
     async def close(self) -> None:
         """Wakes what is frozen."""
-        for task in tuple(self._thawing):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        for pid in tuple(self._frozen):
+            self._thaw(pid)
+
+    def _thaw(self, pid: int) -> None:
+        self._frozen.pop(pid).cancel()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
     async def _status(self) -> ClusterStatus:
         state = self._state_dir.running()
@@ -84,11 +86,3 @@ def _victim(wanted: str, status: ClusterStatus) -> tuple[str, int]:
             return process.name, process.pid
     known = ", ".join(process.name for process in status.processes)
     raise LoadtestError(f"no running process is {wanted!r}; there are {known}")
-
-
-async def _thaw(pid: int, after_s: float) -> None:
-    try:
-        await asyncio.sleep(after_s)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +79,8 @@ def sweep_all(
     """Raises LoadtestError."""
     if url and grid.splits:
         raise LoadtestError("a grid starts its own clusters: leave the URL out")
+    if flags.kill or flags.freeze:
+        raise LoadtestError("faults are for single runs, where their effect can be told")
     if not grid.splits:
         return [_sweep(url, "", flags, max_rate, console)]
     found = []
@@ -163,18 +165,26 @@ def _cluster(prefill: int, decode: int, up_flags: Sequence[str]) -> Iterator[str
         ports = ["--port", "0", "--control-port", "0", "--metrics-port", "0"]
         baton = [sys.executable, "-m", "baton"]
         try:
-            started = subprocess.run(
-                [*baton, "up", "--detach", *ports, *split, *up_flags],
-                env=environ,
-                capture_output=True,
-                text=True,
-                timeout=_START_TIMEOUT_S,
-                check=False,
-            )
+            said = _start([*baton, "up", "--detach", *ports, *split, *up_flags], environ)
             state = StateDir(Path(folder)).running()
-            if started.returncode != 0 or state is None:
-                said = (started.stderr or started.stdout).strip()
+            if said or state is None:
                 raise LoadtestError(f"no cluster of {prefill}:{decode} could be started: {said}")
             yield state.http_url
         finally:
             subprocess.run([*baton, "down"], env=environ, capture_output=True, check=False)
+
+
+def _start(words: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Runs a command that ends once the cluster serves; what it said, when it failed."""
+    try:
+        ended = subprocess.run(
+            words,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=_START_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"not ready within {_START_TIMEOUT_S:g} s"
+    return (ended.stderr or ended.stdout).strip() if ended.returncode else ""

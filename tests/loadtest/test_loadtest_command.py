@@ -142,6 +142,7 @@ async def test_a_broken_trace_is_named_before_any_load(
         (("http://127.0.0.1:1", "--processes", "0"), "at least one"),
         (("compare", "/nonexistent", "/nonexistent"), "cannot read /nonexistent"),
         (("sweep", "http://127.0.0.1:1", "--grid", "1:1"), "starts its own clusters"),
+        (("sweep", "http://127.0.0.1:1", "--kill", "prefill@1s"), "faults are for single runs"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_two(

@@ -16,7 +16,7 @@ from loadtest.order import Order, plan_workload
 from loadtest.record import RequestRecord
 from loadtest.result import ServerSample
 from loadtest.run import RunSpec, Watcher, record_run
-from loadtest.scrape import parse_metrics, role_counts
+from loadtest.scrape import change, parse_metrics, role_counts
 from loadtest.server_facts import ask_server
 from loadtest.slo import parse_slos
 from loadtest.target import Target, parse_target
@@ -216,6 +216,15 @@ def test_metrics_of_serving_systems_are_kept() -> None:
     }
 
 
+def test_counters_grow_and_gauges_have_means() -> None:
+    samples = [
+        ServerSample(at_s, {"baton_x_total": at_s * 10, "baton_in_flight": 4 + at_s})
+        for at_s in (1.0, 2.0, 3.0)
+    ]
+    assert change(samples) == {"baton_x_total": 20.0, "baton_in_flight": 6.0}
+    assert change([]) == {}
+
+
 def test_live_figures_are_of_the_last_ten_seconds(tools: Any) -> None:
     stats = LiveStats(300, [n / 10 for n in range(300)], parse_slos(["ttft:150"]))
     stats.add([tools.record(n, n / 10, ttft_s=0.9 if n < 100 else 0.1) for n in range(199)])
@@ -234,6 +243,7 @@ def test_live_figures_are_of_the_last_ten_seconds(tools: Any) -> None:
         ("http://h:8000/v1", Target("h", 8000)),
         ("https://h/base/v1/", Target("h", 443, True, "/base")),
         ("h:81", Target("h", 81)),
+        ("http://[::1]:80", Target("::1", 80)),
     ],
 )
 def test_urls_are_read(url: str, expected: Target) -> None:
@@ -250,3 +260,9 @@ def test_a_key_is_sent_and_kept_out_of_the_url() -> None:
     target = parse_target("http://h:1", "secret")
     assert b"Authorization: Bearer secret\r\n" in target.head("POST", "/v1/completions")
     assert "secret" not in target.url
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    target = parse_target("http://[::1]:81")
+    assert target.url == "http://[::1]:81"
+    assert b"Host: [::1]:81\r\n" in target.head("GET", "/")
