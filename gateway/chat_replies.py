@@ -7,15 +7,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.answer import Piece
+from gateway.chat_delta import Delta, FunctionDelta, ToolCallDelta
+from gateway.message_parser import MessageParser
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
 from gateway.replies import Choices, Usage, event
 from gateway.token_details import ChatLogprobs, LogprobWriter, TokenDetails
-
-
-class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
-    role: str | None = None
-    content: str | None = None
+from runtime.lifecycle import new_id
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
@@ -39,6 +37,8 @@ class AnswerMessage(msgspec.Struct, frozen=True):
     content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -70,6 +70,7 @@ class ChatReplies:
         self._prepared = prepared
         self._no_usage = None if prepared.include_usage else UNSET
         self._logprobs = LogprobWriter(model.detokenizers)
+        self._parsers: dict[int, MessageParser] = {}
 
     def opening(self, index: int) -> bytes:
         return self._event(ChunkChoice(index, Delta("assistant", "")), self._prompt_ids)
@@ -78,6 +79,8 @@ class ChatReplies:
         """The details go with the first event; the finish reason has the last for itself."""
         index, text, finish_reason, details = piece
         deltas = [Delta(content=text)] if text else []
+        if self._prepared.style is not None:
+            deltas, finish_reason = self._parsed(index, text, finish_reason)
         events = self._events(index, deltas, details)
         if finish_reason is None:
             return events
@@ -106,7 +109,27 @@ class ChatReplies:
         self, index: int, text: str, finish_reason: str, details: TokenDetails | None
     ) -> ChatChoice:
         logprobs, token_ids = self._shown(details)
-        return ChatChoice(index, AnswerMessage(text), finish_reason, logprobs, token_ids)
+        message, reason = AnswerMessage(text), finish_reason
+        if self._prepared.style is not None:
+            deltas, parsed_reason = self._parsed(index, text, finish_reason)
+            message, reason = _joined(deltas), parsed_reason or finish_reason
+        return ChatChoice(index, message, reason, logprobs, token_ids)
+
+    def _parsed(
+        self, index: int, text: str, finish_reason: str | None
+    ) -> tuple[list[Delta], str | None]:
+        """The text as deltas; an answer that ends with a call has a finish reason of its own."""
+        parser = self._parsers.get(index)
+        if parser is None:
+            assert self._prepared.style is not None
+            parser = MessageParser(self._prepared.style, lambda: new_id("call"))
+            self._parsers[index] = parser
+        deltas = parser.push(text) if text else []
+        if finish_reason is not None:
+            deltas += parser.finish()
+            if finish_reason == "stop" and parser.num_calls:
+                finish_reason = "tool_calls"
+        return deltas, finish_reason
 
     def _events(self, index: int, deltas: Sequence[Delta], details: TokenDetails | None) -> bytes:
         if details is None:
@@ -129,3 +152,28 @@ class ChatReplies:
         return event(
             Chunk(self._id, self._created, self._model, (choice,), self._no_usage, prompt_ids)
         )
+
+
+def _joined(deltas: Sequence[Delta]) -> AnswerMessage:
+    """The whole message that the deltas add up to."""
+    content = "".join([delta.content or "" for delta in deltas])
+    reasoning = "".join([delta.reasoning_content or "" for delta in deltas])
+    begun: dict[int, ToolCallDelta] = {}
+    arguments: dict[int, list[str]] = {}
+    for call in (call for delta in deltas for call in delta.tool_calls or ()):
+        index, function = call.index or 0, call.function or FunctionDelta()
+        begun.setdefault(index, call)
+        arguments.setdefault(index, []).append(function.arguments or "")
+    calls = [
+        ToolCallDelta(None, call.id, call.type, FunctionDelta(_name(call), "".join(pieces)))
+        for call, pieces in zip(begun.values(), arguments.values(), strict=True)
+    ]
+    return AnswerMessage(
+        content=content if content or not calls else None,
+        reasoning_content=reasoning or UNSET,
+        tool_calls=calls or UNSET,
+    )
+
+
+def _name(call: ToolCallDelta) -> str | None:
+    return call.function.name if call.function else None

@@ -12,6 +12,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from gateway.errors import invalid
+from gateway.message_parser import ToolStyle
 from runtime.clock import wall_time_s
 
 TemplateError = jinja2.TemplateError
@@ -35,24 +36,46 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._template = environment.from_string(source)
+        self.tool_style = _tool_style(source)
+        self.thinks = "</think>" in source
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Message] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt that asks for the assistant's next message.
 
+        variables: the request's own, such as enable_thinking; they do not replace the others.
         Raises ApiError 400 when the template refuses the messages.
         """
+        fixed = {
+            "messages": messages,
+            "add_generation_prompt": True,
+            "tools": tools,
+            "documents": None,
+            **self._special_tokens,
+        }
+        taken = sorted(fixed.keys() & (variables or {}).keys())
+        if taken:
+            field = "chat_template_kwargs"
+            raise invalid(f"{field} must not set {', '.join(taken)}", field)
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._special_tokens,
-            )
+            return self._template.render({**(variables or {}), **fixed})
         except _RENDER_ERRORS as error:
             reason = f"the model's chat template refuses these messages: {error}"
             raise invalid(reason, "messages") from error
+
+
+def _tool_style(source: str) -> ToolStyle | None:
+    """How the model was trained to call functions, by how its template writes their calls."""
+    if "<tool_call>" in source:
+        return ToolStyle.HERMES
+    if "<|python_tag|>" in source or '"parameters": ' in source:
+        return ToolStyle.LLAMA3
+    return None
 
 
 _RENDER_ERRORS = (

@@ -1,11 +1,13 @@
 """The messages of a conversation as a chat template reads them."""
 
+import contextlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from gateway.chat_template import Message as TemplateMessage
 from gateway.errors import invalid
-from gateway.openai import Message
+from gateway.openai import Message, ToolCall
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
@@ -24,11 +26,24 @@ def _template_message(index: int, message: Message) -> TemplateMessage:
         "role": "system" if message.role == "developer" else message.role,
         "content": _content_text(index, message),
     }
-    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
+    if message.tool_calls:
+        fields["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    for name in ("name", "tool_call_id", "reasoning_content"):
         value = getattr(message, name)
         if value is not None:
             fields[name] = value
     return fields
+
+
+def _template_call(call: ToolCall) -> dict[str, Any]:
+    """Templates want the arguments as an object; what is none stays the text that it is."""
+    arguments: Any = call.function.arguments or {}
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            parsed = json.loads(arguments)
+            arguments = parsed if isinstance(parsed, dict) else arguments
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"type": "function", "id": call.id or "", "function": function}
 
 
 def _content_text(index: int, message: Message) -> str:

@@ -47,13 +47,50 @@ class ContentPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: Any = None
 
 
+class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of an earlier answer; a client may send it back with its index in the stream."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: str | None = None
+    index: int | None = None
+
+
+class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """strict: accepted; arguments follow the schema wherever tool_choice forces a call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: str
+    function: Function
+
+
+class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: str
+    function: FunctionName
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message of a conversation; a client may send back an answer's message as it got it."""
 
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -103,10 +140,11 @@ class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Any] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     store: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class CompletionBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,8 +189,6 @@ def _refuse_unsupported(body: CommonBody) -> None:
         value = getattr(body, field, None)
         if value is not None and value is not False and value not in ([], {}, ""):
             raise invalid(f"{field} is not supported", field, "unsupported_field")
-    if getattr(body, "tool_choice", None) not in (None, "none", "auto"):
-        raise invalid("tool_choice is not supported", "tool_choice", "unsupported_field")
     best_of = getattr(body, "best_of", None)
     if best_of not in (None, body.n or 1):
         raise invalid("best_of must be n: choosing among more answers is not supported", "best_of")
@@ -174,4 +210,4 @@ def body_logprobs(body: CommonBody) -> int | None:
     return (body.top_logprobs or 0) if asked else None
 
 
-_UNSUPPORTED = ("tools", "suffix")
+_UNSUPPORTED = ("suffix",)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from gateway.chat_prompt import chat_prompt
 from gateway.errors import ApiError, invalid
-from gateway.messages import template_messages
+from gateway.message_parser import MessageStyle
 from gateway.model_directory import ModelFiles
 from gateway.openai import ChatBody, CommonBody, CompletionBody, decode_body
 from gateway.sampling import (
@@ -41,6 +42,7 @@ class Prepared:
     logprobs: bool = False
     return_token_ids: bool = False
     echoes: tuple[str, ...] = ()
+    style: MessageStyle | None = None  # None: the answer's text is its content
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -66,17 +68,16 @@ class Preparer:
     async def chat(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
         body = decode_body(self._chat_decoder, raw)
         self._check(body)
-        template = self._model.template
-        if template is None:
-            message = "the model has no chat template; use /v1/completions"
-            raise invalid(message, "messages", "no_chat_template")
-        text = template.render(template_messages(body.messages))
+        prompt = chat_prompt(body, self._model.template)
         prompts = await self._encoder.encode(
-            [text], add_special_tokens=False, salt=body.cache_salt or ""
+            [prompt.text], add_special_tokens=False, salt=body.cache_salt or ""
         )
         asked = body.max_completion_tokens or body.max_tokens
-        grammar = await self._grammar(body)
-        return self._prepared(body, prompts, asked, grammar, request_id, max_model_len)
+        grammar = await self._grammar(body, prompt.call)
+        prepared = self._prepared(body, prompts, asked, grammar, request_id, max_model_len)
+        # An answer that follows a grammar begins with it: there is no room for reasoning.
+        style = prompt.style if grammar is None else replace(prompt.style, thinks=False)
+        return prepared if style.is_plain else replace(prepared, style=style)
 
     async def completion(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
         body = decode_body(self._completion_decoder, raw)
@@ -94,8 +95,8 @@ class Preparer:
     def close(self) -> None:
         self._grammars.close()
 
-    async def _grammar(self, body: CommonBody) -> Grammar | None:
-        asked = asked_grammar(body)
+    async def _grammar(self, body: CommonBody, call: Grammar | None = None) -> Grammar | None:
+        asked = asked_grammar(body, call)
         if asked is None:
             return None
         await self._grammars.check(*asked)

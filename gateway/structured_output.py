@@ -23,10 +23,15 @@ _KEPT_RESULTS = 256
 _ANY_OBJECT = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}')
 
 
-def asked_grammar(body: CommonBody) -> tuple[Grammar, str] | None:
+def asked_grammar(body: CommonBody, call: Grammar | None = None) -> tuple[Grammar, str] | None:
     """The grammar and the field that asks for it. Raises ApiError 400 for two of them, for one
-    that is no grammar, and for fields that no grammar goes with."""
+    that is no grammar, and for fields that no grammar goes with.
+
+    call: of a tool call that the answer has to be.
+    """
     asked = [found for found in (_response_format(body), *_guided(body)) if found is not None]
+    if call is not None:
+        asked.append((call, "tool_choice"))
     if not asked:
         return None
     if len(asked) > 1:

@@ -41,6 +41,10 @@ def schema_format(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
+def tool(name: str, kind: str = "function") -> dict[str, Any]:
+    return {"type": kind, "function": {"name": name, "parameters": {"type": "object"}}}
+
+
 SCHEMA_FIELD = "response_format.json_schema.schema"
 
 
@@ -140,8 +144,24 @@ ROWS: list[tuple[str, bytes, int, str | None, tuple[str, ...]]] = [
     (CHAT, chat(logit_bias={"999999999": 5}), 400, "logit_bias", ("999999999",)),
     (CHAT, chat(logit_bias={"1": 101}), 400, "logit_bias", ("-100 to 100", "101")),
     (CHAT, chat(return_token_ids="yes"), 400, "return_token_ids", ("bool",)),
-    (CHAT, chat(tools=[{"type": "function"}]), 400, "tools", ("not supported",)),
-    (CHAT, chat(tool_choice="required"), 400, "tool_choice", ("not supported",)),
+    (CHAT, chat(tools=[{"type": "function"}]), 400, "tools[0].function", ("required",)),
+    (CHAT, chat(tools=[tool("f")]), 400, "tools", ("no tool calls",)),
+    (CHAT, chat(tools=[tool("f"), tool("f")]), 400, "tools[1].function.name", ("once",)),
+    (CHAT, chat(tools=[tool("f", "code")]), 400, "tools[0].type", ("'code'",)),
+    (CHAT, chat(tools=[tool(f"f{i}") for i in range(129)]), 400, "tools", ("129", "128")),
+    (CHAT, chat(tool_choice="required"), 400, "tool_choice", ("offers none",)),
+    (CHAT, chat(tool_choice="maybe"), 400, "tool_choice", ("none, auto, required",)),
+    (
+        CHAT,
+        chat(
+            tools=[tool("f")],
+            tool_choice={"type": "function", "function": {"name": "g"}},
+        ),
+        400,
+        "tool_choice",
+        ("'g'", "no such tool"),
+    ),
+    (CHAT, chat(chat_template_kwargs={"tools": 1}), 400, "chat_template_kwargs", ("tools",)),
     (CHAT, chat(response_format={"type": "xml"}), 400, "response_format.type", ("'xml'",)),
     (CHAT, chat(response_format={"type": "json_schema"}), 400, "response_format.json_schema", ()),
     (
