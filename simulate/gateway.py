@@ -50,7 +50,8 @@ class _Answer:
 class SimulatedGateway:
     """Places with the real placer and follows the legs as `router.attempt` does.
 
-    Every request ends in one record, through on_end.
+    Every request ends in one record, through on_end. max_tokens: prompt and answer that a request
+    may have together, else it is refused.
     """
 
     def __init__(
@@ -60,19 +61,29 @@ class SimulatedGateway:
         cluster: SimulatedCluster,
         overheads: Overheads,
         on_end: Callable[[Arrival, RequestRecord], None],
+        max_tokens: int,
     ) -> None:
         self._loop = loop
         self._placer = placer
         self._cluster = cluster
         self._overheads = overheads
         self._on_end = on_end
+        self._max_tokens = max_tokens
         self._leg_ids = count(1)
         self._answers: dict[int, _Answer] = {}  # by leg id, both legs
         self.num_under_way = 0
 
     def arrive(self, arrival: Arrival) -> None:
+        num_tokens = arrival.num_input + arrival.num_output
+        if num_tokens > self._max_tokens:
+            message = f"{num_tokens} tokens of prompt and answer, the cluster holds"
+            self._loop.after(
+                self._overheads.request_s, self._refuse, arrival, f"{message} {self._max_tokens}"
+            )
+            return
         self.num_under_way += 1
-        self._loop.after(self._overheads.request_s, self._place, arrival)
+        read_s = self._overheads.request_s + self._overheads.prompt_token_s * arrival.num_input
+        self._loop.after(read_s, self._place, arrival)
 
     def _place(self, arrival: Arrival) -> None:
         placed = self._placer.place(arrival.request, 0, frozenset())
@@ -119,6 +130,9 @@ class SimulatedGateway:
     def _start(self, session: SimulatedSession, leg: Leg) -> None:
         self._loop.after(self._overheads.hop_s, session.worker.start, leg)
 
+    def _refuse(self, arrival: Arrival, error: str) -> None:
+        self._on_end(arrival, _refusal(arrival, self._loop.now(), error))
+
     # --- what the workers tell -----------------------------------------------------------------
 
     def accepted(self, leg: Leg, num_cached_tokens: int) -> None:
@@ -162,6 +176,29 @@ class SimulatedGateway:
         self.num_under_way -= 1
         on_the_way_s = self._overheads.hop_s + self._overheads.reply_s
         self._on_end(answer.arrival, _record(answer, on_the_way_s))
+
+
+def _refusal(arrival: Arrival, now_s: float, error: str) -> RequestRecord:
+    return RequestRecord(
+        index=arrival.index,
+        class_name=arrival.class_name,
+        conversation=arrival.conversation,
+        turn=arrival.turn,
+        intended_s=arrival.at_s,
+        sent_s=arrival.at_s,
+        end_s=now_s,
+        first_s=None,
+        gaps=b"",
+        num_planned_input=arrival.num_input,
+        num_planned_output=arrival.num_output,
+        num_input=arrival.num_input,
+        num_output=0,
+        num_cached=0,
+        status=400,
+        finish_reason="",
+        error=error,
+        stages=StageTimes(),
+    )
 
 
 def _record(answer: _Answer, on_the_way_s: float) -> RequestRecord:

@@ -55,7 +55,7 @@ class Simulation:
         self._cluster = SimulatedCluster(self._loop, prefix_map)
         placer = Placer(config, self._cluster, prefix_map, self._loop, Random(config.client_id))
         self._gateway = SimulatedGateway(
-            self._loop, placer, self._cluster, spec.overheads, self._ended
+            self._loop, placer, self._cluster, spec.overheads, self._ended, spec.max_tokens
         )
         self._prefix_map = prefix_map
         self._add_workers(Role.PREFILL, spec.num_prefill, spec.prefill_profile)
@@ -107,7 +107,12 @@ class Simulation:
             tokens = spec.prefill_batch_tokens or profile.prefill_batch_tokens
         else:
             tokens = spec.decode_batch_tokens or profile.decode_batch_tokens
-        return WorkerLimits(tokens, spec.max_num_seqs or profile.max_num_seqs, spec.unit_tokens)
+        return WorkerLimits(
+            tokens,
+            spec.max_num_seqs or profile.max_num_seqs,
+            spec.unit_tokens,
+            spec.overheads.pull_s,
+        )
 
     def _begin(self, turns: Turns) -> None:
         self._num_to_come -= 1
@@ -135,7 +140,7 @@ def simulate(
 ) -> Outcome:
     """The same specification and workload give the same outcome, to the bit.
 
-    Raises SimulationError for a request that no worker could ever hold.
+    A request that is too long for a worker is refused, and counts as an error.
     """
     simulation = Simulation(spec, workload, on_progress)
     outcome = simulation.run()

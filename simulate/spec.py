@@ -7,15 +7,19 @@ from profiles.profile import Profile
 
 @dataclass(frozen=True, slots=True)
 class Overheads:
-    """Time outside of engines and KV links.
+    """Time outside of engines and KV links, as measured on a busy four-core machine.
 
-    request_s: in the gateway, from a request's arrival to its placement. hop_s: one message
-    between gateway and worker. reply_s: in the gateway, from a worker's frame to the client.
+    request_s, prompt_token_s: in the gateway, from a request's arrival to its placement, and on
+    the way to the worker's queue. hop_s: one message between gateway and worker. reply_s: in the
+    gateway, from a worker's frame to the client. pull_s: opening and closing a KV transfer.
+    docs/simulation.md says how they were found.
     """
 
-    request_s: float = 0.002
+    request_s: float = 0.003
+    prompt_token_s: float = 0.7e-6
     hop_s: float = 0.001
-    reply_s: float = 0.001
+    reply_s: float = 0.0015
+    pull_s: float = 0.006
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,13 @@ class ClusterSpec:
     unit_tokens: int = 512
     overheads: Overheads = Overheads()
     seed: int = 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Prompt and answer that fit both pools' workers."""
+        profiles = [self.prefill_profile] * (self.num_prefill > 0)
+        profiles += [self.decode_profile] * (self.num_decode > 0)
+        return min(min(p.max_model_len, p.kv_tokens // 16 * 16) for p in profiles)
 
     @property
     def num_gpus(self) -> int:

@@ -187,11 +187,17 @@ class ModelledWorker:
         profile = self.profile
         base_s = profile.decode_s(num_decodes, self._context_tokens)
         for leg, end in chunks:
-            base_s += profile.chunk_s(leg.num_computed, end)
+            base_s += self._chunk_s(leg.num_computed, end)
         count = 1 if chunks else self._num_free_running_steps()
         slope_s = profile.context_token_s * num_decodes
         self._stretch = _Stretch(self._loop.now(), base_s, slope_s, count, chunks)
         self._plan_end(self._stretch)
+
+    def _chunk_s(self, start: int, end: int) -> float:
+        """One token alone is what a decoding sequence is."""
+        if end - start == 1:
+            return self.profile.sequence_s + self.profile.context_token_s * end
+        return self.profile.chunk_s(start, end)
 
     def _plan_end(self, stretch: _Stretch) -> None:
         self._version += 1

@@ -38,7 +38,7 @@ class ModelledModel:
     """Has a `ForwardModel`'s interface; called from the engine's thread only.
 
     A step ends at its planned time: what the engine's own bookkeeping took since the last step is
-    part of the step, up to 5 ms, since the profile's step has it in, too.
+    part of the step, up to max_credit_s, since the profile's step has it in, too.
     The next token depends on the last one and its position alone, so that an answer is the same
     on one worker and on two.
     """
@@ -49,12 +49,14 @@ class ModelledModel:
         profile: Profile,
         clock: Clock,
         sleep: Callable[[float], None],
+        max_credit_s: float = _MAX_CREDIT_S,
     ) -> None:
         self.config = config
         self.device = torch.device("cpu")
         self._profile = profile
         self._clock = clock
         self._sleep = sleep
+        self._max_credit_s = max_credit_s
         self._last_end_s = float("-inf")
         # The upper half of a vocabulary holds merged tokens, which decode to text one by one.
         first = config.vocab_size // 2
@@ -68,7 +70,7 @@ class ModelledModel:
         """Logits [L, vocab] float32 that choose one token each; the cache is left as it is."""
         now_s, step_s = self._clock.now(), self._step_s(batch)
         gap_s = now_s - self._last_end_s
-        start_s = self._last_end_s if gap_s <= min(step_s, _MAX_CREDIT_S) else now_s
+        start_s = self._last_end_s if gap_s <= min(step_s, self._max_credit_s) else now_s
         logits = self._logits(batch)
         self._pass_layers(start_s, step_s, batch, on_layers)
         self._last_end_s = start_s + step_s

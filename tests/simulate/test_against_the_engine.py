@@ -1,0 +1,99 @@
+"""The simulated worker schedules as the real engine does: the same requests, the same times."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_cluster import make_profile, make_spec, make_workload
+
+from engine.config import ModelConfig
+from engine.engine import Engine
+from engine.kv_cache import allocate_kv, kv_layout
+from engine.modelled.model import ModelledModel, small_kv
+from engine.options import EngineConfig
+from engine.rope_config import RopeConfig
+from engine.sequence import EngineRequest
+from runtime.clock import VirtualClock
+from simulate.run import simulate
+from wire.block_hash import block_hashes
+from wire.messages import SamplingParams
+
+PROFILE = make_profile(kv_tokens=1 << 16, max_num_seqs=6, decode_batch_tokens=200)
+
+
+def model_config():
+    return small_kv(
+        ModelConfig(
+            architecture="modelled",
+            num_layers=1,
+            hidden_size=1,
+            num_heads=1,
+            num_kv_heads=1,
+            head_dim=2,
+            intermediate_size=1,
+            vocab_size=1 << 16,
+            rope=RopeConfig(theta=1e4),
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=True,
+            qk_norm=False,
+            qkv_bias=False,
+            o_bias=False,
+            mlp_bias=False,
+            layer_windows=(None,),
+            max_position_embeddings=1 << 16,
+            dtype=torch.bfloat16,
+        )
+    )
+
+
+def engine_times(requests):
+    """First and last token's time of each request on the real engine over the modelled model."""
+    clock, config = VirtualClock(), model_config()
+    model = ModelledModel(config, PROFILE, clock, clock.advance, max_credit_s=0.0)
+    num_blocks = PROFILE.kv_tokens // 16
+    options = EngineConfig(num_blocks, PROFILE.kv_tokens, (), 16, 200, 6)
+    kv = allocate_kv(kv_layout(config, torch.bfloat16, num_blocks))
+    engine = Engine(model, kv, options, clock)
+    times, pending = {}, list(enumerate(requests))
+    while pending or engine.has_work:
+        if not engine.has_work and pending[0][1][0] > clock.now():
+            clock.advance(pending[0][1][0] - clock.now())
+        while pending and pending[0][1][0] <= clock.now() + 1e-12:
+            index, (_, num_input, num_output) = pending.pop(0)
+            prompt = tuple(1 + (index * 7919 + i) % 60000 for i in range(num_input))
+            sampling = SamplingParams(temperature=0, max_tokens=num_output, ignore_eos=True)
+            hashes = tuple(block_hashes(prompt))
+            engine.add(EngineRequest(index, prompt, sampling, hashes))
+        plan = engine.schedule()
+        if plan is None:
+            continue
+        for output in engine.execute(plan).outputs:
+            first, _ = times.get(output.seq_id, (clock.now(), 0.0))
+            times[output.seq_id] = (first, clock.now())
+        engine.check_integrity()
+    return times
+
+
+def simulated_times(requests):
+    spec = make_spec("0:1", profile=PROFILE)
+    records = simulate(spec, make_workload(requests)).records
+    return {record.index: (record.first_s, record.end_s) for record in records}
+
+
+# Arrivals on odd fractions of a second, so that none meets a step's end to the bit.
+ARRIVALS = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(1, 700), st.integers(1, 40)),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ARRIVALS)
+def test_a_worker_gives_tokens_when_the_engine_does(drawn):
+    requests = sorted((0.003777 * at + 1e-5 * i, n, m) for i, (at, n, m) in enumerate(drawn))
+    expected = engine_times(requests)
+    found = simulated_times(requests)
+    assert found.keys() == expected.keys()
+    for index, times in expected.items():
+        assert found[index] == pytest.approx(times, abs=1e-6), index
