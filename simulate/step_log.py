@@ -16,12 +16,12 @@ def stretch_end_s(start_s: float, base_s: float, slope_s: float, count: int) -> 
 def steps_begun(start_s: float, base_s: float, slope_s: float, at_s: float) -> int:
     """The number of the step that runs at that time, counted from 1."""
     passed_s = max(0.0, at_s - start_s)
-    if slope_s > 0:
-        b = base_s - slope_s / 2
-        guess = 2 * passed_s / (b + (b * b + 2 * slope_s * passed_s) ** 0.5)
+    half_s = base_s - slope_s / 2  # passed = half * n + slope / 2 * n^2, solved without cancelling
+    root_s = (half_s * half_s + 2 * slope_s * passed_s) ** 0.5
+    if half_s > 0:
+        count = max(1, int(2 * passed_s / (half_s + root_s)))
     else:
-        guess = passed_s / base_s
-    count = max(1, int(guess))
+        count = max(1, int((root_s - half_s) / slope_s))
     while stretch_end_s(start_s, base_s, slope_s, count) <= at_s:
         count += 1
     while count > 1 and stretch_end_s(start_s, base_s, slope_s, count - 1) > at_s:

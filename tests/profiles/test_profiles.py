@@ -1,0 +1,74 @@
+"""Profiles: their arithmetic, their names, and files that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from profiles.catalog import ProfileError, known_profiles, load_profile
+
+
+def test_the_named_hardware_is_there():
+    names = known_profiles()
+    assert {"llama-3.1-8b@h200", "llama-3.1-8b@h100", "llama-3.1-8b@l40s"} <= set(names)
+    assert {"qwen3-0.6b@h200", "qwen3-0.6b@l40s"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-70b@h100x4", "llama-3.1-70b@h200x2", "qwen3-0.6b@h100"]
+)
+def test_a_profile_names_its_source_and_is_positive(name):
+    profile = load_profile(name)
+    assert profile.name == name and "roofline" in profile.source
+    assert min(profile.step_s, profile.prefill_token_s, profile.kv_tokens, profile.load_s) > 0
+
+
+def test_a_step_reads_the_weights_once_and_a_prompt_costs_its_operations():
+    profile = load_profile("llama-3.1-8b@h200")
+    assert profile.step_s == pytest.approx(16.06e9 / (0.8 * 4.8e12) + 0.0008)
+    flops = 2 * 7.504e9 * 1000 / (0.6 * 989e12)
+    assert profile.chunk_s(0, 1000) == pytest.approx(flops, rel=0.05)  # attention is the rest
+    halves = profile.chunk_s(0, 500) + profile.chunk_s(500, 1000)
+    assert profile.chunk_s(0, 1000) == pytest.approx(halves)
+
+
+def test_more_gpus_are_faster_and_hold_more():
+    two, four = load_profile("llama-3.1-70b@h200x2"), load_profile("llama-3.1-70b@h200x4")
+    assert four.step_s < two.step_s and four.prefill_token_s < two.prefill_token_s
+    assert four.kv_tokens > 2 * two.kv_tokens
+    assert four.usd_per_hour == 2 * two.usd_per_hour
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("llama-3.1-70b@l40s", "leave no room for KV"),
+        ("llama-9@h200", "is no profile: one of llama-3.1-8b"),
+        ("llama-3.1-8b@h200x0", "at least one GPU"),
+        ("", "is no profile"),
+        ("/nowhere/p.toml", "cannot read the profile"),
+    ],
+)
+def test_a_name_that_is_no_profile_says_what_there_is(name, reason):
+    with pytest.raises(ProfileError, match=reason):
+        load_profile(name)
+
+
+def test_a_file_holds_a_profile_of_ones_own(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    fields = "\n".join(
+        f"{name} = {value}"
+        for name, value in {
+            "step_s": 0.01, "sequence_s": 0.001, "context_token_s": 1e-7, "prefill_token_s": 1e-4,
+            "prefill_pair_s": 1e-9, "kv_tokens": 1000, "kv_bytes_per_token": 100, "num_layers": 4,
+            "max_model_len": 2048, "link_bytes_per_s": 1e9,
+        }.items()
+    )  # fmt: skip
+    path.write_text(f'source = "measured"\n{fields}\n')
+    profile = load_profile(str(path))
+    assert (profile.name, profile.source, profile.num_layer_groups) == ("mine", "measured", 4)
+    path.write_text(path.read_text().replace("kv_tokens = 1000", "kv_tokens = 0"))
+    with pytest.raises(ProfileError, match="must be positive"):
+        load_profile(str(path))
+    path.write_text("step_s = 'slow'")
+    with pytest.raises(ProfileError, match=r"mine\.toml"):
+        load_profile(str(path))
