@@ -23,13 +23,18 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each call. They take turns, so that a machine whose speed changes, or that
-    others use, treats them alike."""
+def alternate(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Seconds of each call in each of `repeats` rounds. The calls take turns, so that a machine
+    whose speed changes, or that others use, treats them alike."""
     for call in calls:
         call()
     rounds = [[seconds(call) for call in calls] for _ in range(repeats)]
-    return [median(times) for times in zip(*rounds, strict=True)]
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def share(floors_s: Sequence[float], own_s: Sequence[float]) -> float:
+    """Median over the rounds of the floor's part in our time."""
+    return median(floor / own for floor, own in zip(floors_s, own_s, strict=True))
 
 
 class MemoryReader:
@@ -51,6 +56,7 @@ class LayerProducts:
 
     inputs: tuple[Tensor, ...]
     linears: tuple[OneDnnLinear, ...]
+    num_layers: int
 
     @classmethod
     def random(cls, config: ModelConfig, tokens: int) -> "LayerProducts":
@@ -60,13 +66,17 @@ class LayerProducts:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight)
             linears.append(OneDnnLinear(packed, None, wide=False))
             inputs.append(torch.empty(tokens, in_features, dtype=BF16).normal_())
-        return cls(tuple(inputs), tuple(linears))
+        return cls(tuple(inputs), tuple(linears), config.num_layers)
 
     @property
     def flops(self) -> float:
         """Floating-point operations of one call."""
         pairs = zip(self.linears, self.inputs, strict=True)
         return sum(2.0 * x.shape[0] * linear.packed.numel() for linear, x in pairs)
+
+    def of_all_layers(self) -> None:
+        for _ in range(self.num_layers):
+            self()
 
     @torch.inference_mode()
     def __call__(self) -> None:

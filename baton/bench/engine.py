@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from baton.bench.cpu_ceiling import (
     MemoryReader,
     alternate,
     decode_floor_s,
+    share,
 )
 from baton.bench.row import Row
 from engine.config import ModelConfig
@@ -88,37 +90,39 @@ class EngineBench:
         num_bytes = self.reader.num_bytes
         plain = torch.ones(num_bytes // 4)
         ours, theirs = alternate([self.reader, plain.sum], self.repeats)
-        rate, torch_rate = num_bytes / ours / 1e9, num_bytes / theirs / 1e9
-        return Row("engine.read", rate, "GB/s", "torch.sum", torch_rate, rate / torch_rate)
+        rate, ratio = num_bytes / median(ours) / 1e9, share(theirs, ours)
+        return Row("engine.read", rate, "GB/s", "torch.sum", rate / ratio, ratio)
 
     def decode(self, batch: int) -> Row:
         """One token for each of `batch` sequences, beside the roofline of reading and products."""
         products = LayerProducts.random(self.model.config, FEW_TOKENS)
         step = self.step(batch, CONTEXT, 1)
         own_s, read_s, products_s = alternate([step, self.reader, products], self.repeats)
-        floor_s = decode_floor_s(
-            self.model.config,
-            batch,
-            CONTEXT,
-            bytes_per_s=self.reader.num_bytes / read_s,
-            flops=products.flops / products_s,
-        )
-        return _rate(f"engine.decode.b{batch}", batch, own_s, "roofline", floor_s)
+        floors_s = [
+            decode_floor_s(
+                self.model.config,
+                batch,
+                CONTEXT,
+                bytes_per_s=self.reader.num_bytes / read,
+                flops=products.flops / multiply,
+            )
+            for read, multiply in zip(read_s, products_s, strict=True)
+        ]
+        return _rate(f"engine.decode.b{batch}", batch, own_s, "roofline", floors_s)
 
     def prefill(self, tokens: int) -> Row:
         """A whole prompt, beside the time that torch takes for its projections alone."""
-        products = LayerProducts.random(self.model.config, tokens)
-        own_s, products_s = alternate([self.step(1, tokens, tokens), products], self.repeats)
-        floor_s = products_s * self.model.config.num_layers
-        return _rate(f"engine.prefill.{tokens}", tokens, own_s, "torch projections", floor_s)
+        products = LayerProducts.random(self.model.config, tokens).of_all_layers
+        own_s, floors_s = alternate([self.step(1, tokens, tokens), products], self.repeats)
+        return _rate(f"engine.prefill.{tokens}", tokens, own_s, "torch projections", floors_s)
 
     def cached_prefill(self) -> Row:
         """The end of a prompt whose beginning is cached, beside the projections of that end."""
-        products = LayerProducts.random(self.model.config, SUFFIX)
-        own_s, products_s = alternate([self.step(1, PROMPT, SUFFIX), products], self.repeats)
-        floor_ms = products_s * self.model.config.num_layers * 1e3
+        products = LayerProducts.random(self.model.config, SUFFIX).of_all_layers
+        own_s, floors_s = alternate([self.step(1, PROMPT, SUFFIX), products], self.repeats)
+        ms, ratio = 1e3 * median(own_s), share(floors_s, own_s)
         name = f"engine.prefill.{SUFFIX}_of_{PROMPT}"
-        return Row(name, own_s * 1e3, "ms", "torch projections", floor_ms, floor_ms / own_s / 1e3)
+        return Row(name, ms, "ms", "torch projections", ms * ratio, ratio)
 
     def step(self, sequences: int, context: int, queries: int) -> Callable[[], Tensor]:
         """A forward pass of the last `queries` tokens of each sequence over a random cache."""
@@ -149,8 +153,9 @@ def scattered_batch(
     return batch, sequences * blocks
 
 
-def _rate(name: str, tokens: int, own_s: float, baseline: str, floor_s: float) -> Row:
-    return Row(name, tokens / own_s, "tokens/s", baseline, tokens / floor_s, floor_s / own_s)
+def _rate(name: str, tokens: int, own_s: list[float], baseline: str, floors_s: list[float]) -> Row:
+    rate, ratio = tokens / median(own_s), share(floors_s, own_s)
+    return Row(name, rate, "tokens/s", baseline, rate / ratio, ratio)
 
 
 def measure_vllm(interpreter: str, repeats: int) -> dict[str, float]:
