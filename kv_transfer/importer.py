@@ -10,6 +10,7 @@ from kv_transfer.handshake import Identity
 from kv_transfer.link import Link
 from kv_transfer.memory import KVMemory, host_id
 from kv_transfer.opening import Reader
+from kv_transfer.pace import SETTINGS
 from kv_transfer.pull import Pull, PullResult
 from kv_transfer.quarantine import Quarantine
 from kv_transfer.shards import ShardedPull
@@ -41,6 +42,7 @@ class Importer:
         transports: Transports = TRANSPORTS,
     ) -> None:
         assert memory.num_bytes >= layout.pool_bytes
+        assert config.wire_format in SETTINGS, f"no wire format {config.wire_format!r}"
         self._log = get_logger("kv_transfer")
         self._reader = Reader(
             layout,

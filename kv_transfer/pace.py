@@ -10,6 +10,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "auto": ("packed",),
     "auto_fp8": ("packed", "fp8"),
 }
+SETTINGS = (*CHOICES, *FORMATS)
 _WEIGHT = 0.3  # of the newest pull
 _LEAST_EXPOSED_S = 0.005  # below this a pull says nothing of the bandwidth
 _GROWTH = 1.25

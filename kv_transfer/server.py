@@ -5,9 +5,11 @@ import threading
 from collections.abc import Callable, Mapping
 
 from kv_transfer.channel import Channel, Waker, wait_readable
+from kv_transfer.control_session import ControlSession
+from kv_transfer.data_session import DataSession
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, admit
-from kv_transfer.sessions import ControlSession, DataSession, Source
+from kv_transfer.sessions import Source
 from kv_transfer.transports.services import Service
 from kv_transfer.transports.shm import hand_out, listen_abstract
 from runtime.log import Logger

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from kv_transfer import sessions
+from kv_transfer import data_session
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
@@ -71,14 +71,14 @@ def die_at(point: str) -> None:
 
         was_moved, Pull.arrive = Pull.arrive, arrive
     elif point == "half sent":
-        send_views = sessions.send_views
+        send_views = data_session.send_views
 
         def send_half(sock: socket.socket, views: deque, stall_s: float) -> None:
             header, first = views[0], views[1]
             send_views(sock, deque([header, first[: len(first) // 2]]), stall_s)
             die()
 
-        sessions.send_views = send_half
+        data_session.send_views = send_half
     else:
         when, name = point.split()
 

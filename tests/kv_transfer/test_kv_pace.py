@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv_transfer import sessions
+from kv_transfer import data_session
 from kv_transfer.config import TransferConfig
 from kv_transfer.errors import FailReason
 from kv_transfer.formats import FORMATS
@@ -142,8 +142,8 @@ def test_an_encoded_piece_that_is_changed_on_its_way_is_corrupt(make_rig, monkey
         sent[sent.size // 2] ^= 4
         return sent
 
-    seal = sessions.seal
-    monkeypatch.setattr(sessions, "seal", damaged)
+    seal = data_session.seal
+    monkeypatch.setattr(data_session, "seal", damaged)
     config = TransferConfig(wire_format="fp8")
     rig = make_rig(transport="tcp", config=config, dtype="bfloat16")
     result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), TARGET)
