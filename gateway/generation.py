@@ -8,7 +8,7 @@ from starlette.types import Receive
 
 from gateway.errors import ClientGone
 from router.candidates import RouterSnapshot
-from router.output import OutputDelta
+from router.output import OutputDelta, RequestTrace
 from runtime.log import get_logger
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
@@ -22,6 +22,8 @@ class TokenSource(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncIterator[OutputDelta]: ...
 
     def snapshot(self) -> RouterSnapshot: ...
+
+    def trace(self, request_id: str) -> RequestTrace | None: ...
 
 
 class Generation:

@@ -11,7 +11,8 @@ class RouterConfig:
     ttft_slo_ms: objective of the time to the first token of prompts up to ttft_slo_tokens, and
     ttft_slo_token_ms more for each token over them. tpot_slo_ms: of the mean time of a token.
     max_under_way, max_queued: requests past admission, and waiting for it. reject_ratio: predicted
-    latency over its objective from which a request is refused. breaker_failures: of a worker within
+    latency over its objective from which a request is refused. max_traces: ended requests that are
+    remembered. breaker_failures: of a worker within
     breaker_window_s, after which it rests as long.
     heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
@@ -37,6 +38,7 @@ class RouterConfig:
     max_under_way: int = 8192
     max_queued: int = 1024
     reject_ratio: float = 3.0
+    max_traces: int = 1024
     breaker_failures: int = 5
     breaker_window_s: float = 30.0
     speculative_ttl_s: float = 2.0

@@ -2,14 +2,28 @@
 
 from dataclasses import dataclass
 
+from router.policies.policy import Forecast
 from wire.messages import FinishReason, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTrace:
+    """A pair that placement weighed, and what it was predicted to give."""
+
+    prefill_worker: str
+    decode_worker: str
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTrace:
     """Where and how one request ran; the last attempt's workers, times in seconds.
 
-    kind: remote, local or degraded. prefill_worker is empty where decode_worker did all.
+    kind: remote, local or degraded; empty if it was placed nowhere. outcome: a finish reason, an
+    error's code, or cancelled. ttft_s, tpot_s: as the router saw them, from the request's arrival.
+    predicted, candidates: the chosen pair's forecast and the best pairs, the chosen one first,
+    where the policy predicts; of the last placement. prefill_worker is empty where decode_worker
+    did all.
     transfer_s, exposed_s: the KV transfer, and what of it prefill did not hide. transfer_failure:
     why decode_worker computed the prompt again, empty if it did not.
     """
@@ -25,6 +39,25 @@ class RequestTrace:
     exposed_s: float = 0.0
     transfer_failure: str = ""
     explanation: str = ""
+    outcome: str = ""
+    ttft_s: float = 0.0
+    tpot_s: float = 0.0
+    predicted: Forecast | None = None
+    candidates: tuple[CandidateTrace, ...] = ()
+
+    def prediction_errors_s(self) -> dict[str, float]:
+        """Actual less predicted by stage, of what the request did once and undisturbed."""
+        predicted = self.predicted
+        if predicted is None or self.attempts != 1 or not self.ttft_s:
+            return {}
+        errors_s = {
+            "ttft": self.ttft_s - self.placed_s - predicted.ttft_s,
+            "queue": self.queue_s - predicted.queue_s,
+            "prefill": self.prefill_s - predicted.prefill_s,
+        }
+        if self.kind == "remote" and self.transfer_s:
+            errors_s["exposed"] = self.exposed_s - predicted.exposed_s
+        return errors_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from router.admission import Admission
 from router.attempt import Attempt, Failure
 from router.breaker import CircuitBreaker
 from router.config import RouterConfig
-from router.output import OutputDelta, RequestTrace
+from router.output import CandidateTrace, OutputDelta, RequestTrace
 from router.placement import Placement
 from router.placer import Placer
-from router.policies.policy import RequestFacts
+from router.policies.policy import Pair, RequestFacts
 from router.sessions import Sessions
 from router.stitcher import Stitcher
+from router.traces import Traces
 from runtime.clock import Clock
 from runtime.log import get_logger
 from runtime.metrics import Metrics
@@ -45,6 +46,7 @@ class Relay:
         next_leg_id: Callable[[], int],
         admission: Admission,
         breaker: CircuitBreaker,
+        traces: Traces,
     ) -> None:
         self._request = request
         self._config = config
@@ -56,6 +58,10 @@ class Relay:
         self._next_leg_id = next_leg_id
         self._admission = admission
         self._breaker = breaker
+        self._traces = traces
+        self._attempt: Attempt | None = None  # the last one
+        self._first_s = 0.0  # of the first token, on the clock
+        self._outcome = "cancelled"
         self._stitcher = Stitcher()
         self._excluded: frozenset[tuple[str, int]] = frozenset()
         self._num_attempts = 0
@@ -65,18 +71,27 @@ class Relay:
 
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
         """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""
-        await self._admission.enter(self._request.priority)
         deltas = self._answer()
+        is_admitted = False
         try:
+            await self._admission.enter(self._request.priority)
+            is_admitted = True
             async for delta in deltas:
+                if not self._first_s and delta.tokens:
+                    self._first_s = self._clock.now()
                 yield delta
+        except BatonError as error:
+            self._outcome = error.code.value
+            raise
         finally:
             await deltas.aclose()
-            self._admission.leave()
+            if is_admitted:
+                self._admission.leave()
+            self._traces.put(self._request.request_id, self._trace())
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:
-            attempt = await self._place()
+            attempt = self._attempt = await self._place()
             try:
                 attempt.start()
                 while not attempt.is_over:
@@ -87,7 +102,7 @@ class Relay:
                     self._note_cached(attempt, len(tokens))
                     if attempt.finish is not None:
                         attempt.close()
-                        yield self._last(tokens, attempt.finish, attempt)
+                        yield self._last(tokens, attempt.finish)
                         return
                     if tokens:
                         yield OutputDelta(
@@ -98,7 +113,7 @@ class Relay:
             finally:
                 attempt.close()
             if self._stitcher.num_sent >= self._request.sampling.max_tokens:
-                yield self._last((), FinishReason.LENGTH, attempt)
+                yield self._last((), FinishReason.LENGTH)
                 return
             assert attempt.failure is not None
             await self._back_off(attempt.failure)
@@ -169,9 +184,20 @@ class Relay:
         if self._num_attempts == 1 or self._stitcher.num_sent == num_new:
             self._num_cached_tokens = attempt.num_cached_tokens
 
-    def _last(self, tokens: tuple[int, ...], reason: FinishReason, attempt: Attempt) -> OutputDelta:
-        placement, times = attempt.placement, attempt.times
-        trace = RequestTrace(
+    def _last(self, tokens: tuple[int, ...], reason: FinishReason) -> OutputDelta:
+        self._outcome = reason.value
+        if not self._first_s:
+            self._first_s = self._clock.now()
+        logprobs = self._stitcher.take_logprobs(len(tokens))
+        return OutputDelta(tokens, reason, self._num_cached_tokens, self._trace(), logprobs)
+
+    def _trace(self) -> RequestTrace:
+        if self._attempt is None:
+            return RequestTrace("", "", "", 0, outcome=self._outcome)
+        placement, times = self._attempt.placement, self._attempt.times
+        num_gaps = max(1, self._stitcher.num_sent - 1)
+        ranking = placement.ranking
+        return RequestTrace(
             kind=placement.kind.value,
             prefill_worker=placement.prefill or "",
             decode_worker=placement.decode,
@@ -183,6 +209,14 @@ class Relay:
             exposed_s=times.exposed_s,
             transfer_failure=times.transfer_failure,
             explanation=placement.explanation,
+            outcome=self._outcome,
+            ttft_s=self._first_s - self._arrived_s if self._first_s else 0.0,
+            tpot_s=(self._clock.now() - self._first_s) / num_gaps if self._first_s else 0.0,
+            predicted=ranking[0].forecast if ranking else None,
+            candidates=tuple(_candidate(pair) for pair in ranking),
         )
-        logprobs = self._stitcher.take_logprobs(len(tokens))
-        return OutputDelta(tokens, reason, self._num_cached_tokens, trace, logprobs)
+
+
+def _candidate(pair: Pair) -> CandidateTrace:
+    source = "" if pair.prefill is None else pair.prefill.worker_id
+    return CandidateTrace(source, pair.decode.worker_id, pair.forecast)

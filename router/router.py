@@ -8,11 +8,12 @@ from router.admission import Admission, Prospects
 from router.breaker import CircuitBreaker
 from router.candidates import RouterSnapshot
 from router.config import RouterConfig
-from router.output import OutputDelta
+from router.output import OutputDelta, RequestTrace
 from router.placer import Placer
 from router.prefix_map import PrefixMap
 from router.relay import Relay
 from router.sessions import Sessions
+from router.traces import Traces
 from router.watch import ClusterWatch
 from runtime.clock import Clock
 from runtime.metrics import Metrics
@@ -35,6 +36,7 @@ class Router:
             config.breaker_failures, config.breaker_window_s, config.breaker_window_s
         )
         self._admission = Admission(config.max_under_way, config.max_queued, clock, metrics)
+        self._traces = Traces(config.max_traces, metrics)
         self._placer = Placer(
             config,
             self._sessions,
@@ -79,6 +81,7 @@ class Router:
             self._leg_ids.__next__,
             self._admission,
             self._breaker,
+            self._traces,
         )
         return relay.run()
 
@@ -91,6 +94,10 @@ class Router:
             min(lengths, default=0),
             self._watch.is_connected,
         )
+
+    def trace(self, request_id: str) -> RequestTrace | None:
+        """How a request ran that has ended lately; None for any other."""
+        return self._traces.get(request_id)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when sessions, loads or the prefix map are inconsistent."""

@@ -135,7 +135,8 @@ class Sessions:
         session = self._by_id.pop(worker_id)
         self._dropped.discard(worker_id)
         self._prefix_map.remove_worker(worker_id)
-        self._metrics.gauge("baton_prefix_map_blocks").remove(worker_id)
+        for name in ("baton_prefix_map_blocks", "baton_predictor_error_ratio"):
+            self._metrics.gauge(name).remove(worker_id)
         session.close()
         task = asyncio.get_running_loop().create_task(session.wait_closed())
         self._closing.add(task)
@@ -178,6 +179,9 @@ class Sessions:
             if session.state is not WorkerState.LOST:
                 num_blocks = self._prefix_map.num_blocks(worker_id)
                 gauge("baton_prefix_map_blocks", worker=worker_id).set(num_blocks)
+                gauge("baton_predictor_error_ratio", worker=worker_id).set(
+                    session.forecast.steps.error
+                )
 
 
 def _is_same_process(known: WorkerInfo, info: WorkerInfo) -> bool:
