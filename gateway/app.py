@@ -1,6 +1,6 @@
 """The HTTP application: which path goes where, and the small pages."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -12,14 +12,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.body import read_body
 from gateway.chat_replies import ChatReplies
 from gateway.endpoint import GenerateEndpoint, Services
-from gateway.errors import ApiError
+from gateway.errors import ApiError, ClientGone
+from gateway.openapi import docs_page, openapi_document
 from gateway.prepare import Preparer
 from gateway.text_replies import TextReplies
 from runtime.metrics import CONTENT_TYPE, Metrics
 
 DISTRIBUTION = "baton-serve"
+
+Page = Callable[[Request], Awaitable[Response]]
+JsonAnswer = Callable[[bytes, int], Awaitable[msgspec.Struct]]
 
 
 def build_app(services: Services, preparer: Preparer, metrics: Metrics, created: int) -> ASGIApp:
@@ -28,11 +33,18 @@ def build_app(services: Services, preparer: Preparer, metrics: Metrics, created:
     completion = GenerateEndpoint("completions", "cmpl", preparer.completion, TextReplies, services)
     endpoints = {"/v1/chat/completions": chat, "/v1/completions": completion}
     pages = _Pages(services, metrics, created)
+    tokens = preparer.token_pages
+    document = openapi_document(version(DISTRIBUTION))
     app = Starlette(
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
             Route("/v1/models", pages.models),
             Route("/v1/models/{model_id:path}", pages.model),
+            Route("/v1/embeddings", _no_embeddings, methods=["POST"]),
+            Route("/tokenize", _json_page(tokens.tokenize, services), methods=["POST"]),
+            Route("/detokenize", _json_page(tokens.detokenize, services), methods=["POST"]),
+            Route("/openapi.json", _fixed_page(msgspec.json.encode(document), "application/json")),
+            Route("/docs", _fixed_page(docs_page(document).encode(), "text/html")),
             Route("/livez", pages.livez),
             Route("/readyz", pages.readyz),
             Route("/metrics", pages.metrics),
@@ -115,6 +127,38 @@ class _Pages:
             "owned_by": "baton",
             "max_model_len": self._services.max_model_len,
         }
+
+
+def _json_page(answer: JsonAnswer, services: Services) -> Page:
+    """A page that reads a body and answers it with JSON, or with an error in OpenAI's shape."""
+
+    async def page(request: Request) -> Response:
+        try:
+            raw = await read_body(
+                request.receive,
+                request.scope["headers"],
+                services.max_body_bytes,
+                services.body_timeout_s,
+            )
+            return _json(await answer(raw, services.max_model_len))
+        except ApiError as error:
+            return _failed(error)
+        except ClientGone:
+            return Response(status_code=400)
+
+    return page
+
+
+def _fixed_page(body: bytes, media_type: str) -> Page:
+    async def page(request: Request) -> Response:
+        return Response(body, media_type=media_type)
+
+    return page
+
+
+async def _no_embeddings(request: Request) -> Response:
+    message = "the model generates text; it makes no embeddings"
+    return _failed(ApiError(400, message, code="unsupported_endpoint", param="model"))
 
 
 def _json(body: object, status: int = 200) -> Response:

@@ -8,6 +8,7 @@ import msgspec
 from gateway.errors import ApiError, invalid
 
 B = TypeVar("B", bound="CommonBody")
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,17 +159,22 @@ class CompletionBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def decode_body(decoder: "msgspec.json.Decoder[B]", body: bytes) -> B:
+    """As decode_json; and refuses what is known and not served."""
+    decoded = decode_json(decoder, body)
+    _refuse_unsupported(decoded)
+    return decoded
+
+
+def decode_json(decoder: "msgspec.json.Decoder[S]", body: bytes) -> S:
     """Raises ApiError 400 for malformed JSON, a wrong type or an unknown field, naming it."""
     try:
-        decoded = decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
         raise invalid("the body's JSON is nested too deeply", code="invalid_json") from error
-    _refuse_unsupported(decoded)
-    return decoded
 
 
 def _wrong_field(reason: str) -> ApiError:

@@ -18,6 +18,7 @@ from gateway.sampling import (
     stop_strings,
 )
 from gateway.structured_output import GrammarChecker, asked_grammar
+from gateway.token_pages import TokenPages
 from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from wire.messages import GenerateRequest, Grammar
 
@@ -64,6 +65,10 @@ class Preparer:
         self._grammars = GrammarChecker(model.tokenizer, model.vocab_size, model.eos_token_ids)
         self._chat_decoder = msgspec.json.Decoder(ChatBody)
         self._completion_decoder = msgspec.json.Decoder(CompletionBody)
+
+    @property
+    def token_pages(self) -> TokenPages:
+        return TokenPages(self._model, self._encoder)
 
     async def chat(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
         body = decode_body(self._chat_decoder, raw)

@@ -46,6 +46,7 @@ GATEWAY_ERRORS = {
     "no_chat_template": (400, "The model directory has no chat template."),
     "body_too_large": (413, "The body is over max_body_bytes."),
     "body_timeout": (408, "The body did not come within body_timeout_s."),
+    "unsupported_endpoint": (400, "The model cannot do what the endpoint is for."),
     "not_found": (404, "No such route."),
     "method_not_allowed": (405, "The route does not take this method."),
 }

@@ -247,7 +247,7 @@ async def test_errors_that_clients_act_on_have_codes(
     [
         ("GET", "/", 404),
         ("GET", "/v1/nothing", 404),
-        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/images", 404),
         ("GET", "/v1/models/", 404),
         ("GET", "/v1/models/gpt-9", 404),
         ("GET", CHAT, 405),
