@@ -11,7 +11,6 @@ under way later, over verbs and EFA, are written from the documentation and coul
 import secrets
 import socket
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -40,6 +39,24 @@ class _Reading:
     read: AgentRead
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Blocks:
+    """A pull's block lists, converted once for all its pieces. [num_blocks]"""
+
+    op: ReadOp
+    source: Indices
+    target: Indices
+
+    @classmethod
+    def of(cls, op: ReadOp) -> "_Blocks":
+        source, target = (np.array(b, np.int32) for b in (op.source_blocks, op.target_blocks))
+        return cls(op, source, target)
+
+    def are_of(self, op: ReadOp) -> bool:
+        mine = self.op
+        return mine.source_blocks is op.source_blocks and mine.target_blocks is op.target_blocks
+
+
 class NixlLane:
     """The reader's side: an agent of its own, and the connection over which the source offered
     its pool, whose end tells that the source is gone."""
@@ -54,6 +71,7 @@ class NixlLane:
         self._queue: deque[ReadOp] = deque()
         self._readings: list[_Reading] = []
         self._num_looks = 0  # since something moved
+        self._blocks: _Blocks | None = None  # of the pull that was read from last
         self._channel, self._offer = _ask(context)
         self._devices = ucx_devices(self._channel.sock.getsockname()[0])
         try:
@@ -145,8 +163,10 @@ class NixlLane:
         """Whole regions go by number; where the layouts differ, runs of bytes by address."""
         if op.mapping.window is not None:
             return self._agent.read_copies(op.copies(), self._offer.address)
-        theirs = _region_numbers(op.piece, self._context.source_layout, op.source_blocks)
-        mine = _region_numbers(op.piece, self._context.layout, op.target_blocks)
+        if self._blocks is None or not self._blocks.are_of(op):
+            self._blocks = _Blocks.of(op)
+        theirs = _region_numbers(op.piece, self._context.source_layout, self._blocks.source)
+        mine = _region_numbers(op.piece, self._context.layout, self._blocks.target)
         return self._agent.read_regions(mine, theirs)
 
     def _ended(self, reading: _Reading) -> Moved:
@@ -159,9 +179,11 @@ class NixlLane:
         return reading.op.ticket == ticket and self._agent.look(reading.read) is ReadState.MOVING
 
 
-def _region_numbers(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Indices:
+def _region_numbers(piece: Piece, layout: KVLayout, blocks: Indices) -> Indices:
     """layer * num_blocks + block, layer by layer. [num_regions]"""
-    named = np.asarray(blocks[piece.first_index : piece.end_index], np.int32)
+    named = blocks[piece.first_index : piece.end_index]
+    if piece.end_layer - piece.first_layer == 1:
+        return named + np.int32(piece.first_layer * layout.num_blocks)
     layers = np.arange(piece.first_layer, piece.end_layer, dtype=np.int32)
     numbers: Indices = (layers[:, None] * np.int32(layout.num_blocks) + named).reshape(-1)
     return numbers

@@ -21,7 +21,7 @@ from runtime.settings import set_library_defaults
 from wire.kv import KVLayout
 
 _PACKAGES = ("nixl_cu12", "nixl_cu13")
-_PROGRESS_DELAY_US = 1000  # 0, the default of NIXL's own wrapper, burns a core per idle agent
+_PROGRESS_DELAY_US = 2000  # 0, the default of NIXL's own wrapper, burns a core per idle agent
 _HOST_DEVICE = 0
 
 # UCX reads these when a context is made. Without emulation a read over a lane that is not
@@ -82,7 +82,7 @@ class NixlAgent:
         serves: bool,
     ) -> None:
         """devices: as kv_transfer.transports.interfaces gives them. serves: peers connect to
-        this agent, so a thread of its own wakes a thousand times a second for them.
+        this agent, so a thread of its own wakes five hundred times a second for them.
 
         Raises TransferError (TRANSPORT).
         """
