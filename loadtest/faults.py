@@ -90,24 +90,27 @@ def outcome(injected: Injected, everything: Columns, window_start_s: float) -> F
     """What the requests show of a fault.
 
     Recovery is the intended start of the first request after which 20 in a row (or all that are
-    left, at least 5) reach 90 % of the attainment before the fault.
+    left, at least 5) reach 90 % of the attainment before the fault. Failures and stalls count of
+    requests that were under way between the fault and the later of recovery and return.
     """
     at_s = injected.at_s
     before = everything.intended_within(window_start_s, at_s)
     finished_before = before.where(before.end_s <= at_s)
-    in_flight = everything.where((everything.intended_s <= at_s) & (everything.end_s > at_s))
-    after = everything.intended_within(at_s, np.inf)
     attained = float(finished_before.is_good.mean()) if len(finished_before) else 1.0
-    touched = everything.where(everything.end_s > at_s)
+    recovery_s = _recovery_s(everything.intended_within(at_s, np.inf), at_s, attained)
+    is_over = recovery_s is not None and injected.back_s is not None
+    until_s = at_s + max(recovery_s or 0.0, injected.back_s or 0.0) if is_over else np.inf
+    started = everything.intended_s <= at_s
+    touched = everything.where((everything.end_s > at_s) & (everything.intended_s <= until_s))
     return FaultOutcome(
         what=str(injected.fault),
         at_s=at_s,
         victim=injected.victim,
-        num_in_flight=len(in_flight),
+        num_in_flight=int((started & (everything.end_s > at_s)).sum()),
         num_failed=int((~touched.is_ok).sum()),
-        longest_stall_ms=float(in_flight.stall_s.max() * 1000) if len(in_flight) else 0.0,
+        longest_stall_ms=float(touched.stall_s.max() * 1000) if len(touched) else 0.0,
         attainment_before=attained,
-        recovery_s=_recovery_s(after, at_s, attained),
+        recovery_s=recovery_s,
         back_s=injected.back_s,
         problem=injected.problem,
     )

@@ -57,7 +57,8 @@ class LiveStats:
 
     def add_sample(self, sample: ServerSample) -> None:
         counts = role_counts(sample)
-        self._pool = " ".join(f"{role} {count:g}" for role, count in sorted(counts.items()))
+        if counts:
+            self._pool = f"{counts.get('prefill', 0):g}P {counts.get('decode', 0):g}D"
 
     def figures(self, elapsed_s: float) -> LiveFigures:
         recent = self._recent

@@ -53,7 +53,7 @@ def live_line(figures: LiveFigures) -> str:
 
 
 def live_table(figures: LiveFigures) -> RenderableType:
-    table = Table(box=box.SIMPLE, show_header=False, padding=(0, 2))
+    table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1))
     for _ in range(4):
         table.add_column(justify="left", no_wrap=True)
     behind = max(0, figures.num_due - figures.num_ended)

@@ -111,6 +111,15 @@ def test_a_single_miss_later_is_no_lasting_damage(tools: Any) -> None:
     assert found.recovery_s == pytest.approx(0.1)
 
 
+def test_failures_after_the_recovery_are_not_the_faults(tools: Any) -> None:
+    records = [tools.record(n, n / 10, ttft_s=0.9 if 200 <= n < 220 else 0.1) for n in range(400)]
+    records[210] = tools.record(210, 21.0, error="HTTP 503: x", ttft_s=None, gaps_s=())
+    records[390] = tools.record(390, 39.0, error="HTTP 503: x", ttft_s=None, gaps_s=())
+    everything = columns_of(records, SLO)
+    assert outcome(Injected(FAULT, 20.0, "p", 3.0), everything, 0.0).num_failed == 1
+    assert outcome(Injected(FAULT, 20.0, "p"), everything, 0.0).num_failed == 2  # never back
+
+
 def test_no_recovery_is_said_so(tools: Any) -> None:
     records = [tools.record(n, n / 10, ttft_s=0.9 if n >= 200 else 0.1) for n in range(300)]
     found = outcome(Injected(FAULT, 20.0, "p"), columns_of(records, SLO), 0.0)
