@@ -19,6 +19,17 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class PairStatus:
+    """How a worker measured the way from a source to itself. No transport: the probe failed."""
+
+    source: str
+    latency_s: float
+    bandwidth_bytes_s: float
+    transport: str
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """A registered worker. A new process of the same worker_id has a new epoch."""
 
@@ -33,6 +44,7 @@ class WorkerInfo:
     draining: bool = False
     pid: int = 0
     metrics_url: str = ""
+    pairs: tuple[PairStatus, ...] = ()  # of the workers that this one may pull from
 
 
 @dataclass(frozen=True, slots=True)

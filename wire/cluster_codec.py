@@ -4,6 +4,7 @@ from wire.cluster import (
     ClusterSnapshot,
     ClusterStatus,
     Fingerprint,
+    PairStatus,
     ProcessStatus,
     WorkerBeat,
     WorkerInfo,
@@ -35,6 +36,7 @@ def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:
         draining=info.draining,
         pid=info.pid,
         metrics_url=info.metrics_url,
+        pairs=[_encode_pair(pair) for pair in info.pairs],
     )
 
 
@@ -59,6 +61,27 @@ def decode_worker_info(message: control_pb2.WorkerInfo) -> WorkerInfo:
         draining=message.draining,
         pid=message.pid,
         metrics_url=message.metrics_url,
+        pairs=tuple(_decode_pair(pair) for pair in message.pairs),
+    )
+
+
+def _encode_pair(pair: PairStatus) -> control_pb2.PairStatus:
+    return control_pb2.PairStatus(
+        source=pair.source,
+        latency_s=pair.latency_s,
+        bandwidth_bytes_s=pair.bandwidth_bytes_s,
+        transport=pair.transport,
+        alarms=pair.alarms,
+    )
+
+
+def _decode_pair(message: control_pb2.PairStatus) -> PairStatus:
+    return PairStatus(
+        message.source,
+        message.latency_s,
+        message.bandwidth_bytes_s,
+        message.transport,
+        tuple(message.alarms),
     )
 
 

@@ -25,6 +25,7 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
+from kv_transfer.preflight import Preflight
 from prefill_worker.publisher import Publisher
 from profiles.catalog import load_profile
 from runtime.clock import Clock, SystemClock, sleep, wall_time_s
@@ -55,6 +56,7 @@ class WorkerParts:
     fabric: FabricAddress
     fingerprint: Fingerprint
     max_model_len: int
+    preflight: Preflight
 
 
 @contextlib.contextmanager
@@ -79,6 +81,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         if mirror is not None:
             stack.callback(mirror.close)
         options = _engine_config(config, plan, model)
+        kv = kv[:, : options.num_blocks]
         directory = Path(config.model)
         grammars = GrammarMatchers(
             directory / "tokenizer.json", model.config.vocab_size, model.config.eos_token_ids
@@ -90,6 +93,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         exporter = Exporter(
             plan.layout, memory, worker_id, epoch, clock, secret, transfer,
             on_released=lambda seq_id: inbox.post(Released(seq_id)),
+            probe_blocks=range(options.num_blocks, plan.num_blocks),
         )  # fmt: skip
         stack.callback(exporter.close)
         fabric = exporter.start(config.host, advertised_host=config.advertise_host)
@@ -109,6 +113,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
                 config.served_model_name or directory.resolve().name, directory, plan.layout
             ),
             max_model_len=plan.max_model_len,
+            preflight=Preflight(plan.layout, clock, secret, transfer),
         )
 
 
@@ -134,7 +139,8 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
             max_num_seqs=config.max_num_seqs,
         ),
     )
-    plan = replace(plan, max_model_len=min(plan.max_model_len, plan.kv_tokens))
+    room = _engine_blocks(plan) * plan.layout.block_size
+    plan = replace(plan, max_model_len=min(plan.max_model_len, room))
     log = get_logger("worker")
     log.info("model_loaded", seconds=round(wall_time_s() - started_s, 2), dtype=plan.layout.dtype)
     log.info("memory_plan", plan=str(plan))
@@ -172,9 +178,14 @@ def _with_graphs(model: ForwardModel, kv: Tensor, options: EngineConfig) -> Forw
     return GraphedModel(model, kv, sizes, options.max_table_blocks)
 
 
+def _engine_blocks(plan: MemoryPlan) -> int:
+    """The pool's last block is kept for probes of the fabric and never holds a request's KV."""
+    return max(1, plan.num_blocks - 1)
+
+
 def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: ForwardModel) -> EngineConfig:
     return EngineConfig(
-        num_blocks=plan.num_blocks,
+        num_blocks=_engine_blocks(plan),
         max_model_len=plan.max_model_len,
         eos_token_ids=model.config.eos_token_ids,
         block_size=BLOCK_SIZE,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from engine.errors import ModelError
 from engine.memory_plan import MemoryPlanError
@@ -13,13 +13,14 @@ from runtime.clock import SystemClock
 from runtime.metrics import WORKER_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
 from wire import rpc
-from wire.cluster import WorkerBeat, WorkerInfo
+from wire.cluster import PairStatus, WorkerBeat, WorkerInfo
 from worker.build import WorkerParts, build
 from worker.commands import Drain
 from worker.config import WorkerConfig
 from worker.core import Outbox
 from worker.engine_thread import EngineThread
 from worker.metrics import observe
+from worker.pairs import PairWatch
 from worker.registration import Registration
 from worker.service import SessionHub
 
@@ -57,10 +58,20 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
             beats.next_beat,
             lambda order: stop.set() if order == "drain" else None,
         )
+        pairs = PairWatch(
+            parts.worker_id,
+            parts.fingerprint,
+            parts.preflight,
+            SystemClock(),
+            registration.beat_now,
+        )
+        beats.pairs = lambda: pairs.pairs
         registered = asyncio.create_task(registration.run())
+        probing = asyncio.create_task(pairs.run(config.control_address, config.cluster_token))
         reports = asyncio.create_task(hub.send_reports(lambda: engine_thread.report))
         log.get_logger("worker").info("serving", address=beats.address)
         await stop.wait()
+        probing.cancel()
         parts.inbox.post(Drain())
         registration.beat_now()
         await _drained(config, parts, engine_thread)
@@ -79,6 +90,7 @@ class _Beats:
         self._config = config
         self._parts = parts
         self._engine_thread = engine_thread
+        self.pairs: Callable[[], tuple[PairStatus, ...]] = tuple  # of nobody yet
         host = config.advertise_host or config.host
         self.address = f"{host}:{port}"
         self._metrics_url = (
@@ -99,6 +111,7 @@ class _Beats:
             draining=report.draining,
             pid=os.getpid(),
             metrics_url=self._metrics_url,
+            pairs=self.pairs(),
         )
         return WorkerBeat(info, report)
 

@@ -36,7 +36,8 @@ def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> Non
         typer.echo(msgspec.json.encode(status).decode())
         return
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
-    for table in (_worker_table(status), _process_table(status.processes)):
+    tables = (_worker_table(status), _pair_table(status), _process_table(status.processes))
+    for table in tables:
         if table.row_count:
             console.print(table)
 
@@ -87,6 +88,21 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
         share,
         f"{report.step_s * 1e3:.1f} ms",
     )
+
+
+def _pair_table(status: ClusterStatus) -> Table:
+    table = _table("KV transfer", ("from", "to", "by", "latency", "bandwidth", "alarm"))
+    for worker in status.workers:
+        for pair in worker.info.pairs:
+            table.add_row(
+                pair.source,
+                worker.info.worker_id,
+                pair.transport or "-",
+                f"{pair.latency_s * 1e3:.2f} ms",
+                f"{pair.bandwidth_bytes_s / 1e9:.2f} GB/s",
+                "; ".join(pair.alarms),
+            )
+    return table
 
 
 def _process_table(processes: tuple[ProcessStatus, ...]) -> Table:

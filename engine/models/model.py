@@ -34,7 +34,7 @@ class Model:
         kv is [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the model's dtype.
         `on_layers(n)` is called when the keys and values of the first n layers are in the cache.
         """
-        assert kv.is_contiguous() and kv.dtype == self.dtype and len(kv) == len(self.layers)
+        assert kv[0].is_contiguous() and kv.dtype == self.dtype and len(kv) == len(self.layers)
         x = self.embedding(batch.token_ids)
         residual: Tensor | None = None
         last = len(self.layers) - 1

@@ -12,6 +12,7 @@ from wire.cluster import (
     ClusterSnapshot,
     ClusterStatus,
     Fingerprint,
+    PairStatus,
     ProcessStatus,
     WorkerBeat,
     WorkerInfo,
@@ -114,6 +115,7 @@ WORKER_FRAMES = build(
 )
 INFO = build(
     WorkerInfo,
+    pairs=tuples(build(PairStatus, alarms=tuples(TEXT))),
     epoch=U64,
     role=st.sampled_from(Role),
     fabric=ADDRESS,

@@ -23,8 +23,22 @@ class Fingerprint(_message.Message):
     protocol: int
     def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., block_size: _Optional[int] = ..., kv_layout: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
+class PairStatus(_message.Message):
+    __slots__ = ("source", "latency_s", "bandwidth_bytes_s", "transport", "alarms")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_S_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_BYTES_S_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    ALARMS_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    latency_s: float
+    bandwidth_bytes_s: float
+    transport: str
+    alarms: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, source: _Optional[str] = ..., latency_s: _Optional[float] = ..., bandwidth_bytes_s: _Optional[float] = ..., transport: _Optional[str] = ..., alarms: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class WorkerInfo(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "address", "fabric", "fingerprint", "max_model_len", "num_blocks", "draining", "pid", "metrics_url")
+    __slots__ = ("worker_id", "epoch", "role", "address", "fabric", "fingerprint", "max_model_len", "num_blocks", "draining", "pid", "metrics_url", "pairs")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +50,7 @@ class WorkerInfo(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     METRICS_URL_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     epoch: int
     role: str
@@ -47,7 +62,8 @@ class WorkerInfo(_message.Message):
     draining: bool
     pid: int
     metrics_url: str
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., fabric: _Optional[_Union[_worker_pb2.FabricAddress, _Mapping]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., draining: _Optional[bool] = ..., pid: _Optional[int] = ..., metrics_url: _Optional[str] = ...) -> None: ...
+    pairs: _containers.RepeatedCompositeFieldContainer[PairStatus]
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., fabric: _Optional[_Union[_worker_pb2.FabricAddress, _Mapping]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., draining: _Optional[bool] = ..., pid: _Optional[int] = ..., metrics_url: _Optional[str] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ...) -> None: ...
 
 class WorkerBeat(_message.Message):
     __slots__ = ("info", "report")
