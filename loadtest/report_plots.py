@@ -127,6 +127,7 @@ def _pool_series(samples: Sequence[ServerSample]) -> list[Series]:
             [(at_s, counts.get(role, 0.0)) for at_s, counts in told if counts],
             kind="step",
             color=place,
+            is_dashed=place > 0,  # equal counts lie over each other
         )
         for place, role in enumerate(roles)
     ]
