@@ -21,6 +21,8 @@ from worker.config import WorkerConfig
 
 GATEWAY, PREFILL, DECODE = "gateway", "prefill", "decode"
 _POLL_S = 0.05
+# The processes share this host's cores: a thread that waits must not spin on one of them.
+_SHARED_CORES = {"OMP_WAIT_POLICY": "passive"}
 _DRAIN_MARGIN_S = 2.0  # for what a process does after its own drain deadline
 
 
@@ -178,7 +180,7 @@ class LocalCluster:
             name=name,
             kind=kind,
             argv=argv,
-            env={"BATON_CLUSTER_TOKEN": config.cluster_token},
+            env={"BATON_CLUSTER_TOKEN": config.cluster_token, **_SHARED_CORES},
             drain_s=config.drain_s + _DRAIN_MARGIN_S,
         )
 
