@@ -102,17 +102,17 @@ class UcxSession:
                 self._moved_s = self._clock.now()
             read = self._reads.popleft()
             export = self._source.exports.pin_attached(read.handle_id)
-            self._sending.append(self._send(read, export))
+            try:
+                self._sending.append(self._send(read, export))
+            except TransferError:
+                if export is not None:
+                    self._source.exports.unpin(export.handle_id)
+                raise
 
     def _send(self, read: Read, export: Export | None) -> _Sending:
         """The piece, or as many zeros where the handle has ended, for the reader waits for a
         message; that the handle has ended is told by the control channel."""
-        try:
-            extents = self._extents(read, export)
-        except TransferError:
-            if export is not None:
-                self._source.exports.unpin(export.handle_id)
-            raise
+        extents = self._extents(read, export)
         num_bytes = sum(size for _, size in extents)
         if export is not None and len(extents) == 1:
             start = extents[0][0]

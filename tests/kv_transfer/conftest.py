@@ -23,7 +23,7 @@ from kv_transfer.memory import KVMemory
 from kv_transfer.pull import PullResult
 from kv_transfer.transports.faulty import Faults, with_faults
 from kv_transfer.transports.memory import MemoryHub
-from kv_transfer.transports.registry import TRANSPORTS
+from kv_transfer.transports.registry import TRANSPORTS, Transports
 from runtime.clock import Clock, SystemClock
 from wire.kv import KVHandle, KVLayout
 
@@ -69,6 +69,7 @@ class Rig:
     reader_heads: int = 2
     dtype: str = "float32"
     released: list[int] = field(default_factory=list)
+    more_transports: Transports = field(default_factory=dict)
 
     def start(self) -> None:
         base = KVLayout(6, 80, 2, 16, 8, self.dtype)
@@ -80,7 +81,7 @@ class Rig:
         self.hub = MemoryHub()
         self.exporter = self.new_exporter(epoch=7)
         self.address = self.exporter.start("127.0.0.1")
-        transports = {**TRANSPORTS, "memory": self.hub.open}
+        transports = {**TRANSPORTS, "memory": self.hub.open, **self.more_transports}
         if self.faults is not None:
             transports = with_faults(transports, self.faults, self.clock)
         self.importer = Importer(

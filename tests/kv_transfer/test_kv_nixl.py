@@ -1,0 +1,172 @@
+"""Reads that are still under way: what RDMA has and CMA, where a read ends at once, has not."""
+
+import importlib.util
+import signal
+import socket
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from kv_transfer.channel import Channel
+from kv_transfer.config import TransferConfig
+from kv_transfer.control import Offer
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import Identity
+from kv_transfer.mapping import Mapping
+from kv_transfer.memory import KVMemory
+from kv_transfer.plan import Piece
+from kv_transfer.transport import LaneContext, Moved, ReadOp
+from kv_transfer.transports import nixl
+from kv_transfer.transports.nixl_agent import AgentRead, ReadState
+from wire.kv import FabricAddress, KVLayout
+
+LAYOUT = KVLayout(2, 8, 1, 16, 8, "float32")
+needs_nixl = pytest.mark.skipif(
+    not any(importlib.util.find_spec(name) for name in ("nixl_cu12", "nixl_cu13")),
+    reason="none of nixl_cu12, nixl_cu13 is installed",
+)
+
+
+@dataclass
+class SlowAgent:
+    """Reads end when the test says so."""
+
+    reads: list[AgentRead] = field(default_factory=list)
+    asked: list[list[int]] = field(default_factory=list)
+    is_closed: bool = False
+
+    def meet(self, *what: object) -> None:
+        pass
+
+    def read_regions(self, mine, theirs) -> AgentRead:
+        self.asked.append(list(theirs))
+        self.reads.append(AgentRead(0, ReadState.MOVING))
+        return self.reads[-1]
+
+    def look(self, read: AgentRead) -> ReadState:
+        assert not self.is_closed
+        return read.state
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def lane(monkeypatch: pytest.MonkeyPatch, nothing_is_left: None):
+    """With `agents`, the ones that it has made."""
+    agents: list[SlowAgent] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        mine = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+
+    def make(*what: object, **how: object) -> SlowAgent:
+        agents.append(SlowAgent())
+        return agents[-1]
+
+    monkeypatch.setattr(nixl, "NixlAgent", make)
+    monkeypatch.setattr(nixl, "ucx_devices", lambda ip: "")
+    monkeypatch.setattr(nixl, "_ask", lambda c: (Channel(mine, 1.0), Offer(b"", 0, 1 << 20)))
+    memory = KVMemory.allocate(LAYOUT.pool_bytes)
+    context = LaneContext(
+        FabricAddress("127.0.0.1", 1),
+        Identity("w", 1, LAYOUT.signature),
+        LAYOUT,
+        LAYOUT,
+        memory,
+        b"s",
+        TransferConfig(),
+    )
+    made = nixl.NixlLane(nixl, context)
+    made.agents = agents
+    yield made
+    made.close()
+    memory.close()
+    theirs.close()
+
+
+def read(ticket: int, block: int) -> ReadOp:
+    mapping = Mapping.of(LAYOUT, LAYOUT, 16, 0)
+    return ReadOp(ticket, b"h" * 16, Piece(1, 2, 0, 1), (block,), (block,), mapping)
+
+
+def test_a_read_is_told_when_it_has_ended_and_looked_after_until_then(lane):
+    lane.post(read(1, 3))
+    assert lane.progress() == []
+    assert lane.agents[0].asked == [[LAYOUT.num_blocks + 3]]
+    assert lane.wait_s() is not None
+    lane.agents[0].reads[0].state = ReadState.DONE
+    assert lane.progress() == [Moved(1, LAYOUT.region_bytes, (Piece(1, 2, 0, 1),))]
+    assert lane.wait_s() is None
+
+
+def test_a_failed_read_breaks_the_lane(lane):
+    lane.post(read(1, 3))
+    lane.progress()
+    lane.agents[0].reads[0].state = ReadState.FAILED
+    with pytest.raises(TransferError) as caught:
+        lane.progress()
+    assert caught.value.reason is FailReason.TRANSPORT
+
+
+def test_a_dropped_read_that_does_not_end_costs_the_agent_and_others_are_read_again(lane):
+    for ticket, block in ((1, 3), (2, 4), (2, 5)):
+        lane.post(read(ticket, block))
+        lane.progress()
+    lane.drop(1)
+    first, second = lane.agents
+    assert first.is_closed and not second.is_closed
+    for _ in range(3):
+        lane.progress()
+    base = LAYOUT.num_blocks
+    assert second.asked == [[base + 4], [base + 5]]
+
+
+def test_a_dropped_read_that_has_ended_costs_nothing(lane):
+    lane.post(read(1, 3))
+    lane.progress()
+    lane.agents[0].reads[0].state = ReadState.DONE
+    lane.drop(1)
+    assert len(lane.agents) == 1
+    assert lane.progress() == []
+
+
+def test_blocks_outside_of_the_sources_pool_are_refused(lane):
+    for blocks in ((8,), ()):
+        with pytest.raises(TransferError) as caught:
+            lane.post(replace(read(1, 0), source_blocks=blocks))
+        assert caught.value.reason is FailReason.MALFORMED
+
+
+@needs_nixl
+def test_a_read_by_a_lane_that_is_not_one_sided_fails_loudly(start):
+    prefix = ("env", "UCX_TLS=tcp")
+    source = start("source", prefix=prefix, transport="nixl")
+    reader = start("reader", prefix=prefix, transport="nixl")
+    handle = source.publish(64)
+    source.tell(do="complete", id=1)
+    reader.tell(do="pull", handle=handle)
+    result = reader.hear("result")
+    assert (result["ok"], result["reason"], result["transport"]) == (False, "transport", "nixl")
+    assert source.hear("released") == 1
+
+
+@needs_nixl
+def test_what_a_frozen_source_sends_later_is_not_written(start):
+    """UCX over TCP, with emulation: a read that only the source's process can carry on."""
+    prefix = ("env", "UCX_TLS=tcp", "UCX_PROTO_EMULATION_ENABLE=y")
+    source = start("source", prefix=prefix, transport="nixl")
+    reader = start("reader", prefix=prefix, transport="nixl", rate_bytes_s=2e6, piece_bytes=1 << 16)
+    handle = source.publish(16 * 256)
+    source.tell(do="complete", id=1)
+    reader.tell(do="pull", handle=handle)
+    reader.wait_for_bytes()
+    source.signal(signal.SIGSTOP)
+    result = reader.hear("result")
+    assert (result["ok"], result["reason"]) == (False, "peer_hung")
+    reader.tell(do="fill", byte=0xBB)
+    assert reader.hear("filled")
+    source.signal(signal.SIGCONT)
+    assert source.hear("released") == 1
+    for _ in range(20):
+        reader.tell(do="holds", byte=0xBB)
+        assert reader.hear("holds")

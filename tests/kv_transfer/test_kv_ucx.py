@@ -1,0 +1,136 @@
+"""The source's side of the transport ucx, spoken to directly."""
+
+import importlib.util
+import socket
+
+import pytest
+
+from kv_transfer.channel import Channel
+from kv_transfer.config import TransferConfig
+from kv_transfer.control import Attach, Meet, Ping, Pong, Read
+from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.handshake import Identity, join
+from kv_transfer.transports.staging import Staging
+
+SECRET = b"a cluster's secret"
+BLOCKS = [3, 4, 5, 40]
+NUM_TOKENS = 64
+PATIENCE = 2000
+
+pytestmark = pytest.mark.skipif(
+    not any(importlib.util.find_spec(name) for name in ("ucxx", "ucp")),
+    reason="none of ucxx, ucp is installed",
+)
+
+
+class Reader:
+    """Connections of both purposes and a port."""
+
+    def __init__(self, rig) -> None:
+        from kv_transfer.transports.ucx_port import find_ucx
+
+        self.control, self.data = (self.member(rig, name) for name in ("control", "ucx"))
+        self.port = find_ucx()("lo", b"")
+        self.data.send(Meet(self.port.address))
+        assert isinstance(self.data.receive_one(5.0), Pong)
+
+    def member(self, rig, purpose: str) -> Channel:
+        channel = Channel(socket.create_connection((rig.address.host, rig.address.port)), 5.0)
+        join(channel, SECRET, purpose, Identity("worker-1", 7, rig.source.layout.signature), 5.0)
+        return channel
+
+    def attach(self, handle_id: bytes) -> None:
+        self.control.send(Attach(1, handle_id))
+        self.control.receive_one(5.0)
+
+    def receive(self, num_bytes: int, tag: int) -> bytes:
+        staging = Staging(num_bytes)
+        request = self.port.receive(staging.view(num_bytes), tag)
+        for _ in range(PATIENCE):
+            self.port.progress()
+            if request.is_done():
+                return bytes(staging.view(num_bytes))
+            self.data.receive()
+        raise AssertionError("no message came")
+
+    def is_closed(self) -> bool:
+        try:
+            while True:
+                self.data.receive_one(5.0)
+        except TransferError as error:
+            return error.reason is FailReason.PEER_LOST
+
+    def close(self) -> None:
+        self.port.close()
+        self.control.close()
+        self.data.close()
+
+
+@pytest.fixture
+def rig(make_rig):
+    return make_rig(transport="ucx", config=TransferConfig(piece_bytes=20_000))
+
+
+@pytest.fixture
+def reader(rig):
+    made = Reader(rig)
+    yield made
+    made.close()
+
+
+def test_a_read_is_answered_by_the_bytes_of_its_regions(rig, reader):
+    handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    reader.attach(handle.handle_id)
+    reader.data.send(Read(77, handle.handle_id, 2, 4, 1, 4))
+    size = rig.source.layout.region_bytes
+    got = reader.receive(6 * size, 77)
+    assert got == rig.source.view[2:4, BLOCKS[1:4]].tobytes()
+
+
+def test_a_read_of_a_handle_that_has_ended_is_answered_by_zeros(rig, reader):
+    handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    size = rig.source.layout.region_bytes
+    reader.attach(handle.handle_id)
+    reader.data.send(Read(5, handle.handle_id, 0, 1, 0, 4))
+    assert any(reader.receive(4 * size, 5))
+    rig.exporter.abort(1, "over")
+    reader.data.send(Read(6, handle.handle_id, 0, 1, 0, 4))
+    assert not any(reader.receive(4 * size, 6))
+
+
+def test_a_handle_that_nobody_attached_is_not_read(rig, reader):
+    handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    reader.data.send(Read(5, handle.handle_id, 0, 1, 0, 4))
+    assert not any(reader.receive(4 * rig.source.layout.region_bytes, 5))
+    rig.exporter.abort(1, "the test is over")
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        (0, 7, 0, 3),
+        (0, 6, 0, 5),
+        (3, 3, 0, 1),
+        (5, 2, 0, 1),
+        (0, 1, 2**31, 2**32 - 1),
+        (0, 6, 0, 4),
+    ],
+)
+def test_reads_outside_of_the_prompt_or_too_long_close_the_connection(rig, reader, bounds):
+    handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    reader.attach(handle.handle_id)
+    reader.data.send(Read(5, handle.handle_id, *bounds))
+    assert reader.is_closed()
+
+
+def test_a_read_ahead_of_prefill_closes_the_connection(rig, reader):
+    handle = rig.exporter.publish(1, BLOCKS, NUM_TOKENS, 32)
+    reader.attach(handle.handle_id)
+    reader.data.send(Read(5, handle.handle_id, 0, 1, 0, 3))
+    assert reader.is_closed()
+    rig.exporter.abort(1, "the test is over")
+
+
+def test_another_frame_closes_the_connection(rig, reader):
+    reader.data.send(Ping(1))
+    assert reader.is_closed()
