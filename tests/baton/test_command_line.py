@@ -323,3 +323,13 @@ def test_doctor_fails_with_code_1_when_the_model_cannot_be_served(
     assert code == 1
     assert states["model"] == "failed"
     assert states["python"] == states["loopback"] == "ok"
+
+
+def test_doctor_says_of_each_transport_whether_it_is_usable(
+    state_dir: StateDir, run_in_process: Callable[..., tuple[int, str]]
+):
+    _, output = run_in_process("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(output)}
+    for name in ("nixl", "tcp", "shm", "ucx"):
+        assert checks[f"transport {name}"]["detail"]
+    assert checks["transport tcp"]["state"] == "ok"

@@ -105,17 +105,11 @@ def test_a_handle_that_nobody_attached_is_not_read(rig, reader):
     rig.exporter.abort(1, "the test is over")
 
 
-@pytest.mark.parametrize(
-    "bounds",
-    [
-        (0, 7, 0, 3),
-        (0, 6, 0, 5),
-        (3, 3, 0, 1),
-        (5, 2, 0, 1),
-        (0, 1, 2**31, 2**32 - 1),
-        (0, 6, 0, 4),
-    ],
-)
+OUTSIDE = [(0, 7, 0, 3), (0, 6, 0, 5), (3, 3, 0, 1), (5, 2, 0, 1), (0, 1, 2**31, 2**32 - 1)]
+TOO_LONG = (0, 6, 0, 4)
+
+
+@pytest.mark.parametrize("bounds", [*OUTSIDE, TOO_LONG])
 def test_reads_outside_of_the_prompt_or_too_long_close_the_connection(rig, reader, bounds):
     handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
     reader.attach(handle.handle_id)
