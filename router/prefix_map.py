@@ -1,13 +1,18 @@
 """Which worker holds which prefix: block hashes to workers, fed by block events and by guesses."""
 
 import math
-from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from wire.messages import BlockEvent, BlockSnapshot
 
 _CONFIRMED = math.inf
+_STRIDE = 64
+_MAX_SETS = 1 << 14
+_CROWDED = 0.75  # of a worker's bound: from here on it matters what was used last
+_TRIMMED = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +28,19 @@ class PrefixMatch:
 
 @dataclass(slots=True)
 class _Worker:
-    """blocks: hash -> when the guess ends (infinity: confirmed), least recently used first."""
+    """blocks: hash -> when the guess ends (infinity: confirmed), what goes first at first."""
 
     bit: int
     sequence_number: int | None = None  # None: events mean nothing until a snapshot comes
-    blocks: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    blocks: dict[int, float] = field(default_factory=dict)
 
 
 class PrefixMap:
     """Every worker's prefix cache as far as it is known, bounded per worker.
 
     A block maps to a bit set of workers, so a match costs its matched blocks whatever the number
-    of workers. Guesses (what was just routed) live until they are confirmed or expire.
+    of workers. Guesses (what was just routed) live until they are confirmed or expire. Blocks of a
+    worker leave in the order in which they came; once it is near its bound, using one counts anew.
     """
 
     def __init__(self, max_blocks_per_worker: int) -> None:
@@ -43,6 +49,7 @@ class PrefixMap:
         self._names: dict[int, str] = {}  # bit -> worker_id
         self._holders: dict[int, int] = {}  # hash -> bits of workers that hold or will hold it
         self._guesses: dict[int, int] = {}  # hash -> bits of workers where it is a guess
+        self._sets: dict[int, int] = {}  # each to itself
         self._expiries: deque[tuple[float, str, tuple[int, ...]]] = deque()
 
     def add_worker(self, worker_id: str) -> None:
@@ -97,14 +104,18 @@ class PrefixMap:
         worker = self._workers[worker_id]
         blocks, bit = worker.blocks, worker.bit
         holders, guesses = self._holders, self._guesses
-        guessed = []
-        for block in reversed(hashes):
-            if blocks.get(block) != _CONFIRMED:
-                guessed.append(block)
-                blocks[block] = expires_at_s
-                holders[block] = holders.get(block, 0) | bit
-                guesses[block] = guesses.get(block, 0) | bit
-            blocks.move_to_end(block)
+        if len(blocks) > _CROWDED * self._max_blocks:
+            for block in reversed(hashes):
+                if block in blocks:
+                    blocks[block] = blocks.pop(block)
+        known = blocks.get
+        guessed = [block for block in reversed(hashes) if known(block) != _CONFIRMED]
+        for block in guessed:
+            blocks[block] = expires_at_s
+            before = holders.get(block)
+            holders[block] = bit if before is None else self._joined(before, bit)
+            before = guesses.get(block)
+            guesses[block] = bit if before is None else self._joined(before, bit)
         if guessed:
             self._expiries.append((expires_at_s, worker_id, tuple(guessed)))
             self._trim(worker)
@@ -124,25 +135,24 @@ class PrefixMap:
         """How many leading blocks of a prompt each worker holds; [num_blocks] chained hashes."""
         held: dict[str, int] = {}
         confirmed: dict[str, int] = {}
-        if not hashes:
-            return PrefixMatch(held, confirmed)
-        holders, guesses = self._holders.get, self._guesses.get
-        alive = holders(hashes[0], 0)
-        sure = alive & ~guesses(hashes[0], 0)
-        depth = 0
-        for depth, block in enumerate(hashes):
-            here = holders(block, 0)
-            there = here & ~guesses(block, 0)
-            if sure & ~there:
-                self._note(confirmed, sure & ~there, depth)
-                sure &= there
-            if alive & ~here:
-                self._note(held, alive & ~here, depth)
-                alive &= here
-            if not alive:
-                return PrefixMatch(held, confirmed)
-        self._note(confirmed, sure, depth + 1)
-        self._note(held, alive, depth + 1)
+        alive = sure = -1
+        for start in range(0, len(hashes), _STRIDE):
+            part = hashes[start : start + _STRIDE]
+            # Dictionaries are asked in bulk, and most neighbours have the same holders.
+            holders = list(map(self._holders.get, part))
+            guesses = list(map(self._guesses.get, part))
+            runs = _guessed_runs(holders, guesses) if any(guesses) else _runs(holders)
+            for offset, here, there in runs:
+                if sure & ~there:
+                    self._note(confirmed, sure & ~there, start + offset)
+                    sure &= there
+                if alive & ~here:
+                    self._note(held, alive & ~here, start + offset)
+                    alive &= here
+                if not alive:
+                    return PrefixMatch(held, confirmed)
+        self._note(confirmed, sure, len(hashes))
+        self._note(held, alive, len(hashes))
         return PrefixMatch(held, confirmed)
 
     def num_blocks(self, worker_id: str) -> int:
@@ -165,24 +175,37 @@ class PrefixMap:
         assert guesses == self._guesses, "the guesses disagree with the workers' blocks"
 
     def _note(self, depths: dict[str, int], bits: int, depth: int) -> None:
-        while bits and depth:
+        if not depth:
+            return
+        while bits:
             bit = bits & -bits
             depths[self._names[bit]] = depth
             bits ^= bit
 
     def _store(self, worker: _Worker, stored: Sequence[int]) -> None:
-        bit, holders = worker.bit, self._holders
+        bit, blocks, holders, guesses = worker.bit, worker.blocks, self._holders, self._guesses
         for block in reversed(stored):  # leaves are older than their roots
-            worker.blocks[block] = _CONFIRMED
-            worker.blocks.move_to_end(block)
-            holders[block] = holders.get(block, 0) | bit
-            if block in self._guesses:
-                _clear(self._guesses, block, bit)
+            blocks.pop(block, None)
+            blocks[block] = _CONFIRMED
+            before = holders.get(block)
+            holders[block] = bit if before is None else self._joined(before, bit)
+            if block in guesses:
+                _clear(guesses, block, bit)
         self._trim(worker)
 
+    def _joined(self, bits: int, bit: int) -> int:
+        """Their union, the same object for the same set: sets are many, different ones are few."""
+        joined = bits | bit
+        if len(self._sets) > _MAX_SETS:
+            self._sets.clear()
+        return self._sets.setdefault(joined, joined)
+
     def _trim(self, worker: _Worker) -> None:
-        while len(worker.blocks) > self._max_blocks:
-            self._drop(worker, next(iter(worker.blocks)))
+        """Drops many at a time, since a dict finds its first entry ever more slowly."""
+        if len(worker.blocks) > self._max_blocks:
+            kept = min(self._max_blocks, int(_TRIMMED * self._max_blocks) + 1)
+            for block in list(islice(worker.blocks, len(worker.blocks) - kept)):
+                self._drop(worker, block)
 
     def _drop(self, worker: _Worker, block: int) -> None:
         del worker.blocks[block]
@@ -197,3 +220,23 @@ def _clear(bits: dict[int, int], block: int, bit: int) -> None:
         bits[block] = rest
     else:
         del bits[block]
+
+
+def _runs(holders: list[int | None]) -> Iterable[tuple[int, int, int]]:
+    """(offset, holders, those that are sure) wherever the holders change; all are sure."""
+    last: int | None = -1
+    for offset, here in enumerate(holders):
+        if here is not last:
+            last = here
+            yield offset, here or 0, here or 0
+
+
+def _guessed_runs(
+    holders: list[int | None], guesses: list[int | None]
+) -> Iterable[tuple[int, int, int]]:
+    last: int | None = -1
+    last_guess: int | None = -1
+    for offset, (here, guess) in enumerate(zip(holders, guesses, strict=True)):
+        if here is not last or guess is not last_guess:
+            last, last_guess = here, guess
+            yield offset, here or 0, (here or 0) & ~(guess or 0)

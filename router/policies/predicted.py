@@ -13,10 +13,12 @@ ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly it
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
+from operator import attrgetter, itemgetter
 from random import Random
+from typing import NamedTuple
 
 from router.candidates import Candidate
 from router.outlook import Outlook
@@ -29,28 +31,41 @@ _WINDOW_S = 4.0  # over which prefill beside a batch is spread, as StepPredictor
 _STEEP = 8.0
 _FULL = 0.95
 _NO_ROOM = 1e3
-_NUM_PRUNED = 8  # of either pool, which are combined
+_NUM_SCORED = 16  # least loaded workers of a large pool, and as many with hits
+_NUM_COMBINED = 6  # best ones of either kind
+_NUM_EXPLAINED = 8
 _TIE = 1.03
+_COST = itemgetter(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
+class _Seat(NamedTuple):
     """A worker seen as the one that decodes. cost: of the decode alone."""
 
-    worker: Candidate
-    outlook: Outlook
     cost: float
     tpot_s: float
+    worker: Candidate
+    outlook: Outlook
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """A worker seen as the one that prefills for another."""
 
-    worker: Candidate
     cost: float
     queue_s: float
     prefill_s: float
+    worker: Candidate
+
+
+class _Offer(NamedTuple):
+    """A pair before it is worth an explanation."""
+
+    forecast: tuple[float, ...]  # as the fields of Forecast
+    prefill: Candidate | None
+    decode: Candidate
+
+    @property
+    def cost(self) -> float:
+        return self.forecast[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +103,20 @@ class Predicted:
         rng: Random,
     ) -> Sequence[Pair]:
         """The chosen pair, then the best of the others; empty while a worker is cold."""
-        ask = _Ask(self, facts)
-        homes = (*decode, *prefill) if self.anywhere & 1 else decode
-        makers = (*prefill, *decode) if self.anywhere & 2 else prefill
         if any(worker.outlook is None for worker in (*prefill, *decode)):
             return ()
-        seats = [ask.seat(worker) for worker in homes]
-        pairs = [ask.local(seat) for seat in seats]
+        ask = _Ask(self, facts)
+        homes = (*decode, *prefill) if self.anywhere & 1 else decode
+        seats = [ask.seat(worker) for worker in _pruned(facts, homes, _by_batch)]
+        offers = [ask.local(seat) for seat in seats]
         if facts.num_left_tokens > 1:
-            busy = sum(_busy(worker) for worker in prefill) / max(1, len(prefill))
-            sources = [ask.source(worker, busy) for worker in makers]
-            best_sources = nsmallest(_NUM_PRUNED, sources, key=lambda source: source.cost)
-            best_seats = nsmallest(_NUM_PRUNED, seats, key=lambda seat: seat.cost)
-            pairs += [
-                ask.remote(source, seat)
-                for source in best_sources
-                for seat in best_seats
-                if source.worker is not seat.worker and source.worker.group == seat.worker.group
-            ]
-        return _chosen_first(facts, pairs, rng)
+            makers = (*prefill, *decode) if self.anywhere & 2 else prefill
+            busy = sum(map(_busy, prefill)) / max(1, len(prefill))
+            sources = [ask.source(found, busy) for found in _pruned(facts, makers, _by_queue)]
+            best_seats = nsmallest(_NUM_COMBINED, seats, key=_COST)
+            for source in nsmallest(_NUM_COMBINED, sources, key=_COST):
+                offers += [ask.remote(source, seat) for seat in best_seats if _fit(source, seat)]
+        return _chosen_first(facts, offers, rng)
 
 
 class _Ask:
@@ -134,7 +144,7 @@ class _Ask:
             cost += self._foreign
         if worker.num_free_blocks * BLOCK_SIZE < self._facts.uncached_tokens(worker.worker_id):
             cost += _NO_ROOM
-        return _Seat(worker, outlook, cost, tpot_s)
+        return _Seat(cost, tpot_s, worker, outlook)
 
     def source(self, worker: Candidate, busy: float) -> _Source:
         outlook = _outlook(worker)
@@ -148,9 +158,9 @@ class _Ask:
         cost += self._disturbance(outlook, own_s)
         if worker.num_free_blocks * BLOCK_SIZE < num_new:
             cost += _NO_ROOM
-        return _Source(worker, cost, queue_s, own_s + step_s)
+        return _Source(cost, queue_s, own_s + step_s, worker)
 
-    def local(self, seat: _Seat) -> Pair:
+    def local(self, seat: _Seat) -> _Offer:
         outlook, costs = seat.outlook, seat.outlook.costs
         margin = outlook.margin
         num_new = self._facts.surely_uncached_tokens(seat.worker.worker_id)
@@ -160,16 +170,11 @@ class _Ask:
         queue_s = margin * outlook.queue_s
         cost = seat.cost + self._lateness(queue_s + prefill_s)
         cost += self._disturbance(outlook, own_s)
-        forecast = Forecast(
-            ttft_s=queue_s + prefill_s,
-            tpot_s=self._itl_s(outlook) / (1 - _share(outlook, own_s)),
-            queue_s=queue_s,
-            prefill_s=prefill_s,
-            cost=cost,
-        )
-        return Pair(None, seat.worker, forecast)
+        tpot_s = self._itl_s(outlook) / (1 - _share(outlook, own_s))
+        ttft_s = queue_s + prefill_s
+        return _Offer((ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0, cost), None, seat.worker)
 
-    def remote(self, source: _Source, seat: _Seat) -> Pair:
+    def remote(self, source: _Source, seat: _Seat) -> _Offer:
         link = seat.outlook.link
         fetch_s = link.token_s * self._facts.uncached_tokens(seat.worker.worker_id)
         # A pull begins with its prefill; what was on the link before may be through by then.
@@ -179,16 +184,9 @@ class _Ask:
         tpot_s = seat.tpot_s + exposed_s / self._answer
         cost = source.cost + seat.cost
         cost += _phi(tpot_s / self._tpot_s) - _phi(seat.tpot_s / self._tpot_s)
-        forecast = Forecast(
-            ttft_s=source.queue_s + source.prefill_s,
-            tpot_s=tpot_s,
-            queue_s=source.queue_s,
-            prefill_s=source.prefill_s,
-            fetch_s=fetch_s,
-            exposed_s=exposed_s,
-            cost=cost,
-        )
-        return Pair(source.worker, seat.worker, forecast)
+        queue_s, prefill_s = source.queue_s, source.prefill_s
+        forecast = (queue_s + prefill_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s, cost)
+        return _Offer(forecast, source.worker, seat.worker)
 
     def _itl_s(self, outlook: Outlook) -> float:
         context = outlook.context_tokens + self._num_tokens
@@ -228,23 +226,47 @@ def _phi(z: float) -> float:
     return z if z <= 1 else 1 + _STEEP * (z - 1)
 
 
-def _chosen_first(facts: RequestFacts, pairs: list[Pair], rng: Random) -> Sequence[Pair]:
-    """Ties go to the larger hit, then to the less loaded of two random ones."""
-    best = nsmallest(_NUM_PRUNED, pairs, key=lambda pair: pair.forecast.cost)
-    if not best:
-        return ()
-    limit = _TIE * best[0].forecast.cost
-    equals = [pair for pair in best if pair.forecast.cost <= limit]
+def _by_batch(worker: Candidate) -> float:
+    outlook = _outlook(worker)
+    return outlook.costs.itl_s(outlook.num_seqs, outlook.context_tokens) / (1 - _share(outlook, 0))
+
+
+def _by_queue(worker: Candidate) -> float:
+    return _outlook(worker).queue_s
+
+
+def _pruned(
+    facts: RequestFacts, workers: Sequence[Candidate], key: Callable[[Candidate], float]
+) -> Sequence[Candidate]:
+    """All of a small pool; of a large one the least loaded and those with the largest hits."""
+    if len(workers) <= 2 * _NUM_SCORED:
+        return workers
+    held = facts.held_blocks
+    hitting = [worker for worker in workers if worker.worker_id in held]
+    hitting = nlargest(_NUM_SCORED, hitting, key=lambda worker: held[worker.worker_id])
+    light = nsmallest(_NUM_SCORED, workers, key=key)
+    return list({worker.worker_id: worker for worker in (*hitting, *light)}.values())
+
+
+def _fit(source: _Source, seat: _Seat) -> bool:
+    return source.worker is not seat.worker and source.worker.group == seat.worker.group
+
+
+def _chosen_first(facts: RequestFacts, offers: list[_Offer], rng: Random) -> Sequence[Pair]:
+    """Ties go to the larger hit, then to the less costly of two random ones."""
+    best = nsmallest(_NUM_EXPLAINED, offers, key=attrgetter("cost"))
+    equals = [offer for offer in best if offer.cost <= _TIE * best[0].cost]
     if len(equals) > 1:
-        hits = [_hit(facts, pair) for pair in equals]
-        equals = [pair for pair, hit in zip(equals, hits, strict=True) if hit == max(hits)]
+        hits = [_hit(facts, offer) for offer in equals]
+        equals = [offer for offer, hit in zip(equals, hits, strict=True) if hit == max(hits)]
         if len(equals) > 1:
             equals = rng.sample(equals, 2)
-    chosen = min(equals, key=lambda pair: pair.forecast.cost)
-    return (chosen, *(pair for pair in best if pair is not chosen))
+    chosen = min(equals, key=attrgetter("cost"))
+    ranked = (chosen, *(offer for offer in best if offer is not chosen))
+    return [Pair(offer.prefill, offer.decode, Forecast(*offer.forecast)) for offer in ranked]
 
 
-def _hit(facts: RequestFacts, pair: Pair) -> int:
+def _hit(facts: RequestFacts, offer: _Offer) -> int:
     held = facts.held_blocks
-    source = pair.prefill or pair.decode
-    return held.get(source.worker_id, 0) + held.get(pair.decode.worker_id, 0)
+    source = offer.prefill or offer.decode
+    return held.get(source.worker_id, 0) + held.get(offer.decode.worker_id, 0)
