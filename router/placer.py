@@ -100,5 +100,7 @@ def _ttft_slo_s(config: RouterConfig, num_prompt: int) -> float:
 def _useful_exclusions(
     excluded: frozenset[tuple[str, int]], view: ClusterView
 ) -> frozenset[tuple[str, int]]:
+    if not excluded:
+        return excluded
     live = {(found.worker_id, found.epoch) for found in (*view.prefill, *view.decode)}
     return frozenset() if excluded >= live else excluded

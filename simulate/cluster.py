@@ -16,13 +16,21 @@ _REPORT_INTERVAL_S = 0.25  # worker/service.py sends its reports as often
 
 
 class SimulatedSession:
-    """One worker behind its link: the router's load bookkeeping, fed with delayed messages."""
+    """One worker behind its link: the router's load bookkeeping, fed with delayed messages.
 
-    def __init__(self, worker: ModelledWorker, cluster: "SimulatedCluster") -> None:
+    on_change is told that the candidate is no longer what it was.
+    """
+
+    def __init__(
+        self,
+        worker: ModelledWorker,
+        forecast: WorkerForecast | None,
+        on_change: Callable[["SimulatedSession"], None],
+    ) -> None:
         self.worker = worker
         self.load = WorkerLoad()
-        self.forecast = WorkerForecast(*_seeds(worker.profile))
-        self._cluster = cluster
+        self.forecast = forecast
+        self._on_change = on_change
         self._candidate: Candidate | None = None
 
     def reserve(
@@ -48,12 +56,14 @@ class SimulatedSession:
     def reported(self, now_s: float) -> None:
         report = self.worker.report()
         self.load.reported(report)
-        self.forecast.reported(report.totals, now_s)
+        if self.forecast is not None:
+            self.forecast.reported(report.totals, now_s)
         self.changed()
 
     def changed(self) -> None:
-        self._candidate = None
-        self._cluster.changed()
+        if self._candidate is not None:
+            self._candidate = None
+            self._on_change(self)
 
     def candidate(self) -> Candidate:
         if self._candidate is None:
@@ -67,24 +77,32 @@ class SimulatedSession:
                 waiting_tokens=load.waiting_tokens,
                 num_free_blocks=load.num_free_blocks,
                 num_blocks=self.worker.pool.num_blocks,
-                outlook=self.forecast.outlook(load),
+                outlook=None if self.forecast is None else self.forecast.outlook(load),
             )
         return self._candidate
 
 
 class SimulatedCluster:
-    """All sessions. Has the view that `router.placer.Placer` asks for."""
+    """All sessions. Has the view that `router.placer.Placer` asks for.
 
-    def __init__(self, loop: EventLoop, prefix_map: PrefixMap) -> None:
+    has_forecasts: the policy predicts. Predictors cost more than the rest of a report.
+    """
+
+    def __init__(self, loop: EventLoop, prefix_map: PrefixMap, has_forecasts: bool) -> None:
         self._loop = loop
         self._prefix_map = prefix_map
+        self._has_forecasts = has_forecasts
         self._sessions: dict[str, SimulatedSession] = {}
-        self._view: ClusterView | None = None
+        self._candidates: dict[Role, dict[str, Candidate]] = {role: {} for role in Role}
+        self._changed: dict[str, SimulatedSession] = {}  # since the last view
+        self._view = ClusterView()
 
     def join(self, worker: ModelledWorker) -> None:
         """The worker's session begins with a snapshot and a report, as a real one does."""
-        session = SimulatedSession(worker, self)
+        forecast = WorkerForecast(*_seeds(worker.profile)) if self._has_forecasts else None
+        session = SimulatedSession(worker, forecast, self._note_change)
         self._sessions[worker.worker_id] = session
+        self._note_change(session)
         self._prefix_map.add_worker(worker.worker_id)
         self._prefix_map.load_snapshot(worker.worker_id, BlockSnapshot(0))
         session.reported(self._loop.now())
@@ -97,16 +115,15 @@ class SimulatedCluster:
 
     def view(self) -> ClusterView:
         """All workers; the same object until something changes."""
-        if self._view is None:
-            candidates = [session.candidate() for session in self._sessions.values()]
+        if self._changed:
+            for worker_id, session in self._changed.items():
+                self._candidates[session.worker.role][worker_id] = session.candidate()
+            self._changed.clear()
             self._view = ClusterView(
-                tuple(found for found in candidates if found.role is Role.PREFILL),
-                tuple(found for found in candidates if found.role is Role.DECODE),
+                tuple(self._candidates[Role.PREFILL].values()),
+                tuple(self._candidates[Role.DECODE].values()),
             )
         return self._view
-
-    def changed(self) -> None:
-        self._view = None
 
     def blocks_came(self, worker_id: str, event: BlockEvent) -> None:
         is_in_order = self._prefix_map.apply(worker_id, event)
@@ -118,6 +135,9 @@ class SimulatedCluster:
             session.reported(self._loop.now())
         if not is_over():
             self._loop.after(_REPORT_INTERVAL_S, self.report_until, is_over)
+
+    def _note_change(self, session: SimulatedSession) -> None:
+        self._changed[session.worker.worker_id] = session
 
 
 def _seeds(profile: Profile) -> tuple[StepCosts, None, LinkCosts]:

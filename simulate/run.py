@@ -1,7 +1,7 @@
 """One simulation from its specification and workload to the record of every request."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from loadtest.plan import Workload
@@ -9,6 +9,8 @@ from loadtest.record import RequestRecord
 from profiles.profile import Profile
 from router.config import RouterConfig
 from router.placer import Placer
+from router.policies.named import policy_named
+from router.policies.policy import PairPolicy
 from simulate.arrivals import Turns, turns_of
 from simulate.cluster import SimulatedCluster
 from simulate.event_loop import EventLoop
@@ -50,9 +52,14 @@ class Simulation:
             policy=spec.policy,
             local_prefill_max_tokens=spec.local_prefill_max_tokens,
         )
+        if spec.ttft_slo_ms:
+            config = replace(config, ttft_slo_ms=spec.ttft_slo_ms, ttft_slo_token_ms=0.0)
+        if spec.tpot_slo_ms:
+            config = replace(config, tpot_slo_ms=spec.tpot_slo_ms)
         unit_blocks = spec.unit_tokens // BLOCK_SIZE
         prefix_map = UnitPrefixMap(config.max_prefix_blocks, unit_blocks)
-        self._cluster = SimulatedCluster(self._loop, prefix_map)
+        predicts = isinstance(policy_named(spec.policy), PairPolicy)
+        self._cluster = SimulatedCluster(self._loop, prefix_map, predicts)
         placer = Placer(config, self._cluster, prefix_map, self._loop, Random(config.client_id))
         self._gateway = SimulatedGateway(
             self._loop, placer, self._cluster, spec.overheads, self._ended, spec.max_tokens

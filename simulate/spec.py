@@ -26,7 +26,8 @@ class Overheads:
 class ClusterSpec:
     """Two pools and how they are used. policy: as router.policies.named takes it.
 
-    local_prefill_max_tokens: as in RouterConfig. prefill_batch_tokens, decode_batch_tokens,
+    local_prefill_max_tokens: as in RouterConfig. ttft_slo_ms, tpot_slo_ms: what policies that
+    predict aim at; 0 asks for the router's defaults. prefill_batch_tokens, decode_batch_tokens,
     max_num_seqs: 0 asks for the profile's. unit_tokens: what one cached unit holds, a multiple of
     16; larger units make the simulation faster and the caches coarser.
     """
@@ -43,6 +44,8 @@ class ClusterSpec:
     unit_tokens: int = 512
     overheads: Overheads = Overheads()
     seed: int = 0
+    ttft_slo_ms: float = 0.0
+    tpot_slo_ms: float = 0.0
 
     @property
     def max_tokens(self) -> int:

@@ -185,6 +185,7 @@ def best_splits(results: Sequence[CellResult]) -> list[CellResult]:
 
 def spec_of(base: Base, cell: Cell) -> ClusterSpec:
     prefill, decode = cell.split
+    limits_ms = parse_slos(base.slos).default.limits_ms
     units = unit_tokens(base.order) if base.auto_units else base.spec.unit_tokens
     return replace(
         base.spec,
@@ -193,6 +194,8 @@ def spec_of(base: Base, cell: Cell) -> ClusterSpec:
         policy=cell.strategy.policy,
         local_prefill_max_tokens=cell.strategy.local_tokens,
         unit_tokens=units,
+        ttft_slo_ms=limits_ms.get("ttft", 0.0),
+        tpot_slo_ms=limits_ms.get("tpot", 0.0),
     )
 
 
