@@ -142,7 +142,12 @@ class LocalCluster:
 
     def _gateway(self, number: int) -> ProcessSpec:
         config = self._config
-        flags = {"host": config.host, "port": config.port, "drain_s": config.drain_s}
+        flags = {
+            "host": config.host,
+            "port": config.port,
+            "drain_s": config.drain_s,
+            "tenants_file": config.tenants_file or None,
+        }
         return self._spec("gateway", GATEWAY, flags)
 
     def _worker_of(self, role: str) -> Callable[[int], ProcessSpec]:

@@ -31,6 +31,7 @@ class UpConfig:
     cluster_token: str = ""  # a random one
     drain_s: float = 5.0
     ready_timeout_s: float = 300.0
+    tenants_file: str = ""  # none: everybody may use the server
     metrics_port: int = 0  # none; the control plane's, each worker takes one after it
     parent_pid: int = 0  # none
     verbose: bool = False

@@ -51,7 +51,11 @@ def build_app(services: Services, preparer: Preparer, metrics: Metrics, created:
             Route("/version", pages.version),
             Route("/debug/requests/{request_id}", pages.request),
         ],
-        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            Exception: _internal_error,
+        },
     )
     app.router.redirect_slashes = False
     return _Front(app, endpoints)
@@ -84,9 +88,11 @@ class _Pages:
         self._version = version(DISTRIBUTION)
 
     async def models(self, request: Request) -> Response:
+        self._services.gate.account(request.scope["headers"])
         return _json({"object": "list", "data": [self._model_card()]})
 
     async def model(self, request: Request) -> Response:
+        self._services.gate.account(request.scope["headers"])
         model_id = request.path_params["model_id"]
         if model_id != self._services.model.name:
             message = f"the model {model_id!r} does not exist"
@@ -134,6 +140,7 @@ def _json_page(answer: JsonAnswer, services: Services) -> Page:
 
     async def page(request: Request) -> Response:
         try:
+            services.gate.account(request.scope["headers"]).take_request()
             raw = await read_body(
                 request.receive,
                 request.scope["headers"],
@@ -141,8 +148,6 @@ def _json_page(answer: JsonAnswer, services: Services) -> Page:
                 services.body_timeout_s,
             )
             return _json(await answer(raw, services.max_model_len))
-        except ApiError as error:
-            return _failed(error)
         except ClientGone:
             return Response(status_code=400)
 
@@ -166,7 +171,8 @@ def _json(body: object, status: int = 200) -> Response:
 
 
 def _failed(error: ApiError) -> Response:
-    return Response(error.body, error.status, media_type="application/json")
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    return Response(error.body, error.status, headers, media_type="application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -176,6 +182,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = _failed(ApiError(error.status_code, message, code=codes.get(error.status_code)))
     response.headers.update(error.headers or {})
     return response
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _failed(error)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ class GatewayConfig:
     """model: a Hugging Face directory. served_model_name: empty means the directory's name.
 
     max_model_len: tokens of prompt and answer together, 0 means what the model allows.
+    tenants_file: API keys and limits, see gateway/tenants.py; empty: everybody may use the server.
     drain_s: how long running streams may go on after SIGTERM. parent_pid: if set, this process
     ends when that one does.
     """
@@ -21,6 +22,7 @@ class GatewayConfig:
     max_body_bytes: int = 4 << 20
     body_timeout_s: float = 30.0
     max_model_len: int = 0
+    tenants_file: str = ""
     drain_s: float = 30.0
     log_level: str = "info"
     parent_pid: int = 0

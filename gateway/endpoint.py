@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.answer import AnswerSet
 from gateway.body import read_body
 from gateway.errors import ApiError, ClientGone, from_baton
+from gateway.gate import Gate
 from gateway.generation import Generation, TokenSource
 from gateway.http_reply import HttpReply
 from gateway.meter import GatewayMeter, RequestMeter
@@ -15,6 +16,7 @@ from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
 from gateway.replies import Replies
 from gateway.sse import stream_answers, whole_answers
+from gateway.tenants import Tenant
 from runtime.clock import wall_time_s
 from runtime.lifecycle import new_id
 from runtime.log import get_logger
@@ -22,7 +24,7 @@ from wire.errors import BatonError, ErrorCode
 
 _log = get_logger("gateway")
 
-PrepareFunction = Callable[[bytes, str, int], Awaitable[Prepared]]
+PrepareFunction = Callable[[bytes, str, int, Tenant], Awaitable[Prepared]]
 RepliesFactory = Callable[[str, int, ModelFiles, Prepared], Replies]
 
 
@@ -33,6 +35,7 @@ class Services:
     model: ModelFiles
     source: TokenSource
     meter: GatewayMeter
+    gate: Gate
     max_body_bytes: int
     body_timeout_s: float
     live: set[Generation] = field(default_factory=set)
@@ -113,11 +116,15 @@ class GenerateEndpoint:
         meter: RequestMeter,
     ) -> None:
         services = self._services
+        account = services.gate.account(scope["headers"])
+        account.take_request()
         raw = await read_body(
             receive, scope["headers"], services.max_body_bytes, services.body_timeout_s
         )
-        prepared = await self._prepare(raw, request_id, services.max_model_len)
-        meter.accept(prepared.num_prompt_tokens)
+        prepared = await self._prepare(raw, request_id, services.max_model_len, account.tenant)
+        account.take_prompt(prepared.num_prompt_tokens)
+        reply.headers = account.headers
+        meter.accept(prepared.num_prompt_tokens, account)
         replies = self._replies(request_id, int(wall_time_s()), services.model, prepared)
         answers = AnswerSet(prepared, services.model.detokenizers, meter)
         write = stream_answers if prepared.stream else whole_answers

@@ -46,7 +46,9 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Retry-After in whole seconds, where trying again can help."""
+        """Retry-After in whole seconds, where trying again can help; how to authenticate."""
+        if self.status == 401:
+            return [(b"www-authenticate", b"Bearer")]
         if self.retry_after_s is None:
             return []
         return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after_s)))]

@@ -28,6 +28,7 @@ class HttpReply:
         self._send = send
         self._request_id = (b"x-request-id", request_id.encode())
         self._is_started = False
+        self.headers: Headers = ()  # that go with the answer, whatever it is
 
     async def whole(self, status: int, body: bytes, headers: Headers = ()) -> None:
         length = (b"content-length", b"%d" % len(body))
@@ -54,6 +55,6 @@ class HttpReply:
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": [self._request_id, *headers],
+                "headers": [self._request_id, *headers, *self.headers],
             }
         )

@@ -1,5 +1,6 @@
 """The gateway's metrics, bound once, and the measuring of one request."""
 
+from gateway.rate_limit import Account
 from runtime.clock import Clock
 from runtime.metrics import Metrics
 
@@ -34,9 +35,12 @@ class RequestMeter:
         self._start_s = meter.clock.now()
         self._last_s: float | None = None
         self._is_accepted = False
+        self._account: Account | None = None
 
-    def accept(self, num_prompt_tokens: int) -> None:
+    def accept(self, num_prompt_tokens: int, account: Account) -> None:
+        """account: pays for the answer's tokens."""
         self._is_accepted = True
+        self._account = account
         self._meter.in_flight.inc()
         self._meter.prompt_tokens.inc(num_prompt_tokens)
 
@@ -51,6 +55,8 @@ class RequestMeter:
             self._meter.itl.observe(now_s - self._last_s)
         self._last_s = now_s
         self._meter.output_tokens.inc(num_tokens)
+        if self._account is not None:
+            self._account.spend_tokens(num_tokens)
 
     def cached(self, num_tokens: int) -> None:
         """Prompt tokens found in a prefix cache; called once an answer."""

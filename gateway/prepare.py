@@ -18,6 +18,7 @@ from gateway.sampling import (
     stop_strings,
 )
 from gateway.structured_output import GrammarChecker, asked_grammar
+from gateway.tenants import ANYONE, Tenant
 from gateway.token_pages import TokenPages
 from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from wire.messages import GenerateRequest, Grammar
@@ -70,32 +71,38 @@ class Preparer:
     def token_pages(self) -> TokenPages:
         return TokenPages(self._model, self._encoder)
 
-    async def chat(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
+    async def chat(
+        self, raw: bytes, request_id: str, max_model_len: int, tenant: Tenant = ANYONE
+    ) -> Prepared:
         body = decode_body(self._chat_decoder, raw)
-        self._check(body)
+        self._check(body, tenant)
         prompt = chat_prompt(body, self._model.template)
         prompts = await self._encoder.encode(
-            [prompt.text], add_special_tokens=False, salt=body.cache_salt or ""
+            [prompt.text], add_special_tokens=False, salt=tenant.salted(body.cache_salt or "")
         )
         asked = body.max_completion_tokens or body.max_tokens
         grammar = await self._grammar(body, prompt.call)
-        prepared = self._prepared(body, prompts, asked, grammar, request_id, max_model_len)
+        prepared = self._prepared(body, prompts, asked, grammar, request_id, max_model_len, tenant)
         # An answer that follows a grammar begins with it: there is no room for reasoning.
         style = prompt.style if grammar is None else replace(prompt.style, thinks=False)
         return prepared if style.is_plain else replace(prepared, style=style)
 
-    async def completion(self, raw: bytes, request_id: str, max_model_len: int) -> Prepared:
+    async def completion(
+        self, raw: bytes, request_id: str, max_model_len: int, tenant: Tenant = ANYONE
+    ) -> Prepared:
         body = decode_body(self._completion_decoder, raw)
-        self._check(body)
+        self._check(body, tenant)
         given = _prompts(body.prompt)
         for prompt in given:
             if not isinstance(prompt, str):
                 check_token_ids(prompt, self._model.vocab_size, "prompt")
         prompts = await self._encoder.encode(
-            given, add_special_tokens=True, salt=body.cache_salt or ""
+            given, add_special_tokens=True, salt=tenant.salted(body.cache_salt or "")
         )
         grammar = await self._grammar(body)
-        return self._prepared(body, prompts, body.max_tokens, grammar, request_id, max_model_len)
+        return self._prepared(
+            body, prompts, body.max_tokens, grammar, request_id, max_model_len, tenant
+        )
 
     def close(self) -> None:
         self._grammars.close()
@@ -107,11 +114,17 @@ class Preparer:
         await self._grammars.check(*asked)
         return asked[0]
 
-    def _check(self, body: CommonBody) -> None:
+    def _check(self, body: CommonBody, tenant: Tenant) -> None:
         if body.model != self._model.name:
             message = f"the model {body.model!r} does not exist; this server has {self._model.name}"
             raise ApiError(404, message, code="model_not_found", param="model")
         check_ranges(body, self._model.vocab_size)
+        ceiling = tenant.highest_priority
+        if ceiling is not None and (body.priority or 0) < ceiling:
+            message = (
+                f"priority must be at least {ceiling} for this API key, is {body.priority or 0}"
+            )
+            raise invalid(message, "priority")
 
     def _prepared(
         self,
@@ -121,6 +134,7 @@ class Preparer:
         grammar: Grammar | None,
         request_id: str,
         max_model_len: int,
+        tenant: Tenant,
     ) -> Prepared:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
         num_choices = body.n or 1
@@ -138,7 +152,7 @@ class Preparer:
                 sampling=sampling_params(body, self._model.defaults, max_tokens, grammar),
                 block_hashes=prompt.hashes,
                 priority=body.priority or 0,
-                cache_salt=body.cache_salt or "",
+                cache_salt=tenant.salted(body.cache_salt or ""),
             )
             requests += _choices(request, num_choices)
         return Prepared(

@@ -15,9 +15,11 @@ from starlette.types import ASGIApp
 from gateway.app import build_app
 from gateway.config import GatewayConfig
 from gateway.endpoint import Services
+from gateway.gate import Gate
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
+from gateway.tenants import TenantFileError
 from gateway.tokenizer import PromptEncoder
 from router.config import RouterConfig
 from router.router import Router
@@ -54,16 +56,17 @@ def run(config: GatewayConfig) -> int:
         model = read_model_directory(
             Path(config.model), config.served_model_name, config.max_model_len
         )
+        gate = Gate(Path(config.tenants_file) if config.tenants_file else None, SystemClock())
         listener = _listen(config.host, config.port)
-    except (ModelDirectoryError, OSError) as error:
+    except (ModelDirectoryError, TenantFileError, OSError) as error:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, model, listener))
+        runner.run(_serve(config, model, gate, listener))
     return 0
 
 
-def build(config: GatewayConfig, model: ModelFiles) -> Gateway:
+def build(config: GatewayConfig, model: ModelFiles, gate: Gate) -> Gateway:
     """Wires the process; called inside the running loop."""
     clock = SystemClock()
     metrics = Metrics(GATEWAY_METRICS)
@@ -80,6 +83,7 @@ def build(config: GatewayConfig, model: ModelFiles) -> Gateway:
         model=model,
         source=router,
         meter=GatewayMeter(metrics, clock),
+        gate=gate,
         max_body_bytes=config.max_body_bytes,
         body_timeout_s=config.body_timeout_s,
     )
@@ -89,9 +93,11 @@ def build(config: GatewayConfig, model: ModelFiles) -> Gateway:
     return Gateway(app, services, router, encoder, preparer)
 
 
-async def _serve(config: GatewayConfig, model: ModelFiles, listener: socket.socket) -> None:
+async def _serve(
+    config: GatewayConfig, model: ModelFiles, gate: Gate, listener: socket.socket
+) -> None:
     stop = stop_event()
-    gateway = build(config, model)
+    gateway = build(config, model, gate)
     await gateway.router.start()
     try:
         await serve_app(gateway.app, gateway.services, listener, stop, config.drain_s)

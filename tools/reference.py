@@ -44,6 +44,8 @@ GATEWAY_ERRORS = {
     "unsupported_field": (400, "A field is known and not served; it is named."),
     "invalid_grammar": (400, "The schema or grammar for the answer does not compile; see why."),
     "no_chat_template": (400, "The model directory has no chat template."),
+    "invalid_api_key": (401, "There is a file of tenants, and no key of it came."),
+    "rate_limit_exceeded": (429, "The tenant's minute is used up; see Retry-After."),
     "body_too_large": (413, "The body is over max_body_bytes."),
     "body_timeout": (408, "The body did not come within body_timeout_s."),
     "unsupported_endpoint": (400, "The model cannot do what the endpoint is for."),

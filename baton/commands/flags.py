@@ -43,6 +43,7 @@ HELP: Mapping[str, str] = {
     "ready_timeout_s": "Seconds until the cluster must serve.",
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",
+    "tenants_file": "TOML file of API keys and limits; empty: everybody may use the server.",
     "threads": "Threads of a worker; 0: the cores that there are.",
     "transport": "How KV blocks travel: shm, tcp, nixl, ucx, or auto.",
     "verbose": "Pass the output of all processes through instead of writing log files.",

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from gateway.app import build_app
 from gateway.endpoint import Services
+from gateway.gate import Gate
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelFiles, read_model_directory
 from gateway.prepare import Preparer
@@ -195,6 +196,7 @@ async def running_gateway(
     router = FakeRouter(script)
     metrics, clock = Metrics(GATEWAY_METRICS), SystemClock()
     values = {"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}
+    values.setdefault("gate", Gate(None, clock))
     services = Services(model=model, source=router, meter=GatewayMeter(metrics, clock), **values)
     encoder = encoder or PromptEncoder(model.tokenizer)
     preparer = Preparer(model, encoder)
