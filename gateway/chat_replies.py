@@ -11,7 +11,7 @@ from gateway.chat_delta import Delta, FunctionDelta, ToolCallDelta
 from gateway.message_parser import MessageParser
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
-from gateway.replies import Choices, Usage, event
+from gateway.replies import Choices, Stages, Usage, event
 from gateway.token_details import ChatLogprobs, LogprobWriter, TokenDetails
 from runtime.lifecycle import new_id
 
@@ -31,6 +31,7 @@ class Chunk(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completio
     choices: tuple[ChunkChoice, ...]
     usage: Usage | None | UnsetType = UNSET
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+    baton: Stages | UnsetType = UNSET
 
 
 class AnswerMessage(msgspec.Struct, frozen=True):
@@ -86,10 +87,10 @@ class ChatReplies:
             return events
         return events + self._event(ChunkChoice(index, Delta(), finish_reason=finish_reason))
 
-    def ending(self, usage: Usage) -> bytes:
+    def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
         if not self._prepared.include_usage:
             return b""
-        return event(Chunk(self._id, self._created, self._model, (), usage=usage))
+        return event(Chunk(self._id, self._created, self._model, (), usage, baton=stages))
 
     def whole(self, choices: Choices, usage: Usage) -> bytes:
         listed = [

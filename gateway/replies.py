@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import UnsetType
 
 from gateway.answer import Piece
 from gateway.token_details import TokenDetails
@@ -22,6 +23,25 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: CachedTokens
 
 
+class Stages(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where an answer was made, and how long its stages took; of several, of the last to end.
+
+    kind: remote (two workers), local (one) or degraded (one, for lack of a pool). placed: from
+    arrival to the last placement. exposed: what of the transfer prefill did not hide.
+    """
+
+    kind: str
+    decode_worker: str
+    attempts: int
+    placed_ms: float
+    queue_ms: float
+    prefill_ms: float
+    prefill_worker: str = ""
+    transfer_ms: float = 0.0
+    exposed_ms: float = 0.0
+    transfer_failure: str = ""
+
+
 # Each choice's text, finish reason, and its tokens where the request wants them, by index.
 Choices = Sequence[tuple[str, str, TokenDetails | None]]
 
@@ -35,8 +55,8 @@ class Replies(Protocol):
 
     def piece(self, piece: Piece) -> bytes: ...
 
-    def ending(self, usage: Usage) -> bytes:
-        """What goes after the last choice's end: the usage, where it was asked for."""
+    def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
+        """What goes after the last choice's end: usage and stages, where usage was asked for."""
         ...
 
     def whole(self, choices: Choices, usage: Usage) -> bytes:

@@ -1,9 +1,11 @@
 """Writes the answers of one request: as server-sent events while they come, or whole."""
 
+from msgspec import UNSET, UnsetType
+
 from gateway.answer import AnswerSet
 from gateway.generation import Generation
 from gateway.http_reply import Headers, HttpReply
-from gateway.replies import DONE, CachedTokens, Replies, Usage
+from gateway.replies import DONE, CachedTokens, Replies, Stages, Usage
 from gateway.token_details import TokenDetails
 from router.output import RequestTrace
 
@@ -24,7 +26,7 @@ async def stream_answers(
             if piece[2] is not None:
                 generation.end(index)
         if answers.are_finished:
-            events.append(replies.ending(_usage(answers)) + DONE)
+            events.append(replies.ending(_usage(answers), _stages(answers.trace)) + DONE)
         joined = b"".join(events)
         if joined:
             await reply.events(joined, last=answers.are_finished)
@@ -59,6 +61,28 @@ def _usage(answers: AnswerSet) -> Usage:
         total_tokens=num_prompt + num_output,
         prompt_tokens_details=CachedTokens(answers.num_cached_tokens),
     )
+
+
+def _stages(trace: RequestTrace | None) -> Stages | UnsetType:
+    """UNSET where a stop string ended the answer, before the workers told."""
+    if trace is None:
+        return UNSET
+    return Stages(
+        kind=trace.kind,
+        decode_worker=trace.decode_worker,
+        attempts=trace.attempts,
+        placed_ms=_milliseconds(trace.placed_s),
+        queue_ms=_milliseconds(trace.queue_s),
+        prefill_ms=_milliseconds(trace.prefill_s),
+        prefill_worker=trace.prefill_worker,
+        transfer_ms=_milliseconds(trace.transfer_s),
+        exposed_ms=_milliseconds(trace.exposed_s),
+        transfer_failure=trace.transfer_failure,
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
 
 
 def _worker_headers(trace: RequestTrace | None) -> Headers:

@@ -6,7 +6,7 @@ from msgspec import UNSET, UnsetType
 from gateway.answer import Piece
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
-from gateway.replies import Choices, Usage, event
+from gateway.replies import Choices, Stages, Usage, event
 from gateway.token_details import LogprobWriter, TextLogprobs, TokenDetails
 
 
@@ -27,6 +27,7 @@ class TextReply(msgspec.Struct, frozen=True, tag_field="object", tag="text_compl
     model: str
     choices: list[TextChoice]
     usage: Usage | None | UnsetType = UNSET
+    baton: Stages | UnsetType = UNSET
 
 
 class TextReplies:
@@ -58,8 +59,10 @@ class TextReplies:
         choice = self._choice(index, text, finish_reason, details)
         return event(self._reply([choice], self._no_usage))
 
-    def ending(self, usage: Usage) -> bytes:
-        return event(self._reply([], usage)) if self._prepared.include_usage else b""
+    def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
+        if not self._prepared.include_usage:
+            return b""
+        return event(TextReply(self._id, self._created, self._model, [], usage, stages))
 
     def whole(self, choices: Choices, usage: Usage) -> bytes:
         listed = [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from router.output import OutputDelta
+from router.output import OutputDelta, RequestTrace
 from wire.messages import FinishReason, GenerateRequest, TokenLogprobs
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -175,3 +175,48 @@ async def test_a_bias_goes_to_the_workers_by_token(
         await choices_of(gateway, events_of, CHAT, False, logit_bias=bias)
         [request] = gateway.router.requests
     assert request.sampling.logit_bias == ((300, -100.0), (7, 2.5))
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+async def test_the_usage_of_a_stream_comes_with_stages_and_workers(
+    start_gateway: Start, events_of: EventsOf, path: str
+) -> None:
+    trace = RequestTrace(
+        "remote", "p7", "d9", 2, 0.001, 0.002, 0.0304, transfer_s=0.005, exposed_s=0.0006
+    )
+    last = OutputDelta((300,), FinishReason.LENGTH, trace=trace)
+    async with start_gateway(lambda _: [last]) as gateway:
+        base = {"messages": HELLO} if path == CHAT else {"prompt": "the relay"}
+        body = {"model": "tiny", "stream": True, **base}
+        asked = {**body, "stream_options": {"include_usage": True}}
+        *others, usage = events_of((await gateway.client.post(path, json=asked)).text)
+        silent = events_of((await gateway.client.post(path, json=body)).text)
+    assert usage["baton"] == {
+        "kind": "remote",
+        "prefill_worker": "p7",
+        "decode_worker": "d9",
+        "attempts": 2,
+        "placed_ms": 1.0,
+        "queue_ms": 2.0,
+        "prefill_ms": 30.4,
+        "transfer_ms": 5.0,
+        "exposed_ms": 0.6,
+    }
+    assert all("baton" not in event for event in (*others, *silent))
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+async def test_a_stream_that_a_stop_string_ended_has_usage_without_stages(
+    start_gateway: Start,
+    encode: Encode,
+    answer_of: Callable[..., list[OutputDelta]],
+    events_of: EventsOf,
+    path: str,
+) -> None:
+    async with start_gateway(lambda _: answer_of(encode("one two three"))) as gateway:
+        base = {"messages": HELLO} if path == CHAT else {"prompt": "the relay"}
+        body = {"model": "tiny", "stream": True, "stop": "two", **base}
+        body["stream_options"] = {"include_usage": True}
+        *_, usage = events_of((await gateway.client.post(path, json=body)).text)
+    assert usage["usage"]["completion_tokens"] > 0
+    assert "baton" not in usage
