@@ -111,10 +111,10 @@ def decode_fp8(sent: Bytes, layout: KVLayout, num_bytes: int) -> Bytes:
 FORMATS: Mapping[str, WireFormat] = MappingProxyType(
     {
         "packed": WireFormat(
-            "packed", True, ("bfloat16",), 0.76, 1 / 150e6, encode_packed, decode_packed
+            "packed", True, ("bfloat16",), 0.76, 1 / 130e6, encode_packed, decode_packed
         ),
         "fp8": WireFormat(
-            "fp8", False, ("bfloat16", "float16"), 0.51, 1 / 120e6, encode_fp8, decode_fp8
+            "fp8", False, ("bfloat16", "float16"), 0.51, 1 / 200e6, encode_fp8, decode_fp8
         ),
     }
 )

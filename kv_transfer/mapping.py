@@ -13,6 +13,9 @@ region in one order (K or V, head, token), so a stream of bytes needs no address
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from kv_transfer.plan import Copy, Piece, extents, plan_copies
 from wire.kv import KVLayout
 
@@ -129,7 +132,9 @@ class Mapping:
         """Where the bytes of `source_extents` go, in their order, neighbours joined."""
         if self.window is None:
             return extents(piece, self.target, target_blocks)
-        return joined(self._target_rows(piece, self.window, target_blocks))
+        steps = _Steps.of(piece, self.source, self.window, self.target.block_size)
+        starts = steps.offsets(self.target, target_blocks, self.heads.start)
+        return zip(*_joined(steps.sizes(self.target), starts), strict=True)
 
     def copies(
         self, piece: Piece, source_blocks: Sequence[int], target_blocks: Sequence[int]
@@ -137,24 +142,10 @@ class Mapping:
         """The copies of `piece` where both pools can be addressed."""
         if self.window is None:
             return plan_copies(piece, self.source, source_blocks, self.target, target_blocks)
-        taken = source_extents(piece, self.source, source_blocks, self.window)
-        return list(_paired(taken, self.target_extents(piece, target_blocks)))
-
-    def _target_rows(
-        self, piece: Piece, window: Window, target_blocks: Sequence[int]
-    ) -> Iterator[Extent]:
-        """Runs of tokens that lie in one block and head of the target."""
-        target, size = self.target, self.target.block_size
-        for layer in range(piece.first_layer, piece.end_layer):
-            for index in range(piece.first_index, piece.end_index):
-                runs = list(_split(window.tokens(self.source, index), size))
-                for part in range(target.num_parts):
-                    for head in self.heads:
-                        slot = part * target.num_kv_heads + head - target.first_kv_head
-                        for token, length in runs:
-                            row = slot * size + token % size
-                            start = target.offset_bytes(layer, target_blocks[token // size])
-                            yield start + row * target.row_bytes, length * target.row_bytes
+        steps = _Steps.of(piece, self.source, self.window, self.target.block_size)
+        taken = steps.offsets(self.source, source_blocks, self.heads.start)
+        given = steps.offsets(self.target, target_blocks, self.heads.start)
+        return list(zip(*_joined(steps.sizes(self.source), taken, given), strict=True))
 
 
 def source_extents(
@@ -163,11 +154,10 @@ def source_extents(
     """(offset, bytes) of what is read of `piece` in its pool, in order, neighbours joined."""
     if window is None:
         return extents(piece, layout, blocks)
-    return joined(
-        extent
-        for layer in range(piece.first_layer, piece.end_layer)
-        for index in range(piece.first_index, piece.end_index)
-        for extent in region_extents(layout, layer, blocks[index], index, window)
+    steps = _Steps.of(piece, layout, window, layout.block_size)
+    first_head = layout.first_kv_head + window.first_head
+    return zip(
+        *_joined(steps.sizes(layout), steps.offsets(layout, blocks, first_head)), strict=True
     )
 
 
@@ -192,37 +182,66 @@ def region_extents(
     ]
 
 
-def joined(pieces: Iterator[Extent]) -> Iterator[Extent]:
-    """The same bytes in the same order with neighbours as one extent."""
-    start, size = 0, 0
-    for offset, length in pieces:
-        if size and offset == start + size:
-            size += length
-            continue
-        if size:
-            yield start, size
-        start, size = offset, length
-    if size:
-        yield start, size
+_Ints = npt.NDArray[np.int64]
 
 
-def _split(tokens: range, size: int) -> Iterator[tuple[int, int]]:
-    """(first token, number) of the runs that do not cross a multiple of `size`."""
-    token = tokens.start
-    while token < tokens.stop:
-        end = min(tokens.stop, token - token % size + size)
-        yield token, end - token
-        token = end
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The walk over a piece that both sides share, without addresses: one step is a run of tokens
+    of one head that lies in one block on either side.
+
+    tokens, lengths, parts, heads: of the steps of one layer, in order. [num_steps]
+    """
+
+    layers: _Ints
+    tokens: _Ints
+    lengths: _Ints
+    parts: _Ints
+    heads: _Ints  # counted from the window's first
+
+    @classmethod
+    def of(cls, piece: Piece, source: KVLayout, window: Window, other_size: int) -> "_Steps":
+        """other_size: the block size of the other side."""
+        size = source.block_size
+        start = max(piece.first_index * size, window.first_token)
+        stop = max(start, min(piece.end_index * size, window.end_token))
+        cuts = [np.arange(start - start % step, stop, step) for step in (size, other_size)]
+        tokens = np.unique(np.concatenate((*cuts, [start]))).astype(np.int64)
+        tokens = tokens[(start <= tokens) & (tokens < stop)]
+        num_slots = source.num_parts * (window.end_head - window.first_head)
+        slot, run = (grid.ravel() for grid in np.indices((num_slots, len(tokens))))
+        order = np.lexsort((run, slot, tokens[run] // size))  # by source block, slot, run
+        slot, run = slot[order], run[order]
+        num_heads = max(1, window.end_head - window.first_head)
+        return cls(
+            np.arange(piece.first_layer, piece.end_layer, dtype=np.int64),
+            tokens[run],
+            np.diff(tokens, append=stop)[run],
+            slot // num_heads,
+            slot % num_heads,
+        )
+
+    def offsets(self, layout: KVLayout, blocks: Sequence[int], first_head: int) -> _Ints:
+        """Where the steps start in a pool of `layout`; first_head: of the model, the window's."""
+        size = layout.block_size
+        block = np.asarray(blocks, np.int64)[self.tokens // size]
+        slot = self.parts * layout.num_kv_heads + self.heads + (first_head - layout.first_kv_head)
+        row = slot * size + self.tokens % size
+        layer = self.layers * layout.offset_bytes(1, 0)
+        one_layer = block * layout.region_bytes + row * layout.row_bytes
+        return (layer[:, None] + one_layer[None, :]).ravel()
+
+    def sizes(self, layout: KVLayout) -> _Ints:
+        return np.tile(self.lengths * layout.row_bytes, len(self.layers))
 
 
-def _paired(sources: Iterator[Extent], targets: Iterator[Extent]) -> Iterator[Copy]:
-    """Two walks over the same bytes as copies; each ends where either side has a break."""
-    target, target_left = 0, 0
-    for source, source_left in sources:
-        while source_left:
-            if not target_left:
-                target, target_left = next(targets)
-            size = min(source_left, target_left)
-            yield source, target, size
-            source, source_left = source + size, source_left - size
-            target, target_left = target + size, target_left - size
+def _joined(sizes: _Ints, *starts: _Ints) -> tuple[list[int], ...]:
+    """(*starts, sizes) with steps that are neighbours in every pool as one."""
+    if not len(sizes):
+        return ([],) * (len(starts) + 1)
+    is_break = np.zeros(len(sizes), bool)
+    is_break[0] = True
+    for side in starts:
+        is_break[1:] |= side[1:] != side[:-1] + sizes[:-1]
+    first = np.flatnonzero(is_break)
+    return (*(side[first].tolist() for side in starts), np.add.reduceat(sizes, first).tolist())

@@ -21,7 +21,12 @@ from baton.host_facts import host_facts
 BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path"),
-        "kv": ("baton.bench.kv", "baton.bench.kv_digest"),
+        "kv": (
+            "baton.bench.kv",
+            "baton.bench.kv_digest",
+            "baton.bench.kv_exposed",
+            "baton.bench.kv_formats",
+        ),
     }
 )
 

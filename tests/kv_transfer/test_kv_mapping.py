@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_transfer.mapping import Mapping, can_map, joined, source_extents
+from kv_transfer.mapping import Mapping, can_map, region_extents, source_extents
 from kv_transfer.plan import Piece
 from wire.kv import KVLayout
 
@@ -107,12 +107,38 @@ def test_both_sides_walk_a_piece_in_the_same_order(pull, data):
     assert np.array_equal(streamed, copied)
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), max_size=20))
-def test_joined_extents_name_the_same_bytes_in_the_same_order(pieces):
-    want = [offset + at for offset, size in pieces for at in range(size)]
-    got = list(joined(iter(pieces)))
-    assert [offset + at for offset, size in got for at in range(size)] == want
-    assert all(a + size != b for (a, size), (b, _) in zip(got, got[1:], strict=False))
+@settings(max_examples=200, deadline=None)
+@given(pulls())
+def test_extents_are_as_few_as_their_bytes_allow(pull):
+    source, source_blocks, target, target_blocks, num_tokens, skip = pull
+    mapping = Mapping.of(source, target, num_tokens, skip)
+    piece = mapping.piece(num_tokens, skip)
+    walks = [
+        list(source_extents(piece, source, source_blocks, mapping.window)),
+        list(mapping.target_extents(piece, target_blocks)),
+    ]
+    if mapping.window is not None:
+        assert all(
+            a + size != b
+            for walk in walks
+            for (a, size), (b, _) in zip(walk, walk[1:], strict=False)
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(pulls())
+def test_a_regions_extents_are_the_walk_over_a_piece_of_one(pull):
+    source, source_blocks, target, _, num_tokens, skip = pull
+    mapping = Mapping.of(source, target, num_tokens, skip)
+    piece = mapping.piece(num_tokens, skip)
+    if mapping.window is None:
+        return
+    for index in range(piece.first_index, piece.end_index):
+        one = Piece(1, 2, index, index + 1)
+        walk = source_extents(one, source, source_blocks, mapping.window)
+        want = [offset + at for offset, size in walk for at in range(size)]
+        got = region_extents(source, 1, source_blocks[index], index, mapping.window)
+        assert [offset + at for offset, size in got for at in range(size)] == want
 
 
 GQA = KVLayout(28, 64, 8, 16, 128, "bfloat16")
