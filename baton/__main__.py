@@ -23,6 +23,7 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "decode": "Run one decode worker.",
         "control": "Run the control plane's registry.",
         "loadtest": "Send open-loop load to any OpenAI-compatible server, and report.",
+        "profile": "Write how long the live workers' steps take, for simulate.",
         "simulate": "Simulate a cluster with the real policies, in virtual time.",
         "bench": "Measure this host and write the figures down.",
     }

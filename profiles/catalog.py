@@ -1,7 +1,9 @@
 """Profiles by name: `llama-3.1-8b@h200`, `llama-3.1-70b@h100x4`, or a TOML file."""
 
+import json
 import re
 import tomllib
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -48,6 +50,16 @@ def known_profiles() -> list[str]:
         for device in _table("devices", DeviceFacts)
     ]
     return [name for name in names if _fits(name)]
+
+
+def dump(profile: Profile) -> str:
+    """The profile as a file that load_profile reads."""
+    lines = []
+    for field in fields(profile):
+        value = getattr(profile, field.name)
+        text = json.dumps(value) if isinstance(value, str) else repr(value)
+        lines.append(f"{field.name} = {text}")
+    return "\n".join(lines) + "\n"
 
 
 def _fits(name: str) -> bool:

@@ -11,7 +11,8 @@ class Profile:
     computed ones, takes
 
         step_s + sequence_s * B + context_token_s * K
-               + sum over chunks of prefill_token_s * c + prefill_pair_s * ((p + c)^2 - p^2).
+        + prefill_step_s, where there are chunks,
+        + sum over chunks of prefill_token_s * c + prefill_pair_s * ((p + c)^2 - p^2).
 
     link_bytes_per_s, link_latency_s: of KV between two workers, one direction. load_s: from a
     process's start until the weights are in memory. usd_per_hour: of all the worker's GPUs.
@@ -31,6 +32,7 @@ class Profile:
     link_bytes_per_s: float
     link_latency_s: float = 0.0005
     load_s: float = 0.0
+    prefill_step_s: float = 0.0
     prefill_batch_tokens: int = 8192
     decode_batch_tokens: int = 1024
     max_num_seqs: int = 256

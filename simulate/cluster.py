@@ -146,7 +146,7 @@ def _seeds(profile: Profile) -> tuple[StepCosts, None, LinkCosts]:
         profile.step_s,
         profile.sequence_s,
         profile.context_token_s,
-        0.0,
+        profile.prefill_step_s,
         profile.prefill_token_s,
         profile.prefill_pair_s,
     )

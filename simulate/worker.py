@@ -186,8 +186,9 @@ class ModelledWorker:
             return
         profile = self.profile
         base_s = profile.decode_s(num_decodes, self._context_tokens)
-        for leg, end in chunks:
-            base_s += self._chunk_s(leg.num_computed, end)
+        base_s += sum(self._chunk_s(leg.num_computed, end) for leg, end in chunks)
+        if any(end - leg.num_computed > 1 for leg, end in chunks):
+            base_s += profile.prefill_step_s
         count = 1 if chunks else self._num_free_running_steps()
         slope_s = profile.context_token_s * num_decodes
         self._stretch = _Stretch(self._loop.now(), base_s, slope_s, count, chunks)

@@ -26,7 +26,7 @@ AddressFlag = Annotated[
 
 def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> None:
     """Show workers, their load, and the processes that are kept alive."""
-    address, token = _where(control_address)
+    address, token = where(control_address)
     try:
         status = asyncio.run(_fetch(address, token))
     except rpc.RpcError as error:
@@ -42,7 +42,7 @@ def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> Non
             console.print(table)
 
 
-def _where(control_address: str) -> tuple[str, str]:
+def where(control_address: str) -> tuple[str, str]:
     """Address and token of the control plane to ask."""
     if control_address:
         return control_address, environment("CLUSTER_TOKEN")

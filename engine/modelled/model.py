@@ -86,6 +86,7 @@ class ModelledModel:
         pairs = (ends[chunks] ** 2 - starts[chunks] ** 2).sum()
         return float(
             profile.decode_s(int(is_decode.sum()), int(ends[is_decode].sum()))
+            + profile.prefill_step_s * chunks.any()
             + profile.prefill_token_s * counts[chunks].sum()
             + profile.prefill_pair_s * pairs
         )

@@ -16,6 +16,7 @@ SERVER = make_profile(
     context_token_s=0.0,
     prefill_token_s=1 / TOKENS,
     prefill_pair_s=0.0,
+    prefill_step_s=0.0,
     max_num_seqs=1,
     decode_batch_tokens=1 << 20,
     kv_tokens=1 << 24,

@@ -15,6 +15,7 @@ from simulate.spec import Overheads
 from simulate.strategies import STRATEGIES
 
 PROFILE = make_profile()
+PREFILL_STEP_S = PROFILE.step_s + PROFILE.prefill_step_s
 
 
 def only(outcome):
@@ -24,7 +25,7 @@ def only(outcome):
 
 def test_a_lone_local_request_takes_the_times_of_its_steps():
     record = only(simulate(make_spec("0:1"), make_workload([(1.0, 200, 4)])))
-    first = PROFILE.decode_s(0, 0) + PROFILE.chunk_s(0, 200)
+    first = PREFILL_STEP_S + PROFILE.chunk_s(0, 200)
     assert record.ttft_s == pytest.approx(first)
     steps = [PROFILE.decode_s(1, 200 + i) for i in (1, 2, 3)]
     np.testing.assert_allclose(record.gaps_s, steps, rtol=1e-5)
@@ -35,12 +36,12 @@ def test_a_prompt_longer_than_the_budget_is_prefilled_in_chunks():
     spec = make_spec("0:1", decode_batch_tokens=64)
     record = only(simulate(spec, make_workload([(0.0, 160, 1)])))
     parts = [(0, 64), (64, 128), (128, 160)]
-    assert record.ttft_s == pytest.approx(sum(PROFILE.step_s + PROFILE.chunk_s(*p) for p in parts))
+    assert record.ttft_s == pytest.approx(sum(PREFILL_STEP_S + PROFILE.chunk_s(*p) for p in parts))
 
 
 def test_a_remote_request_shows_its_first_token_before_its_kv_has_travelled():
     record = only(simulate(make_spec("1:1"), make_workload([(0.0, 1000, 3)])))
-    prefill_s = PROFILE.step_s + PROFILE.chunk_s(0, 1000)
+    prefill_s = PREFILL_STEP_S + PROFILE.chunk_s(0, 1000)
     transfer_s = PROFILE.kv_transfer_s(1000)
     assert record.ttft_s == pytest.approx(prefill_s)
     assert record.stages.exposed_s == pytest.approx(transfer_s)  # one chunk hides nothing
@@ -58,7 +59,7 @@ def test_kv_of_earlier_chunks_travels_while_the_rest_is_computed():
 def test_overheads_stand_before_the_first_token():
     spec = make_spec("0:1", overheads=Overheads(0.1, 0.001, 0.02, 0.03, 0.0))
     record = only(simulate(spec, make_workload([(0.0, 100, 1)])))
-    own_s = PROFILE.step_s + PROFILE.chunk_s(0, 100)
+    own_s = PREFILL_STEP_S + PROFILE.chunk_s(0, 100)
     assert record.ttft_s == pytest.approx(0.1 + 0.1 + 0.02 + own_s + 0.02 + 0.03)
 
 

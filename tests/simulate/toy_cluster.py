@@ -16,6 +16,7 @@ def make_profile(**changes: object) -> Profile:
         "step_s": 0.010,
         "sequence_s": 0.001,
         "context_token_s": 1e-6,
+        "prefill_step_s": 0.002,
         "prefill_token_s": 1e-4,
         "prefill_pair_s": 1e-8,
         "kv_tokens": 1 << 20,

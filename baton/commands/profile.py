@@ -1,0 +1,102 @@
+"""`baton profile`: fits a profile from the workers of a live cluster while they are under load."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from baton.commands.status import where
+from profiles.catalog import dump
+from profiles.profile import Profile
+from runtime.sizes import parse_bytes
+from simulate.errors import SimulationError
+from simulate.fit import StepFit, fit_steps
+from wire import rpc
+from wire.block_hash import BLOCK_SIZE
+from wire.cluster import WorkerInfo, WorkerStatus
+from wire.kv import KVLayout
+from wire.messages import StepTotals
+
+_LAYOUT = re.compile(r"L(\d+)H(\d+)B(\d+)D(\d+):(\w+)")
+
+OutArgument = Annotated[Path, typer.Argument(help="The TOML file to write.")]
+SecondsFlag = Annotated[float, typer.Option(help="How long to watch.")]
+AddressFlag = Annotated[str, typer.Option(help="host:port of the control plane; empty: local.")]
+LinkFlag = Annotated[str, typer.Option(help="Bytes a second of KV between workers, as in 10GB.")]
+
+
+def command(
+    out: OutArgument,
+    seconds: SecondsFlag = 30.0,
+    control_address: AddressFlag = "",
+    link: LinkFlag = "5GB",
+) -> None:
+    """Watch the workers under load and write how long their steps take."""
+    address, token = where(control_address)
+    try:
+        link_bytes_per_s = parse_bytes(link)
+        seen = asyncio.run(_watch(address, token, seconds))
+        fit = fit_steps([totals for _, totals in seen.values()])
+        info = next(iter(seen.values()))[0]
+        out.write_text(dump(_profile(out.stem, info, fit, link_bytes_per_s)))
+    except rpc.RpcError as error:
+        typer.echo(f"baton profile: {address} does not answer: {error.details()}", err=True)
+        raise typer.Exit(1) from error
+    except (SimulationError, OSError, ValueError) as error:
+        typer.echo(f"baton profile: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{out}: {fit.num_samples} samples, median error {fit.error:.1%}")
+
+
+async def _watch(
+    address: str, token: str, seconds: float
+) -> dict[str, tuple[WorkerInfo, list[StepTotals]]]:
+    """Every worker's totals, as its heartbeats bring them."""
+    seen: dict[str, tuple[WorkerInfo, list[StepTotals]]] = {}
+    channel = rpc.open_channel(address)
+    try:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + seconds
+        while True:
+            for worker in (await rpc.fetch_status(channel, token)).workers:
+                _note(seen, worker)
+            if loop.time() >= end_s:
+                return seen
+            await asyncio.sleep(min(1.0, max(0.0, end_s - loop.time())))
+    finally:
+        await channel.close(None)
+
+
+def _note(seen: dict[str, tuple[WorkerInfo, list[StepTotals]]], worker: WorkerStatus) -> None:
+    key = f"{worker.info.worker_id} {worker.info.epoch}"
+    _, totals = seen.setdefault(key, (worker.info, []))
+    totals.append(worker.report.totals)
+
+
+def _profile(name: str, info: WorkerInfo, fit: StepFit, link_bytes_per_s: int) -> Profile:
+    match = _LAYOUT.fullmatch(info.fingerprint.kv_layout)
+    if match is None:
+        raise SimulationError(f"the KV layout {info.fingerprint.kv_layout!r} is not understood")
+    layers, heads, block, dim = (int(number) for number in match.groups()[:4])
+    layout = KVLayout(layers, 1, heads, block, dim, match[5])
+    return Profile(
+        name=name,
+        source=f"baton profile of {info.fingerprint.model}: {fit.num_samples} samples of live "
+        f"steps, median error {fit.error:.1%}",
+        step_s=fit.step_s,
+        sequence_s=fit.sequence_s,
+        context_token_s=fit.context_token_s,
+        prefill_step_s=fit.prefill_step_s,
+        prefill_token_s=fit.prefill_token_s,
+        prefill_pair_s=fit.prefill_pair_s,
+        kv_tokens=info.num_blocks * BLOCK_SIZE,
+        kv_bytes_per_token=layout.block_bytes // block,
+        num_layers=layers,
+        max_model_len=info.max_model_len,
+        link_bytes_per_s=float(link_bytes_per_s),
+        prefill_batch_tokens=512,
+        decode_batch_tokens=256,
+        max_num_seqs=64,
+    )
