@@ -34,6 +34,7 @@ class Outlook:
     prefill_share: float
     link: LinkCosts
     backlog_s: float
+    tpot_s: float = 0.0  # what a sequence of the batch gets at present
 
 
 class WorkerForecast:
@@ -69,14 +70,16 @@ class WorkerForecast:
         costs = self.steps.costs()
         if costs is None:
             return None
+        num_seqs, context, share = load.num_decoding, load.context_tokens, self.steps.prefill_share
         waiting, count = load.waiting_tokens, max(1, load.num_computing)
         return Outlook(
             costs=costs,
             margin=self.steps.margin,
-            num_seqs=load.num_decoding,
-            context_tokens=load.context_tokens,
+            num_seqs=num_seqs,
+            context_tokens=context,
             queue_s=count * costs.prefill_s(waiting / count),
-            prefill_share=self.steps.prefill_share,
+            prefill_share=share,
             link=self._link,
             backlog_s=load.pulling_tokens * self._link.token_s,
+            tpot_s=costs.itl_s(num_seqs, context) / max(0.05, 1 - share),
         )

@@ -1,14 +1,12 @@
 """Which worker holds which prefix: block hashes to workers, fed by block events and by guesses."""
 
 import math
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from wire.messages import BlockEvent, BlockSnapshot
 
-_CONFIRMED = math.inf
 _STRIDE = 64
 _MAX_SETS = 1 << 14
 _CROWDED = 0.75  # of a worker's bound: from here on it matters what was used last
@@ -26,13 +24,49 @@ class PrefixMatch:
     confirmed: dict[str, int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
-    """blocks: hash -> when the guess ends (infinity: confirmed), what goes first at first."""
+    """blocks: what it confirmed, by hash; what goes first at first.
+
+    guesses, stale: hash -> when the guess ends, in two generations; the elder one is let go as a
+    whole when its last guess has ended.
+    """
 
     bit: int
+    worker_id: str
     sequence_number: int | None = None  # None: events mean nothing until a snapshot comes
-    blocks: dict[int, float] = field(default_factory=dict)
+    blocks: dict[int, None] = field(default_factory=dict)
+    guesses: dict[int, float] = field(default_factory=dict)
+    stale: dict[int, float] = field(default_factory=dict)
+    guesses_end_s: float = -math.inf
+    stale_ends_s: float = -math.inf
+
+    def guess(self, hashes: list[int], expires_at_s: float, now_s: float, limit: int) -> None:
+        if self.stale_ends_s <= now_s or len(self.guesses) > limit:
+            self.stale, self.stale_ends_s = self.guesses, self.guesses_end_s
+            self.guesses = {}
+        self.guesses.update(dict.fromkeys(hashes, expires_at_s))
+        self.guesses_end_s = max(self.guesses_end_s, expires_at_s)
+
+    def unguess(self, hashes: Sequence[int]) -> None:
+        for generation in (self.guesses, self.stale):
+            if generation:
+                for block in hashes:
+                    generation.pop(block, None)
+
+    def reach(self, hashes: Sequence[int], depth: int, now_s: float) -> int:
+        """How far the prompt is held from `depth` on, guesses counted."""
+        if depth == len(hashes) or not (
+            hashes[depth] in self.guesses or hashes[depth] in self.stale
+        ):
+            return depth  # the block behind what is confirmed is no guess
+        guesses, stale, blocks = self.guesses.get, self.stale.get, self.blocks
+        for block in hashes[depth:]:
+            expiry_s = guesses(block) or stale(block)
+            if (expiry_s is None or expiry_s <= now_s) and block not in blocks:
+                break
+            depth += 1
+        return depth
 
 
 class PrefixMap:
@@ -47,17 +81,17 @@ class PrefixMap:
         self._max_blocks = max_blocks_per_worker
         self._workers: dict[str, _Worker] = {}
         self._names: dict[int, str] = {}  # bit -> worker_id
-        self._holders: dict[int, int] = {}  # hash -> bits of workers that hold or will hold it
-        self._guesses: dict[int, int] = {}  # hash -> bits of workers where it is a guess
+        self._holders: dict[int, int] = {}  # hash -> bits of workers that hold it
+        self._guessing: set[_Worker] = set()  # have guesses, ended ones perhaps
+        self._now_s = -math.inf
         self._sets: dict[int, int] = {}  # each to itself
-        self._expiries: deque[tuple[float, str, tuple[int, ...]]] = deque()
 
     def add_worker(self, worker_id: str) -> None:
         bit = 1
         while bit in self._names:
             bit <<= 1
         self._names[bit] = worker_id
-        self._workers[worker_id] = _Worker(bit)
+        self._workers[worker_id] = _Worker(bit, worker_id)
 
     def remove_worker(self, worker_id: str) -> None:
         worker = self._workers.pop(worker_id, None)
@@ -65,6 +99,7 @@ class PrefixMap:
             return
         for block in list(worker.blocks):
             self._drop(worker, block)
+        self._guessing.discard(worker)
         del self._names[worker.bit]
 
     def expect_snapshot(self, worker_id: str) -> None:
@@ -75,8 +110,8 @@ class PrefixMap:
         """Replaces all that was confirmed; guesses stay until they expire."""
         worker = self._workers[worker_id]
         stored = set(snapshot.stored)
-        for block, expiry in list(worker.blocks.items()):
-            if expiry == _CONFIRMED and block not in stored:
+        for block in list(worker.blocks):
+            if block not in stored:
                 self._drop(worker, block)
         self._store(worker, snapshot.stored)
         worker.sequence_number = snapshot.sequence_number
@@ -93,6 +128,7 @@ class PrefixMap:
             worker.sequence_number = None
             return False
         worker.sequence_number = event.sequence_number
+        worker.unguess(event.removed)
         for block in event.removed:
             if block in worker.blocks:
                 self._drop(worker, block)
@@ -102,57 +138,34 @@ class PrefixMap:
     def speculate(self, worker_id: str, hashes: Sequence[int], expires_at_s: float) -> None:
         """Notes that the worker will soon hold these blocks, and that they are in use."""
         worker = self._workers[worker_id]
-        blocks, bit = worker.blocks, worker.bit
-        holders, guesses = self._holders, self._guesses
+        blocks = worker.blocks
         if len(blocks) > _CROWDED * self._max_blocks:
             for block in reversed(hashes):
                 if block in blocks:
                     blocks[block] = blocks.pop(block)
-        known = blocks.get
-        guessed = [block for block in reversed(hashes) if known(block) != _CONFIRMED]
-        for block in guessed:
-            blocks[block] = expires_at_s
-            before = holders.get(block)
-            holders[block] = bit if before is None else self._joined(before, bit)
-            before = guesses.get(block)
-            guesses[block] = bit if before is None else self._joined(before, bit)
+        guessed = [block for block in hashes if block not in blocks]
         if guessed:
-            self._expiries.append((expires_at_s, worker_id, tuple(guessed)))
-            self._trim(worker)
+            worker.guess(guessed, expires_at_s, self._now_s, self._max_blocks)
+            self._guessing.add(worker)
 
     def expire(self, now_s: float) -> None:
-        """Forgets the guesses that nobody confirmed in time."""
-        while self._expiries and self._expiries[0][0] <= now_s:
-            _, worker_id, guessed = self._expiries.popleft()
-            worker = self._workers.get(worker_id)
-            if worker is None:
-                continue
-            for block in guessed:
-                if worker.blocks.get(block, _CONFIRMED) <= now_s:
-                    self._drop(worker, block)
+        """The time that matches are for: guesses that have ended by then do not count."""
+        self._now_s = now_s
 
     def match(self, hashes: Sequence[int]) -> PrefixMatch:
         """How many leading blocks of a prompt each worker holds; [num_blocks] chained hashes."""
-        held: dict[str, int] = {}
-        confirmed: dict[str, int] = {}
-        alive = sure = -1
-        for start in range(0, len(hashes), _STRIDE):
-            part = hashes[start : start + _STRIDE]
-            # Dictionaries are asked in bulk, and most neighbours have the same holders.
-            holders = list(map(self._holders.get, part))
-            guesses = list(map(self._guesses.get, part))
-            runs = _guessed_runs(holders, guesses) if any(guesses) else _runs(holders)
-            for offset, here, there in runs:
-                if sure & ~there:
-                    self._note(confirmed, sure & ~there, start + offset)
-                    sure &= there
-                if alive & ~here:
-                    self._note(held, alive & ~here, start + offset)
-                    alive &= here
-                if not alive:
-                    return PrefixMatch(held, confirmed)
-        self._note(confirmed, sure, len(hashes))
-        self._note(held, alive, len(hashes))
+        confirmed = self._confirmed(hashes)
+        held = confirmed.copy()
+        ended = []
+        for worker in self._guessing:
+            if self._has_ended(worker):
+                ended.append(worker)
+                continue
+            sure = confirmed.get(worker.worker_id, 0)
+            depth = worker.reach(hashes, sure, self._now_s)
+            if depth > sure:
+                held[worker.worker_id] = depth
+        self._guessing.difference_update(ended)
         return PrefixMatch(held, confirmed)
 
     def num_blocks(self, worker_id: str) -> int:
@@ -162,17 +175,38 @@ class PrefixMap:
     def check_integrity(self) -> None:
         """Raises AssertionError when both directions of the map disagree or a bound is broken."""
         holders: dict[int, int] = {}
-        guesses: dict[int, int] = {}
         for worker_id, worker in self._workers.items():
             assert self._names[worker.bit] == worker_id, f"{worker_id} has a foreign bit"
             assert len(worker.blocks) <= self._max_blocks, f"{worker_id} holds too many blocks"
-            for block, expiry in worker.blocks.items():
+            guessed = worker.guesses.keys() | worker.stale.keys()
+            assert not guessed & worker.blocks.keys(), f"{worker_id}: a confirmed block is a guess"
+            assert not guessed or worker in self._guessing or self._has_ended(worker)
+            for block in worker.blocks:
                 holders[block] = holders.get(block, 0) | worker.bit
-                if expiry != _CONFIRMED:
-                    guesses[block] = guesses.get(block, 0) | worker.bit
         assert len(self._names) == len(self._workers), "a bit belongs to nobody"
         assert holders == self._holders, "the holders of blocks disagree with the workers' blocks"
-        assert guesses == self._guesses, "the guesses disagree with the workers' blocks"
+
+    def _has_ended(self, worker: _Worker) -> bool:
+        return max(worker.guesses_end_s, worker.stale_ends_s) <= self._now_s
+
+    def _confirmed(self, hashes: Sequence[int]) -> dict[str, int]:
+        """Leading blocks by worker_id; the cost is in the blocks, whatever the workers."""
+        found: dict[str, int] = {}
+        alive, last = -1, -1
+        for start in range(0, len(hashes), _STRIDE):
+            # The dictionary is asked in bulk, and most neighbours have the very same holders.
+            part = map(self._holders.get, hashes[start : start + _STRIDE])
+            for depth, here in enumerate(part, start):
+                if here is last:
+                    continue
+                last = here or 0
+                if alive & ~last:
+                    self._note(found, alive & ~last, depth)
+                    alive &= last
+                    if not alive:
+                        return found
+        self._note(found, alive, len(hashes))
+        return found
 
     def _note(self, depths: dict[str, int], bits: int, depth: int) -> None:
         if not depth:
@@ -183,14 +217,13 @@ class PrefixMap:
             bits ^= bit
 
     def _store(self, worker: _Worker, stored: Sequence[int]) -> None:
-        bit, blocks, holders, guesses = worker.bit, worker.blocks, self._holders, self._guesses
+        bit, blocks, holders = worker.bit, worker.blocks, self._holders
+        worker.unguess(stored)
         for block in reversed(stored):  # leaves are older than their roots
             blocks.pop(block, None)
-            blocks[block] = _CONFIRMED
+            blocks[block] = None
             before = holders.get(block)
             holders[block] = bit if before is None else self._joined(before, bit)
-            if block in guesses:
-                _clear(guesses, block, bit)
         self._trim(worker)
 
     def _joined(self, bits: int, bit: int) -> int:
@@ -209,34 +242,8 @@ class PrefixMap:
 
     def _drop(self, worker: _Worker, block: int) -> None:
         del worker.blocks[block]
-        _clear(self._holders, block, worker.bit)
-        if block in self._guesses:
-            _clear(self._guesses, block, worker.bit)
-
-
-def _clear(bits: dict[int, int], block: int, bit: int) -> None:
-    rest = bits[block] & ~bit
-    if rest:
-        bits[block] = rest
-    else:
-        del bits[block]
-
-
-def _runs(holders: list[int | None]) -> Iterable[tuple[int, int, int]]:
-    """(offset, holders, those that are sure) wherever the holders change; all are sure."""
-    last: int | None = -1
-    for offset, here in enumerate(holders):
-        if here is not last:
-            last = here
-            yield offset, here or 0, here or 0
-
-
-def _guessed_runs(
-    holders: list[int | None], guesses: list[int | None]
-) -> Iterable[tuple[int, int, int]]:
-    last: int | None = -1
-    last_guess: int | None = -1
-    for offset, (here, guess) in enumerate(zip(holders, guesses, strict=True)):
-        if here is not last or guess is not last_guess:
-            last, last_guess = here, guess
-            yield offset, here or 0, (here or 0) & ~(guess or 0)
+        rest = self._holders[block] & ~worker.bit
+        if rest:
+            self._holders[block] = rest
+        else:
+            del self._holders[block]

@@ -103,7 +103,9 @@ class PlaceBench:
         self._prefix_map.load_snapshot(worker_id, BlockSnapshot(0, tuple(held)))
         seqs = rng.randrange(20) if role is Role.DECODE else 0
         queue_s = rng.random() if role is Role.PREFILL else 0.0
-        outlook = Outlook(_COSTS, 1.0, seqs, 4000 * seqs, queue_s, rng.random() / 2, _LINK, 0.0)
+        tpot_s = _COSTS.itl_s(seqs, 4000 * seqs)
+        share = rng.random() / 2
+        outlook = Outlook(_COSTS, 1.0, seqs, 4000 * seqs, queue_s, share, _LINK, 0.0, tpot_s)
         waiting = round(queue_s / _COSTS.prefill_token_s)
         return Candidate(worker_id, 1, role, 0, seqs, waiting, 50_000, 50_000, outlook)
 

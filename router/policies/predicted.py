@@ -15,8 +15,7 @@ ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly it
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from random import Random
 from typing import NamedTuple
 
@@ -32,10 +31,24 @@ _STEEP = 8.0
 _FULL = 0.95
 _NO_ROOM = 1e3
 _NUM_SCORED = 16  # least loaded workers of a large pool, and as many with hits
-_NUM_COMBINED = 6  # best ones of either kind
+_NUM_COMBINED = 4  # best ones of either kind
 _NUM_EXPLAINED = 8
 _TIE = 1.03
 _COST = itemgetter(0)
+
+
+class _Stand(NamedTuple):
+    """A worker as this request finds it, with the request in its batch.
+
+    tpot: phi of TPOT over its objective, if no more prefill comes.
+    """
+
+    worker: Candidate
+    outlook: Outlook
+    itl_s: float
+    share: float
+    tpot: float
+    uncached_tokens: int
 
 
 class _Seat(NamedTuple):
@@ -43,8 +56,7 @@ class _Seat(NamedTuple):
 
     cost: float
     tpot_s: float
-    worker: Candidate
-    outlook: Outlook
+    stand: _Stand
 
 
 class _Source(NamedTuple):
@@ -59,13 +71,10 @@ class _Source(NamedTuple):
 class _Offer(NamedTuple):
     """A pair before it is worth an explanation."""
 
-    forecast: tuple[float, ...]  # as the fields of Forecast
+    cost: float
+    forecast: tuple[float, float, float, float, float, float]  # the other fields of Forecast
     prefill: Candidate | None
     decode: Candidate
-
-    @property
-    def cost(self) -> float:
-        return self.forecast[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +116,17 @@ class Predicted:
             return ()
         ask = _Ask(self, facts)
         homes = (*decode, *prefill) if self.anywhere & 1 else decode
-        seats = [ask.seat(worker) for worker in _pruned(facts, homes, _by_batch)]
+        makers = (*prefill, *decode) if self.anywhere & 2 else prefill
+        homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
+        known = {worker.worker_id: worker for worker in (*homes, *makers)}
+        stands = {worker_id: ask.stand(worker) for worker_id, worker in known.items()}
+        seats = [ask.seat(stands[worker.worker_id]) for worker in homes]
         offers = [ask.local(seat) for seat in seats]
         if facts.num_left_tokens > 1:
-            makers = (*prefill, *decode) if self.anywhere & 2 else prefill
             busy = sum(map(_busy, prefill)) / max(1, len(prefill))
-            sources = [ask.source(found, busy) for found in _pruned(facts, makers, _by_queue)]
-            best_seats = nsmallest(_NUM_COMBINED, seats, key=_COST)
-            for source in nsmallest(_NUM_COMBINED, sources, key=_COST):
+            sources = [ask.source(stands[worker.worker_id], busy) for worker in makers]
+            best_seats = sorted(seats, key=_COST)[:_NUM_COMBINED]
+            for source in sorted(sources, key=_COST)[:_NUM_COMBINED]:
                 offers += [ask.remote(source, seat) for seat in best_seats if _fit(source, seat)]
         return _chosen_first(facts, offers, rng)
 
@@ -133,79 +145,79 @@ class _Ask:
         self._ttft_s, self._tpot_s = policy.target * ttft_s, policy.target * tpot_s
         self._answer = max(1.0, min(policy.answer_tokens, facts.num_left_tokens - 1))
 
-    def seat(self, worker: Candidate) -> _Seat:
+    def stand(self, worker: Candidate) -> _Stand:
         outlook = _outlook(worker)
-        costs, share = outlook.costs, _share(outlook, 0.0)
-        tpot_s = self._itl_s(outlook) / (1 - share)
-        before_s = outlook.margin * costs.itl_s(outlook.num_seqs, outlook.context_tokens)
-        own = cost = _phi(tpot_s / self._tpot_s)
-        cost += outlook.num_seqs * (own - _phi(before_s / (1 - share) / self._tpot_s))
+        context = outlook.context_tokens + self._num_tokens
+        itl_s = outlook.margin * outlook.costs.itl_s(outlook.num_seqs + 1, context)
+        share = _share(outlook, 0.0)
+        tpot = _phi(itl_s / (1 - share) / self._tpot_s)
+        uncached = self._facts.uncached_tokens(worker.worker_id)
+        return _Stand(worker, outlook, itl_s, share, tpot, uncached)
+
+    def seat(self, stand: _Stand) -> _Seat:
+        worker, outlook, itl_s, share, cost, uncached_tokens = stand
+        if outlook.num_seqs:
+            before_s = outlook.costs.itl_s(outlook.num_seqs, outlook.context_tokens)
+            before = _phi(outlook.margin * before_s / (1 - share) / self._tpot_s)
+            cost += outlook.num_seqs * (cost - before)
         if worker.role is Role.PREFILL:
             cost += self._foreign
-        if worker.num_free_blocks * BLOCK_SIZE < self._facts.uncached_tokens(worker.worker_id):
+        if worker.num_free_blocks * BLOCK_SIZE < uncached_tokens:
             cost += _NO_ROOM
-        return _Seat(cost, tpot_s, worker, outlook)
+        return _Seat(cost, itl_s / (1 - share), stand)
 
-    def source(self, worker: Candidate, busy: float) -> _Source:
-        outlook = _outlook(worker)
-        costs, margin = outlook.costs, outlook.margin
-        num_new = self._facts.uncached_tokens(worker.worker_id)
-        own_s = margin * costs.prefill_s(num_new, self._num_tokens - num_new)
-        step_s = margin * costs.itl_s(outlook.num_seqs, outlook.context_tokens)
-        queue_s = margin * outlook.queue_s
-        cost = self._lateness(queue_s + own_s + step_s)
-        cost += busy / (1 - busy) * own_s / self._ttft_s
-        cost += self._disturbance(outlook, own_s)
+    def source(self, stand: _Stand, busy: float) -> _Source:
+        worker, outlook, num_new = stand.worker, stand.outlook, stand.uncached_tokens
+        own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
+        queue_s = outlook.margin * outlook.queue_s
+        prefill_s = own_s + stand.itl_s
+        cost = self._lateness(queue_s + prefill_s) + busy / (1 - busy) * own_s / self._ttft_s
+        cost += self._disturbance(stand, own_s)
         if worker.num_free_blocks * BLOCK_SIZE < num_new:
             cost += _NO_ROOM
-        return _Source(cost, queue_s, own_s + step_s, worker)
+        return _Source(cost, queue_s, prefill_s, worker)
 
     def local(self, seat: _Seat) -> _Offer:
-        outlook, costs = seat.outlook, seat.outlook.costs
-        margin = outlook.margin
-        num_new = self._facts.surely_uncached_tokens(seat.worker.worker_id)
-        own_s = margin * costs.prefill_s(num_new, self._num_tokens - num_new)
-        num_steps = math.ceil((num_new + seat.worker.waiting_tokens) / self._chunk)
-        prefill_s = own_s + num_steps * self._itl_s(outlook)
-        queue_s = margin * outlook.queue_s
-        cost = seat.cost + self._lateness(queue_s + prefill_s)
-        cost += self._disturbance(outlook, own_s)
-        tpot_s = self._itl_s(outlook) / (1 - _share(outlook, own_s))
+        stand = seat.stand
+        worker, outlook = stand.worker, stand.outlook
+        num_new = self._facts.surely_uncached_tokens(worker.worker_id)
+        own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
+        num_steps = math.ceil((num_new + worker.waiting_tokens) / self._chunk)
+        prefill_s = own_s + num_steps * stand.itl_s
+        queue_s = outlook.margin * outlook.queue_s
+        cost = seat.cost + self._lateness(queue_s + prefill_s) + self._disturbance(stand, own_s)
+        tpot_s = stand.itl_s / (1 - _share(outlook, own_s))
         ttft_s = queue_s + prefill_s
-        return _Offer((ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0, cost), None, seat.worker)
+        return _Offer(cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker)
 
     def remote(self, source: _Source, seat: _Seat) -> _Offer:
-        link = seat.outlook.link
-        fetch_s = link.token_s * self._facts.uncached_tokens(seat.worker.worker_id)
+        source_cost, queue_s, prefill_s, maker = source
+        outlook = seat.stand.outlook
+        link = outlook.link
+        fetch_s = link.token_s * seat.stand.uncached_tokens
         # A pull begins with its prefill; what was on the link before may be through by then.
-        backlog_s = max(0.0, seat.outlook.backlog_s - source.queue_s)
-        behind_s = fetch_s + backlog_s - (1 - link.tail_share) * source.prefill_s
+        behind_s = fetch_s - (1 - link.tail_share) * prefill_s
+        if outlook.backlog_s > queue_s:
+            behind_s += outlook.backlog_s - queue_s
         exposed_s = link.latency_s + max(link.tail_share * fetch_s, behind_s)
         tpot_s = seat.tpot_s + exposed_s / self._answer
-        cost = source.cost + seat.cost
-        cost += _phi(tpot_s / self._tpot_s) - _phi(seat.tpot_s / self._tpot_s)
-        queue_s, prefill_s = source.queue_s, source.prefill_s
-        forecast = (queue_s + prefill_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s, cost)
-        return _Offer(forecast, source.worker, seat.worker)
-
-    def _itl_s(self, outlook: Outlook) -> float:
-        context = outlook.context_tokens + self._num_tokens
-        return outlook.margin * outlook.costs.itl_s(outlook.num_seqs + 1, context)
+        cost = source_cost + seat.cost + _phi(tpot_s / self._tpot_s) - seat.stand.tpot
+        forecast = (queue_s + prefill_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
+        return _Offer(cost, forecast, maker, seat.stand.worker)
 
     def _lateness(self, ttft_s: float) -> float:
         """The request's own, and that of those who will queue behind it in that time."""
         z = ttft_s / self._ttft_s
         return _phi(z) * (1 + self._followers * z)
 
-    def _disturbance(self, outlook: Outlook, prefill_s: float) -> float:
+    def _disturbance(self, stand: _Stand, prefill_s: float) -> float:
         """What prefill_s beside a batch costs the batch."""
+        outlook = stand.outlook
         if not outlook.num_seqs:
             return 0.0
-        itl_s = self._itl_s(outlook)
-        after = _phi(itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
-        before = _phi(itl_s / (1 - _share(outlook, 0.0)) / self._tpot_s)
-        breaks = before <= 1 < after
-        return outlook.num_seqs * (after - before) + self._guard * breaks
+        after = _phi(stand.itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
+        breaks = stand.tpot <= 1 < after
+        return outlook.num_seqs * (after - stand.tpot) + self._guard * breaks
 
 
 def _outlook(worker: Candidate) -> Outlook:
@@ -227,8 +239,7 @@ def _phi(z: float) -> float:
 
 
 def _by_batch(worker: Candidate) -> float:
-    outlook = _outlook(worker)
-    return outlook.costs.itl_s(outlook.num_seqs, outlook.context_tokens) / (1 - _share(outlook, 0))
+    return _outlook(worker).tpot_s
 
 
 def _by_queue(worker: Candidate) -> float:
@@ -243,27 +254,29 @@ def _pruned(
         return workers
     held = facts.held_blocks
     hitting = [worker for worker in workers if worker.worker_id in held]
-    hitting = nlargest(_NUM_SCORED, hitting, key=lambda worker: held[worker.worker_id])
-    light = nsmallest(_NUM_SCORED, workers, key=key)
-    return list({worker.worker_id: worker for worker in (*hitting, *light)}.values())
+    hitting.sort(key=lambda worker: -held[worker.worker_id])
+    picked = (*hitting[:_NUM_SCORED], *sorted(workers, key=key)[:_NUM_SCORED])
+    return list({worker.worker_id: worker for worker in picked}.values())
 
 
 def _fit(source: _Source, seat: _Seat) -> bool:
-    return source.worker is not seat.worker and source.worker.group == seat.worker.group
+    return source.worker is not seat.stand.worker and source.worker.group == seat.stand.worker.group
 
 
 def _chosen_first(facts: RequestFacts, offers: list[_Offer], rng: Random) -> Sequence[Pair]:
     """Ties go to the larger hit, then to the less costly of two random ones."""
-    best = nsmallest(_NUM_EXPLAINED, offers, key=attrgetter("cost"))
+    best = sorted(offers, key=_COST)[:_NUM_EXPLAINED]
     equals = [offer for offer in best if offer.cost <= _TIE * best[0].cost]
     if len(equals) > 1:
         hits = [_hit(facts, offer) for offer in equals]
         equals = [offer for offer, hit in zip(equals, hits, strict=True) if hit == max(hits)]
         if len(equals) > 1:
             equals = rng.sample(equals, 2)
-    chosen = min(equals, key=attrgetter("cost"))
+    chosen = min(equals, key=_COST)
     ranked = (chosen, *(offer for offer in best if offer is not chosen))
-    return [Pair(offer.prefill, offer.decode, Forecast(*offer.forecast)) for offer in ranked]
+    return [
+        Pair(offer.prefill, offer.decode, Forecast(*offer.forecast, offer.cost)) for offer in ranked
+    ]
 
 
 def _hit(facts: RequestFacts, offer: _Offer) -> int:
