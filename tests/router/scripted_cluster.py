@@ -33,6 +33,7 @@ from wire.messages import (
     SamplingParams,
     SnapshotRequest,
     StartLeg,
+    TokenLogprobs,
     WorkerFrame,
     WorkerReport,
 )
@@ -322,8 +323,7 @@ class ScriptedWorker:
         export.settled.set()
         index = len(leg.output_tokens)
         await self._stage(f"token:{index}")
-        token = answer(leg.request.prompt_tokens, index)
-        emit(LegTokens(leg.leg_id, index, (token,)))
+        emit(_tokens(leg, index))
         reason = _end(leg.request, index) or FinishReason.PREFILLED
         await self._stage("finished")
         if reason is not FinishReason.PREFILLED:
@@ -331,17 +331,18 @@ class ScriptedWorker:
         emit(LegFinished(leg.leg_id, reason, self.num_cached_tokens, 0.01, 0.02))
 
     async def _play_decode(self, leg: StartLeg, emit: Callable[..., None]) -> None:
-        if leg.handle is not None:
-            await self._pull(leg.leg_id, leg.handle, emit)
         reason = None
         index = len(leg.output_tokens)
+        if leg.handle is not None:
+            has_arrived = await self._pull(leg.leg_id, leg.handle, emit)
+            # The token that came along has its log-probability from the prefill worker alone.
+            index += has_arrived and leg.request.sampling.top_logprobs is not None
         while reason is None:
             await self._stage(f"token:{index}")
             if self.token_delay_s:
                 await asyncio.sleep(self.token_delay_s)
-            token = answer(leg.request.prompt_tokens, index)
             reason = _end(leg.request, index)
-            events: list[LegEvent] = [LegTokens(leg.leg_id, index, (token,))]
+            events: list[LegEvent] = [_tokens(leg, index)]
             if reason is not None and "finished" not in self._paused:
                 events.append(LegFinished(leg.leg_id, reason, self.num_cached_tokens))
                 emit(*events)
@@ -351,7 +352,7 @@ class ScriptedWorker:
         await self._stage("finished")
         emit(LegFinished(leg.leg_id, reason, self.num_cached_tokens))
 
-    async def _pull(self, leg_id: int, handle: KVHandle, emit: Callable[..., None]) -> None:
+    async def _pull(self, leg_id: int, handle: KVHandle, emit: Callable[..., None]) -> bool:
         await self._stage("pulled")
         export = self.fabric.exports.get(handle.handle_id)
         failure = "unknown handle"
@@ -362,6 +363,7 @@ class ScriptedWorker:
             failure = export.failure
             self.fabric.release(handle.handle_id)
         emit(LegTransferred(leg_id, 1000, 0.004, 0.001, "shm", failure))
+        return not failure
 
     async def _stage(self, stage: str) -> None:
         self._reached.setdefault(stage, asyncio.Event()).set()
@@ -375,6 +377,13 @@ class _LegError(Exception):
     def __init__(self, code: ErrorCode) -> None:
         super().__init__(code.value)
         self.code = code
+
+
+def _tokens(leg: StartLeg, index: int) -> LegTokens:
+    """The token of an index; its log-probability, where wanted, tells the index."""
+    token = answer(leg.request.prompt_tokens, index)
+    wanted = leg.request.sampling.top_logprobs is not None
+    return LegTokens(leg.leg_id, index, (token,), (TokenLogprobs(-index),) if wanted else ())
 
 
 def _end(request: GenerateRequest, index: int) -> FinishReason | None:

@@ -1,6 +1,7 @@
 """Both phases on real engines and a real fabric: one owner thread, no gRPC."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from wire.messages import (
     LegFailed,
     LegFinished,
     LegPublished,
+    LegTokens,
     LegTransferred,
     Role,
 )
@@ -61,6 +63,32 @@ def test_two_cores_answer_as_one_engine_does(
     assert transferred.num_bytes > 0
     drive(lambda: prefill.core.is_quiet and decode.core.is_quiet, prefill, decode)
     assert prefill.core.report().num_free_blocks == 128
+
+
+def test_log_probabilities_come_once_a_token_from_the_worker_that_chose_it(
+    make_worker: Any, drive: Any, start_leg: Any, alone: list[int]
+) -> None:
+    def wanting(leg_id: int, **leg: Any) -> Start:
+        start = start_leg(leg_id, PROMPT, **leg)
+        request = start.leg.request
+        sampling = replace(request.sampling, top_logprobs=2)
+        return Start(
+            start.session_id, replace(start.leg, request=replace(request, sampling=sampling))
+        )
+
+    prefill, decode = make_worker(Role.PREFILL), make_worker(Role.DECODE)
+    prefill.apply(wanting(1, prefill_only=True))
+    handle = published(prefill, 1, drive)
+    decode.apply(wanting(2, handle=handle))
+    drive(has(decode, 2, LegFinished), prefill, decode)
+    found = [e for e in (*prefill.of(1), *decode.of(2)) if isinstance(e, LegTokens)]
+    assert [e.index for e in found] == list(range(len(alone)))
+    assert [token for e in found for token in e.tokens] == alone
+    for event in found:
+        [one] = event.logprobs
+        assert one.top[0] == (event.tokens[0], one.logprob)
+        assert len(one.top) == 2
+    drive(lambda: prefill.core.is_quiet and decode.core.is_quiet, prefill, decode)
 
 
 def test_blocks_that_decode_holds_are_not_pulled_again(
