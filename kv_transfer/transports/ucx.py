@@ -22,6 +22,7 @@ from kv_transfer.transports.tcp import connect
 from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
 
 MAX_MESSAGES = 4  # under way at once: while one is unpacked the next ones travel
+NUDGE_S = 0.05  # between two looks at messages under way of which UCX tells nothing
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +68,6 @@ class UcxLane:
         if not self._receiving or not self._receiving[0].request.is_done():
             return []
         done = self._receiving.popleft()
-        self._ask()
         self._free.append(done.staging)
         if done.is_dropped:
             return []
@@ -75,8 +75,10 @@ class UcxLane:
         return [Moved(done.op.ticket, done.op.num_bytes, (done.op.piece,))]
 
     def wait_s(self) -> float | None:
-        is_done = bool(self._receiving) and self._receiving[0].request.is_done()
-        return None if not is_done and self._port.rest() else 0.0
+        has_to_do = self._can_ask or (self._receiving and self._receiving[0].request.is_done())
+        if has_to_do or not self._port.rest():
+            return 0.0
+        return NUDGE_S if self._receiving else None
 
     def drop(self, ticket: int) -> None:
         self._queue = deque(read for read in self._queue if read.ticket != ticket)
@@ -90,10 +92,14 @@ class UcxLane:
         self._receiving.clear()
         self._channel.close()
 
+    @property
+    def _can_ask(self) -> bool:
+        return bool(self._queue) and len(self._receiving) < MAX_MESSAGES
+
     def _ask(self) -> None:
         """For as many pieces as may be under way."""
         frames = []
-        while self._queue and len(self._receiving) < MAX_MESSAGES:
+        while self._can_ask:
             frames.append(self._receive(self._queue.popleft()))
         if frames:
             self._channel.send(*frames)

@@ -51,7 +51,8 @@ class UcxPort(Protocol):
         """Moves what can be moved."""
 
     def rest(self) -> bool:
-        """Whether `fd` will tell of the next event; otherwise there is one already."""
+        """Whether `fd` will tell of the next event; otherwise there is one already. To be asked
+        behind `progress`, with nothing posted and nothing done in between."""
 
     def close(self) -> None:
         """A fence: no buffer is read or written any more. Safe to call twice."""

@@ -12,7 +12,7 @@ from kv_transfer.mapping import Extent, source_extents
 from kv_transfer.plan import Piece, ready_blocks
 from kv_transfer.sessions import Source, checked_window
 from kv_transfer.transports.staging import Staging
-from kv_transfer.transports.ucx import MAX_MESSAGES
+from kv_transfer.transports.ucx import MAX_MESSAGES, NUDGE_S
 from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
 from runtime.clock import Clock
 
@@ -69,9 +69,9 @@ class UcxSession:
     def run(self) -> None:
         """Until the connection ends, which raises TransferError."""
         while True:
+            self._begin()
             self._port.progress()
             has_ended = self._finish()
-            self._begin()
             is_idle = not has_ended and not self._can_begin and self._port.rest()
             fds = [self._channel.fd, self._port.fd]
             if self._channel.fd in wait_readable(fds, self._wait_s() if is_idle else 0.0):
@@ -166,9 +166,7 @@ class UcxSession:
             self._source.exports.unpin(sending.export.handle_id)
 
     def _wait_s(self) -> float | None:
-        if not self._sending:
-            return None
-        return max(0.0, self._moved_s + self._source.config.stall_s - self._clock.now())
+        return NUDGE_S if self._sending else None
 
     def _check_stall(self) -> None:
         """A reader that takes nothing must not hold blocks for longer than a lease."""
