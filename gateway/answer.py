@@ -96,6 +96,7 @@ class AnswerSet:
         self._num_open = len(self._answers)
         self._num_choices = prepared.num_choices
         self._wants_tokens = prepared.wants_tokens
+        self.continuous_usage = prepared.continuous_usage
         self.trace: RequestTrace | None = None  # of the answer that ended last
 
     @property

@@ -69,7 +69,7 @@ class ChatReplies:
         self._created = created
         self._model = model.name
         self._prepared = prepared
-        self._no_usage = None if prepared.include_usage else UNSET
+        self.usage: Usage | None | UnsetType = None if prepared.include_usage else UNSET
         self._logprobs = LogprobWriter(model.detokenizers)
         self._parsers: dict[int, MessageParser] = {}
 
@@ -150,9 +150,7 @@ class ChatReplies:
         return logprobs, details.tokens if prepared.return_token_ids else UNSET
 
     def _event(self, choice: ChunkChoice, prompt_ids: tuple[int, ...] | UnsetType = UNSET) -> bytes:
-        return event(
-            Chunk(self._id, self._created, self._model, (choice,), self._no_usage, prompt_ids)
-        )
+        return event(Chunk(self._id, self._created, self._model, (choice,), self.usage, prompt_ids))
 
 
 def _joined(deltas: Sequence[Delta]) -> AnswerMessage:

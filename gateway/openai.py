@@ -13,6 +13,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # with include_usage: every event has usage so far
     include_obfuscation: bool | None = None  # padding against traffic analysis: never sent
 
 

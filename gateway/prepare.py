@@ -9,7 +9,7 @@ from gateway.chat_prompt import chat_prompt
 from gateway.errors import ApiError, invalid
 from gateway.message_parser import MessageStyle
 from gateway.model_directory import ModelFiles
-from gateway.openai import ChatBody, CommonBody, CompletionBody, decode_body
+from gateway.openai import ChatBody, CommonBody, CompletionBody, StreamOptions, decode_body
 from gateway.sampling import (
     answer_limit,
     check_ranges,
@@ -40,6 +40,7 @@ class Prepared:
     min_tokens: int
     stream: bool
     include_usage: bool
+    continuous_usage: bool = False
     num_choices: int = 1  # of each prompt
     logprobs: bool = False
     return_token_ids: bool = False
@@ -138,6 +139,7 @@ class Preparer:
     ) -> Prepared:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
         num_choices = body.n or 1
+        options = body.stream_options or StreamOptions()
         if len(prompts) * num_choices > MAX_CHOICES:
             message = f"n times the number of prompts is {len(prompts) * num_choices}"
             raise invalid(f"{message}, at most {MAX_CHOICES} choices go", "n")
@@ -161,7 +163,8 @@ class Preparer:
             stop_token_ids=frozenset(body.stop_token_ids or ()) | self._eos(body),
             min_tokens=body.min_tokens or 0,
             stream=bool(body.stream),
-            include_usage=body.stream_options is not None and body.stream_options.include_usage,
+            include_usage=options.include_usage,
+            continuous_usage=options.include_usage and options.continuous_usage_stats,
             num_choices=num_choices,
             logprobs=requests[0].sampling.top_logprobs is not None,
             return_token_ids=bool(body.return_token_ids),

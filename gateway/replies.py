@@ -47,7 +47,12 @@ Choices = Sequence[tuple[str, str, TokenDetails | None]]
 
 
 class Replies(Protocol):
-    """The response of one request, in its endpoint's shape; events are whole SSE events."""
+    """The response of one request, in its endpoint's shape; events are whole SSE events.
+
+    usage: goes with every event but the last; UNSET where no event of the stream has usage.
+    """
+
+    usage: Usage | None | UnsetType
 
     def opening(self, index: int) -> bytes:
         """What goes before a choice's first text."""

@@ -17,7 +17,10 @@ async def stream_answers(
     opened: set[int] = set()
     while not answers.are_finished:
         events: list[bytes] = []
-        for piece in answers.feed(await generation.take()):
+        pieces = answers.feed(await generation.take())
+        if answers.continuous_usage:
+            replies.usage = _usage(answers)
+        for piece in pieces:
             index = piece[0]
             if index not in opened:
                 opened.add(index)

@@ -40,7 +40,7 @@ class TextReplies:
         self._created = created
         self._model = model.name
         self._prepared = prepared
-        self._no_usage = None if prepared.include_usage else UNSET
+        self.usage: Usage | None | UnsetType = None if prepared.include_usage else UNSET
         self._logprobs = LogprobWriter(model.detokenizers)
 
     def opening(self, index: int) -> bytes:
@@ -50,14 +50,14 @@ class TextReplies:
             return b""
         ids = prepared.requests[index].prompt_tokens if prepared.return_token_ids else UNSET
         choice = TextChoice(index, self._echo(index), None, prompt_token_ids=ids)
-        return event(self._reply([choice], self._no_usage))
+        return event(self._reply([choice], self.usage))
 
     def piece(self, piece: Piece) -> bytes:
         index, text, finish_reason, details = piece
         if not text and finish_reason is None and not details:
             return b""
         choice = self._choice(index, text, finish_reason, details)
-        return event(self._reply([choice], self._no_usage))
+        return event(self._reply([choice], self.usage))
 
     def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
         if not self._prepared.include_usage:

@@ -16,7 +16,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
-
+SHAPES = [
+    {"type": "json_object"},
+    {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    [{"type": "function", "function": {"name": "f"}}],
+    {"type": "function", "function": {"name": "f"}},
+    {"regex": "a+"},
+    {"1": 5},
+    "start: X",
+    "(",
+    "required",
+]
 
 JSON = st.recursive(
     st.none()
@@ -24,7 +34,8 @@ JSON = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["tiny", "user", "text", "hi"]),
+    | st.sampled_from(["tiny", "user", "text", "hi"])
+    | st.sampled_from(SHAPES),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
     ),
@@ -64,6 +75,15 @@ FIELDS = st.sampled_from(
         "tools",
         "tool_choice",
         "logit_bias",
+        "top_logprobs",
+        "return_token_ids",
+        "parallel_tool_calls",
+        "chat_template_kwargs",
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
         "zzz",
     ]
 )

@@ -220,3 +220,23 @@ async def test_a_stream_that_a_stop_string_ended_has_usage_without_stages(
         *_, usage = events_of((await gateway.client.post(path, json=body)).text)
     assert usage["usage"]["completion_tokens"] > 0
     assert "baton" not in usage
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+async def test_usage_so_far_comes_with_every_event_where_it_is_asked_for(
+    start_gateway: Start,
+    encode: Encode,
+    answer_of: Callable[..., list[OutputDelta]],
+    events_of: EventsOf,
+    path: str,
+) -> None:
+    tokens = encode("one two three four")
+    async with start_gateway(lambda _: answer_of(tokens)) as gateway:
+        base = {"messages": HELLO} if path == CHAT else {"prompt": "the relay"}
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        body = {"model": "tiny", "stream": True, "stream_options": options, **base}
+        events = events_of((await gateway.client.post(path, json=body)).text)
+    counts = [event["usage"]["completion_tokens"] for event in events]
+    assert counts == sorted(counts)
+    assert counts[-1] == len(tokens)
+    assert counts[0] > 0
