@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from profiles.profile import Profile
+from simulate.errors import SimulationError
+from wire.block_hash import BLOCK_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class ClusterSpec:
     local_prefill_max_tokens: as in RouterConfig. ttft_slo_ms, tpot_slo_ms: what policies that
     predict aim at; 0 asks for the router's defaults. prefill_batch_tokens, decode_batch_tokens,
     max_num_seqs: 0 asks for the profile's. unit_tokens: what one cached unit holds, a multiple of
-    16; larger units make the simulation faster and the caches coarser.
+    16; larger units make the simulation faster and the caches coarser. Raises SimulationError for
+    numbers that make no cluster.
     """
 
     num_prefill: int
@@ -47,12 +50,18 @@ class ClusterSpec:
     ttft_slo_ms: float = 0.0
     tpot_slo_ms: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.unit_tokens < 1 or self.unit_tokens % BLOCK_SIZE:
+            raise SimulationError(f"units of {self.unit_tokens} tokens: a multiple of 16 is needed")
+        if self.num_prefill < 0 or self.num_decode < 0 or self.num_prefill + self.num_decode == 0:
+            raise SimulationError(f"{self.split} is no cluster: at least one worker is needed")
+
     @property
     def max_tokens(self) -> int:
         """Prompt and answer that fit both pools' workers."""
         profiles = [self.prefill_profile] * (self.num_prefill > 0)
         profiles += [self.decode_profile] * (self.num_decode > 0)
-        return min(min(p.max_model_len, p.kv_tokens // 16 * 16) for p in profiles)
+        return min(min(p.max_model_len, p.kv_tokens // BLOCK_SIZE * BLOCK_SIZE) for p in profiles)
 
     @property
     def num_gpus(self) -> int:

@@ -1,0 +1,84 @@
+"""`baton simulate` as a shell runs it: tables, files, and input that cannot be used."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from baton.__main__ import main
+
+LINE = '{{"timestamp": {at}, "input_length": 1200, "output_length": 20, "hash_ids": [0, 1, {i}]}}\n'
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(LINE.format(at=400 * i, i=i + 2) for i in range(20)))
+    return path
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return int(end.value.code or 0)
+
+
+def test_a_run_prints_its_figures_and_writes_the_load_tests_files(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    json_file, html_file = tmp_path / "r.json", tmp_path / "r.html"
+    words = ["--trace", trace, "--split", "1:1", "--slo", "ttft:500 tpot:20"]
+    assert run("simulate", *words, "--json", json_file, "--html", html_file) == 0
+    shown = capsys.readouterr().out
+    assert "TTFT" in shown and "engines busy: prefill-0" in shown
+    result = json.loads(json_file.read_text())
+    assert result["completed"] == 20 and result["median_ttft_ms"] > 10
+    assert "<svg" in html_file.read_text()
+
+
+def test_the_same_command_writes_the_same_bytes(trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    texts = []
+    for _ in range(2):
+        assert run("simulate", "--trace", trace, "--policy", "random", "--json", path) == 0
+        texts.append(path.read_bytes())
+    assert texts[0] == texts[1]
+
+
+def test_a_sweep_prints_one_row_a_cell_and_marks_the_best_split(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.json"
+    grid = "split=1:2,2:1 policy=baton,random"
+    words = ["simulate", "--trace", trace, "--sweep", grid, "--jobs", 1, "--json", path]
+    assert run(*words, "--slo", "ttft:500") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("baton") == 2 and shown.count("random") == 2
+    assert shown.count("*") == 3  # a mark for each policy, and what it means
+    cells = json.loads(path.read_text())["cells"]
+    assert [cell["split"] for cell in cells] == ["1:2", "2:1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--split", "four"], "not a split such as 3:5"),
+        (["--profile", "b200"], "'b200' is no profile"),
+        (["--policy", "best"], "no policy 'best'"),
+        (["--sweep", "speed=2"], "one each of split="),
+        (["--rate", "-3"], "rate"),
+        (["--slo", "latency:3"], "latency:3"),
+        (["--unit-tokens", "40"], "multiple of 16"),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_line_and_exit_code_two(
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("simulate", *words) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_broken_line_of_a_trace_is_named(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace.write_text(trace.read_text() + LINE.format(at=1, i=99))
+    assert run("simulate", "--trace", trace) == 2
+    assert "line 21" in capsys.readouterr().err
