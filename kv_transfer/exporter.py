@@ -62,6 +62,7 @@ class Exporter:
         self._log = get_logger("kv_transfer")
         self._source = Source(layout, memory, self._exports, config, tuple(probe_blocks))
         self._server = Server(self._source, self._me, secret, self._log)
+        self._exports.call_on_grant(self._server.poke)
         self._services: dict[str, Service] = {}
         self._address: FabricAddress | None = None
         self._closing = threading.Lock()
@@ -84,7 +85,7 @@ class Exporter:
     @property
     def num_active(self) -> int:
         """Exports whose blocks are still held."""
-        return len(self._exports)
+        return self._exports.num_requests
 
     def publish(
         self, export_id: int, block_ids: Sequence[int], num_tokens: int, num_ready_tokens: int
@@ -95,7 +96,6 @@ class Exporter:
         assert len(block_ids) == -(-num_tokens // self._layout.block_size)
         assert all(0 <= block < self._layout.num_blocks for block in block_ids)
         handle_id = self._exports.publish(export_id, block_ids, num_tokens, num_ready_tokens)
-        self._notifier.defer(self._server.poke)
         return KVHandle(
             handle_id,
             self._me.worker_id,

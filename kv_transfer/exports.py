@@ -64,10 +64,17 @@ class ExportTable:
         self._by_handle: dict[bytes, Export] = {}
         self._by_id: dict[int, Export] = {}
         self._num_probes = 0
+        self._on_grant: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
 
-    def __len__(self) -> int:
-        return len(self._by_handle)
+    @property
+    def num_requests(self) -> int:
+        """Exports of requests that have not ended; probes hold no request's blocks."""
+        return sum(export_id >= 0 for export_id in tuple(self._by_id))
+
+    def call_on_grant(self, on_grant: Callable[[], None]) -> None:
+        """Has `on_grant` called, in the deferring thread, when there is a new lease to watch."""
+        self._on_grant = on_grant
 
     def publish(
         self, export_id: int, block_ids: Sequence[int], num_tokens: int, num_ready_tokens: int
@@ -81,6 +88,7 @@ class ExportTable:
             assert export_id not in self._by_id, f"export {export_id} is published twice"
             self._by_handle[handle_id] = self._by_id[export_id] = export
             self._leases.grant(handle_id, self._clock.now())
+        self._defer(self._on_grant)
         return handle_id
 
     def publish_probe(self, block_ids: Sequence[int], num_tokens: int) -> bytes:
@@ -192,9 +200,9 @@ class ExportTable:
         return None if deadline_s is None else max(0.0, deadline_s - now_s)
 
     def wait_empty(self, timeout_s: float) -> bool:
-        """Whether every export has ended within `timeout_s`."""
+        """Whether every request's export has ended within `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._by_handle, timeout_s)
+            return self._changed.wait_for(lambda: not self.num_requests, timeout_s)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when exports and leases do not belong together."""
