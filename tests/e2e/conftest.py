@@ -28,7 +28,7 @@ from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
 from wire.cluster import ClusterStatus, WorkerStatus
-from wire.messages import GenerateRequest, Role, SamplingParams
+from wire.messages import GenerateRequest, Role, SamplingParams, WorkerReport
 
 VOCAB_SIZE = 512
 START_TIMEOUT_S = 120.0
@@ -152,6 +152,7 @@ class Cluster:
     control_port: int
     log_path: Path
     _pids: set[int] = field(default_factory=set)
+    _reports: list[WorkerReport] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -174,12 +175,13 @@ class Cluster:
 
     async def wait_idle(self) -> None:
         """Until no worker holds a sequence, an export, an import or a referenced block."""
-        async with asyncio.timeout(45):
-            while not await asyncio.to_thread(self._is_idle):
-                await asyncio.sleep(0.2)
+        deadline = time.monotonic() + 45
+        while not await asyncio.to_thread(self._is_idle):
+            assert time.monotonic() < deadline, self._reports
+            await asyncio.sleep(0.2)
 
     def _is_idle(self) -> bool:
-        reports = [worker.report for worker in self.status().workers]
+        reports = self._reports = [worker.report for worker in self.status().workers]
         return all(
             not (r.num_running or r.num_waiting or r.num_exports or r.num_imports)
             and r.num_free_blocks == r.num_blocks
