@@ -22,7 +22,7 @@ from wire.kv import KVHandle, KVLayout
 LAYOUT = KVLayout(32, 256, 4, 16, 128, "bfloat16")
 NUM_TOKENS = LAYOUT.num_blocks * LAYOUT.block_size
 SHARE = 0.05
-PULLS_PER_REPEAT = 5
+PULLS_PER_REPEAT = 15
 _SECRET = b"bench"
 _TIMEOUT_S = 60.0
 
