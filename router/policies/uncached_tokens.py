@@ -21,14 +21,18 @@ def uncached_tokens(
     A decode worker without room for the request comes after all that have it.
     """
 
+    num_tokens, held_blocks = facts.num_tokens, facts.held_blocks.get  # asked a thousand times
+
     def prefill_cost(candidate: Candidate) -> tuple[int, int]:
-        own = facts.uncached_tokens(candidate.worker_id)
-        return (0, own + candidate.waiting_tokens)
+        own = num_tokens - held_blocks(candidate.worker_id, 0) * BLOCK_SIZE
+        return (0, (own if own > 1 else 1) + candidate.waiting_tokens)
 
     def decode_cost(candidate: Candidate) -> tuple[int, int]:
-        own = facts.uncached_tokens(candidate.worker_id)
+        own = num_tokens - held_blocks(candidate.worker_id, 0) * BLOCK_SIZE
+        if own < 1:
+            own = 1
         lacks_room = candidate.num_free_blocks * BLOCK_SIZE < own
         work = own + candidate.waiting_tokens + _SEQUENCE_TOKENS
-        return (int(lacks_room), work * (candidate.num_seqs + 1))
+        return (lacks_room, work * (candidate.num_seqs + 1))
 
     return least(candidates, prefill_cost if phase is Role.PREFILL else decode_cost, rng)
