@@ -41,8 +41,8 @@ format: $(DEV_STAMP)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## the engine's measured figures, as JSON rows in bench.json
-	$(BIN)/baton bench engine --json bench.json
+bench: $(STAMP)  ## measured figures as JSON rows in bench.json; NAME=engine, kv, router or kernels
+	$(BIN)/baton bench $(or $(NAME),engine) --json bench.json
 
 doctor: $(STAMP)  ## what works on this host
 	$(BIN)/baton doctor
@@ -59,5 +59,6 @@ $(STAMP): pyproject.toml constraints-cpu.txt | $(BIN)/python
 	touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(INSTALL) -e '.[dev]'
+	$(INSTALL) -e '.[dev,ucx]'
+	$(INSTALL) --no-deps 'nixl-cu12>=1.5.1,<2'  # its dependencies are for CUDA
 	touch $@

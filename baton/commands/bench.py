@@ -21,12 +21,14 @@ from baton.host_facts import host_facts
 BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path"),
+        "router": ("baton.bench.router", "baton.bench.relay"),
         "kv": (
             "baton.bench.kv",
             "baton.bench.kv_digest",
             "baton.bench.kv_exposed",
             "baton.bench.kv_formats",
         ),
+        "kernels": ("baton.bench.kernels", "baton.bench.gpu_model"),
     }
 )
 
