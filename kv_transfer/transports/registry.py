@@ -5,7 +5,7 @@ from collections.abc import Callable
 from kv_transfer.config import TransferConfig
 from kv_transfer.transport import Lane, LaneContext
 from kv_transfer.transports.shm import ShmLane
-from kv_transfer.transports.tcp import TcpLane
+from kv_transfer.transports.striped import StripedTcpLane
 from wire.kv import FabricAddress
 
 AUTO = "auto"
@@ -27,7 +27,12 @@ def _open_ucx(context: LaneContext) -> Lane:
     return UcxLane(find_ucx(), context)
 
 
-TRANSPORTS: Transports = {"shm": ShmLane, "tcp": TcpLane, "nixl": _open_nixl, "ucx": _open_ucx}
+TRANSPORTS: Transports = {
+    "shm": ShmLane,
+    "tcp": StripedTcpLane,
+    "nixl": _open_nixl,
+    "ucx": _open_ucx,
+}
 
 
 def candidates(

@@ -7,6 +7,7 @@ and the bytes of a piece, layer by layer, and holds back what prefill has not co
 import socket
 import struct
 from collections import deque
+from itertools import islice
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _SINK_BYTES = 1 << 18
 def send_views(sock: socket.socket, views: deque[memoryview], stall_s: float) -> None:
     """Sends all of `views`. Raises TransferError (PEER_HUNG, PEER_LOST)."""
     while views:
-        head = [views[at] for at in range(min(len(views), MAX_VIEWS))]
+        head = list(islice(views, MAX_VIEWS))
         try:
             num_sent = sock.sendmsg(head, (), socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -133,7 +134,7 @@ class TcpLane:
 
     def _receive(self) -> int:
         """Bytes that went into the views; 0 when none are here."""
-        head = [self._views[at] for at in range(min(len(self._views), MAX_VIEWS))]
+        head = list(islice(self._views, MAX_VIEWS))
         try:
             num_bytes = self._channel.sock.recvmsg_into(head, 0, socket.MSG_DONTWAIT)[0]
         except BlockingIOError:

@@ -68,11 +68,12 @@ class Rig:
     reader_secret: bytes = SECRET
     reader_heads: int = 2
     dtype: str = "float32"
+    layout: KVLayout | None = None
     released: list[int] = field(default_factory=list)
     more_transports: Transports = field(default_factory=dict)
 
     def start(self) -> None:
-        base = KVLayout(6, 80, 2, 16, 8, self.dtype)
+        base = self.layout or KVLayout(6, 80, 2, 16, 8, self.dtype)
         self.source = Side.make(base, seed=1)
         self.target = Side.make(
             replace(base, num_blocks=64, num_kv_heads=self.reader_heads), seed=None
