@@ -5,6 +5,7 @@ import itertools
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from statistics import median, quantiles
 
@@ -25,6 +26,7 @@ _MAX_BLOCKS = 1 << 18
 _MAP_BLOCKS = 1_000_000
 _PLACEMENTS = 200
 _EVENT_BLOCKS = 32
+_MEMORY_BLOCKS = 15_000  # of each worker
 
 
 def run(repeats: int) -> list[Row]:
@@ -45,7 +47,7 @@ def run(repeats: int) -> list[Row]:
             rows.append(_bounded("router.match", median(match_us), "us", 80.0))
     per_s = median(events_per_s() for _ in range(repeats))
     rows.append(Row("router.events", per_s, "blocks/s", "bound", 200_000.0, 200_000.0 / per_s))
-    rows.append(_bounded("router.memory", bytes_per_block(64, 15_000), "bytes", 120.0))
+    rows.append(_bounded("router.memory", bytes_per_block(64, _MEMORY_BLOCKS), "bytes", 120.0))
     return rows
 
 
@@ -86,17 +88,18 @@ class PlaceBench:
         ]
         placer, none = self._placer, frozenset[tuple[str, int]]()
         calls = itertools.islice(itertools.cycle(requests), count)
-        return [_timed_us(lambda r=request: placer.place(r, 0, none)) for request in calls]
+        return [_timed_us(partial(placer.place, request, 0, none)) for request in calls]
 
     def match_us(self, count: int) -> list[float]:
         match = self._prefix_map.match
         calls = itertools.islice(itertools.cycle(self.prompts), count)
-        return [_timed_us(lambda h=hashes: match(h)) for hashes in calls]
+        return [_timed_us(partial(match, hashes)) for hashes in calls]
 
     def _worker(self, number: int, role: Role, num_blocks: int) -> Candidate:
         rng, worker_id = self._rng, f"{role.value}-{number}"
         held: list[int] = []
-        for hashes in rng.sample(self.prompts, 8):
+        num_prompts = max(1, min(8, num_blocks // self._num_blocks))
+        for hashes in rng.sample(self.prompts, num_prompts):
             held += hashes[: rng.randrange(len(hashes))]
         held += self._hashes(max(0, num_blocks - len(held)))
         self._prefix_map.add_worker(worker_id)
