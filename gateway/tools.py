@@ -10,6 +10,7 @@ from gateway.chat_template import Message as TemplateMessage
 from gateway.errors import invalid
 from gateway.message_parser import ToolStyle
 from gateway.openai import ChatBody, NamedChoice, Tool
+from wire.grammar import lark_string
 from wire.messages import Grammar, GrammarKind
 
 MAX_TOOLS = 128
@@ -52,11 +53,11 @@ def forced_call(body: ChatBody, tools: Sequence[Tool], style: ToolStyle) -> Gram
     is_single = isinstance(choice, NamedChoice) or body.parallel_tool_calls is False
     names = [f"call_{index}" for index in range(len(tools))]
     lines = [f"call: {' | '.join(names)}"]
-    lines.insert(0, "start: call" if is_single else f"start: call ({_quoted(separator)} call)*")
+    lines.insert(0, "start: call" if is_single else f"start: call ({lark_string(separator)} call)*")
     for name, tool in zip(names, tools, strict=True):
         head = f'{opening}{{"name": {json.dumps(tool.function.name)}, "{key}": '
         schema = tool.function.parameters or {"type": "object"}
-        lines.append(f"{name}: {_quoted(head)} {name}_arguments {_quoted('}' + closing)}")
+        lines.append(f"{name}: {lark_string(head)} {name}_arguments {lark_string('}' + closing)}")
         lines.append(f"{name}_arguments: %json {json.dumps(_compact(schema))}")
     return Grammar(GrammarKind.LARK, "\n".join(lines))
 
@@ -84,7 +85,3 @@ def _check_choice(choice: Any, names: Sequence[str]) -> None:
 def _compact(schema: dict[str, Any]) -> dict[str, Any]:
     """Arguments on one line, as the models were trained to write them."""
     return {**schema, "x-guidance": {"whitespace_flexible": True, "whitespace_pattern": " "}}
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -49,8 +49,13 @@ def open_matcher(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
 
 def choice_grammar(choices: Collection[str]) -> Grammar:
     """A grammar that matches any one of the strings."""
-    options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    options = " | ".join(map(lark_string, choices))
     return Grammar(GrammarKind.LARK, f"start: {options}")
+
+
+def lark_string(text: str) -> str:
+    """The text as it stands in a Lark grammar: as in JSON, but for one control character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def _json_form(schema: str) -> str:

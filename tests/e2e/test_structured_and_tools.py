@@ -52,7 +52,11 @@ def test_the_model_calls_a_tool_and_answers_from_its_result(client: openai.OpenA
     [call] = answer.message.tool_calls or []
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "Paris"}
-    result = {"role": "tool", "tool_call_id": call.id, "content": '{"result": 21, "state": "sunny"}'}
+    result = {
+        "role": "tool",
+        "tool_call_id": call.id,
+        "content": '{"result": 21, "state": "sunny"}',
+    }
     messages = [*QUESTION, answer.message.model_dump(exclude_none=True), result]
     final = client.chat.completions.create(messages=messages, **ask).choices[0]
     assert final.finish_reason == "stop"

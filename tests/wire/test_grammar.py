@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -33,6 +33,7 @@ def accepts(grammar: Grammar, text: str) -> bool:
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=4), st.text(max_size=6))
+@example(["\x7f", '"'], "\x00")
 @settings(deadline=None, max_examples=60)
 def test_a_choice_matches_its_strings_and_no_other(choices: list[str], other: str) -> None:
     grammar = choice_grammar(choices)
