@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from baton.commands.loadtest_flags import LoadFlags, command_line
+from baton.commands.simulate_tables import capacity_table, sweep_table
 from loadtest.errors import LoadtestError
 from loadtest.html_report import write_html
 from loadtest.quantities import parse_duration_s
@@ -22,6 +21,7 @@ from loadtest.result_files import write_json, write_requests
 from loadtest.slo import parse_slos
 from loadtest.terminal import print_result
 from profiles.catalog import ProfileError, load_profile
+from simulate.capacity import CapacitySearch
 from simulate.errors import SimulationError
 from simulate.report import result_of
 from simulate.run import simulate
@@ -29,8 +29,6 @@ from simulate.spec import ClusterSpec
 from simulate.strategies import STRATEGIES
 from simulate.sweep import (
     Base,
-    CellResult,
-    best_splits,
     parse_grid,
     parse_splits,
     parse_strategies,
@@ -40,7 +38,7 @@ from simulate.sweep import (
 )
 
 _PANELS = ("Arrivals", "Requests", "Trace")
-_MEASURING = ("slo", "warmup", "seed")
+_MEASURING = ("slo", "attain", "warmup", "seed")
 _EXIT_BAD_INPUT = 2
 
 SplitFlag = Annotated[str, typer.Option(help="Prefill and decode workers, as in 4:4.")]
@@ -50,6 +48,10 @@ PolicyFlag = Annotated[str, typer.Option(help=f"One of {', '.join(STRATEGIES)}, 
 SweepFlag = Annotated[
     str, typer.Option(help="'split=2:6..6:2 policy=baton,dynamo rate=1,2': one run for each.")
 ]
+CapacityFlag = Annotated[
+    str, typer.Option(help="Profiles, 'a@h100,a@h200': how many workers of each meet --slo.")
+]
+MaxWorkersFlag = Annotated[int, typer.Option(help="Where the search for a capacity ends.")]
 JobsFlag = Annotated[int, typer.Option(help="Processes of a sweep; 0: one a core.")]
 TokensFlag = Annotated[int, typer.Option(help="Tokens in one step; 0: the profile's.")]
 SeqsFlag = Annotated[int, typer.Option(help="Sequences at once in a worker; 0: the profile's.")]
@@ -67,6 +69,8 @@ def run(
     decode_profile: PoolProfileFlag = "",
     policy: PolicyFlag = "baton",
     sweep: SweepFlag = "",
+    capacity: CapacityFlag = "",
+    max_workers: MaxWorkersFlag = 64,
     jobs: JobsFlag = 0,
     prefill_batch_tokens: TokensFlag = 0,
     decode_batch_tokens: TokensFlag = 0,
@@ -99,8 +103,11 @@ def run(
             spec, strategy, load.order(), tuple(load.slo), warmup_s=warmup_s,
             auto_units=unit_tokens == 0,
         )  # fmt: skip
+        jobs = jobs or os.cpu_count() or 1
         if sweep:
-            _sweep(console, base, sweep, jobs or os.cpu_count() or 1, json_file)
+            _sweep(console, base, sweep, jobs, json_file)
+        elif capacity:
+            _capacity(console, base, capacity, load.attain, max_workers, jobs, json_file)
         else:
             _one(console, base, json_file, jsonl_file, html_file)
     except (LoadtestError, SimulationError, ProfileError, OSError, ValueError) as error:
@@ -145,38 +152,33 @@ def _sweep(console: Console, base: Base, text: str, jobs: int, json_file: Path |
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("simulations", total=len(cells))
         results = run_cells(base, cells, jobs, lambda _: progress.advance(task))
-    console.print(_table(results))
+    console.print(sweep_table(results))
     if json_file is not None:
         content = {"command": command_line(), "slo": base.slos, "cells": results}
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
 
 
-def _table(results: list[CellResult]) -> Table:
-    """One row a cell; the best split of each policy and rate is marked."""
-    table = Table(box=box.SIMPLE_HEAD)
-    headings = (
-        "policy", "rate", "split", "offered/s", "goodput/s", "met", "TTFT p50", "p90",
-        "TPOT p50", "p90", "cached", "GPUs",
-    )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
-    best = best_splits(results)
-    for result in results:
-        mark = "*" if result in best else " "
-        table.add_row(
-            result.policy,
-            f"{result.rate:g}" if result.rate else "-",
-            result.split + mark,
-            f"{result.offered:.2f}",
-            f"{result.goodput:.2f}",
-            f"{result.attainment:.1%}",
-            *(f"{value:.0f}" for value in (result.ttft_p50, result.ttft_p90)),
-            *(f"{value:.1f}" for value in (result.tpot_p50, result.tpot_p90)),
-            f"{result.cached_share:.1%}",
-            str(result.num_gpus),
-        )
-    table.caption = "* the best split of its policy and rate"
-    return table
+def _capacity(
+    console: Console,
+    base: Base,
+    names: str,
+    attain: float,
+    max_workers: int,
+    jobs: int,
+    json_file: Path | None,
+) -> None:
+    if not base.slos:
+        raise SimulationError("--capacity needs an --slo to meet")
+    profiles = [load_profile(name.strip()) for name in names.split(",") if name.strip()]
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("simulations", total=None)
+        search = CapacitySearch(base, attain, max_workers, jobs, lambda _: progress.advance(task))
+        needs = search.needs(profiles)
+    console.print(capacity_table(needs, max_workers))
+    if json_file is not None:
+        cells = {need.profile.name: need.cell for need in needs}
+        content = {"command": command_line(), "slo": base.slos, "attain": attain, "needs": cells}
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1))
 
 
 def _with_load_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -59,6 +59,15 @@ def test_a_sweep_prints_one_row_a_cell_and_marks_the_best_split(
     assert [cell["split"] for cell in cells] == ["1:2", "2:1"] * 2
 
 
+def test_a_capacity_says_how_many_of_each_kind_and_which_is_cheapest(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--capacity", "qwen3-0.6b@h100,qwen3-0.6b@l40s", "--slo", "ttft:400 tpot:20"]
+    assert run("simulate", "--trace", trace, *words, "--jobs", 1) == 0
+    shown = capsys.readouterr().out
+    assert "qwen3-0.6b@h100" in shown and "1.00*" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -69,6 +78,7 @@ def test_a_sweep_prints_one_row_a_cell_and_marks_the_best_split(
         (["--rate", "-3"], "rate"),
         (["--slo", "latency:3"], "latency:3"),
         (["--unit-tokens", "40"], "multiple of 16"),
+        (["--capacity", "qwen3-0.6b@h100"], "needs an --slo"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_line_and_exit_code_two(
