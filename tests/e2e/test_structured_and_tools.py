@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 import baton
+from wire.messages import Role
 
 MODEL = Path(baton.__file__).parent / "demo_model"
 WEATHER: Any = {
@@ -38,11 +40,16 @@ PERSON = {
 
 
 @pytest.fixture(scope="module")
-def client(start_cluster: Callable[..., Any]) -> Iterator[openai.OpenAI]:
-    cluster = start_cluster(MODEL)
+def cluster(start_cluster: Callable[..., Any]) -> Iterator[Any]:
+    started = start_cluster(MODEL)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Any) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0) as opened:
         yield opened
-    cluster.stop()
 
 
 def test_the_model_calls_a_tool_and_answers_from_its_result(client: openai.OpenAI) -> None:
@@ -151,3 +158,33 @@ def test_choices_of_one_prompt_differ_and_repeat_with_their_seed(client: openai.
     first = sample()
     assert len(set(first)) > 1
     assert sample() == first
+
+
+def test_a_form_survives_the_loss_of_the_decode_worker_in_mid_stream(
+    client: openai.OpenAI, cluster: Any
+) -> None:
+    item = {"type": "integer", "minimum": 0, "maximum": 99}
+    schema = {"type": "array", "items": item, "minItems": 120, "maxItems": 120}
+
+    def answer(kill_after: int) -> str:
+        stream = client.chat.completions.create(
+            model=MODEL.name,
+            messages=[{"role": "user", "content": "Give me numbers."}],
+            temperature=1.0,
+            seed=11,
+            max_tokens=900,
+            stream=True,
+            extra_body={"guided_json": schema},
+        )
+        text = ""
+        is_struck = False
+        for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+            if kill_after and not is_struck and len(text) > kill_after:
+                is_struck = True
+                cluster.signal_workers(Role.DECODE, signal.SIGKILL)
+        return text
+
+    undisturbed = answer(0)
+    assert len(json.loads(undisturbed)) == 120
+    assert answer(20) == undisturbed
