@@ -22,6 +22,7 @@ from gateway.prepare import Preparer
 from gateway.tenants import TenantFileError
 from gateway.tokenizer import PromptEncoder
 from router.config import RouterConfig
+from router.policies.named import policy_named
 from router.router import Router
 from runtime import log
 from runtime.clock import SystemClock, wall_time_s
@@ -56,9 +57,10 @@ def run(config: GatewayConfig) -> int:
         model = read_model_directory(
             Path(config.model), config.served_model_name, config.max_model_len
         )
+        policy_named(config.policy)
         gate = Gate(Path(config.tenants_file) if config.tenants_file else None, SystemClock())
         listener = _listen(config.host, config.port)
-    except (ModelDirectoryError, TenantFileError, OSError) as error:
+    except (ModelDirectoryError, TenantFileError, OSError, ValueError) as error:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -75,6 +77,9 @@ def build(config: GatewayConfig, model: ModelFiles, gate: Gate) -> Gateway:
             control_address=config.control_address,
             client_id=new_id("gateway"),
             cluster_token=config.cluster_token,
+            policy=config.policy,
+            ttft_slo_ms=config.ttft_slo_ms,
+            tpot_slo_ms=config.tpot_slo_ms,
         ),
         clock,
         metrics,

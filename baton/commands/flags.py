@@ -37,6 +37,7 @@ HELP: Mapping[str, str] = {
     "metrics_port": "Port of /metrics; 0: none. Under `up`, workers take the ports after it.",
     "model": "A Hugging Face model directory.",
     "parent_pid": "End when this process ends; 0: never.",
+    "policy": "How workers are chosen: uncached_tokens, predicted, or a peer's rule.",
     "port": "Port to listen on; 0: a free one, where another process learns it.",
     "prefill": "Prefill workers to start.",
     "profile": "Take a profile's time and compute nothing, as llama-3.1-8b@h200.",
@@ -45,7 +46,9 @@ HELP: Mapping[str, str] = {
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",
     "tenants_file": "TOML file of API keys and limits; empty: everybody may use the server.",
     "threads": "Threads of a worker; 0: the cores that there are.",
+    "tpot_slo_ms": "Objective of the mean time of a token, which the policy aims at.",
     "transport": "How KV blocks travel: shm, tcp, nixl, ucx, or auto.",
+    "ttft_slo_ms": "Objective of the time to the first token, which the policy aims at.",
     "verbose": "Pass the output of all processes through instead of writing log files.",
     "worker_id": "Name of this worker in the cluster; empty: role and process id.",
 }
