@@ -14,7 +14,8 @@ class TransferConfig:
     slack_s, expected_bytes_s: readable bytes must arrive within slack_s plus their size over a
     quarter of the expected rate.
     piece_bytes: the most that moves between two looks at the control channel.
-    tcp_connections: data connections of a reader to one source.
+    tcp_connections: data connections of a reader to one source. More than one helps where a
+    network gives one connection less than its share; on a slow link each then drains slower.
     verify_share: of the regions, how many are compared by digest: 0.05 is every twentieth, 1 all.
     wire_format: how regions are written where sockets carry them: "as_is", "auto" (packed without
     loss where a link leaves more exposed than that costs), "auto_fp8" (also fp8, which loses
@@ -33,7 +34,7 @@ class TransferConfig:
     expected_bytes_s: float = 5e8
     piece_bytes: int = 8 << 20
     max_connections: int = 1024
-    tcp_connections: int = 2
+    tcp_connections: int = 1
     verify_share: float = 0.05
     wire_format: str = "auto"
     strikes: int = 3

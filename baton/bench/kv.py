@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from baton.bench.kv_bare import BareNixl, BareUcx, Read, memcpy, receive_all
-from baton.bench.kv_latency import latency_row
+from baton.bench.kv_latency import latency_rows
 from baton.bench.kv_lists import LISTS, POOL, BlockList, runs
 from baton.bench.kv_source import SECRET, SourceProcess, source_process
 from baton.bench.row import Row
@@ -74,9 +74,7 @@ def _measure(transport: str, repeats: int, connection: Connection) -> None:
     with _rig(transport) as rig:
         idle = _idle(rig)  # before there are bare peers
         rows = [row for shape in LISTS for row in _throughput(rig, shape, repeats)]
-    with source_process(transport) as source:
-        rows.append(latency_row(transport, source, repeats))
-    connection.send([*rows, idle])
+    connection.send([*rows, *latency_rows(transport, repeats), idle])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,17 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.transport import Lane, LaneContext
 from kv_transfer.transports.shm import ShmLane
 from kv_transfer.transports.striped import StripedTcpLane
+from kv_transfer.transports.tcp import TcpLane
 from wire.kv import FabricAddress
 
 AUTO = "auto"
 
 Transports = dict[str, Callable[[LaneContext], Lane]]
+
+
+def _open_tcp(context: LaneContext) -> Lane:
+    is_striped = context.config.tcp_connections > 1
+    return StripedTcpLane(context) if is_striped else TcpLane(context)
 
 
 def _open_nixl(context: LaneContext) -> Lane:
@@ -29,7 +35,7 @@ def _open_ucx(context: LaneContext) -> Lane:
 
 TRANSPORTS: Transports = {
     "shm": ShmLane,
-    "tcp": StripedTcpLane,
+    "tcp": _open_tcp,
     "nixl": _open_nixl,
     "ucx": _open_ucx,
 }
