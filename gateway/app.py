@@ -118,6 +118,7 @@ class _Pages:
 
     async def request(self, request: Request) -> Response:
         """How one of the latest requests ran; several prompts have an id and a number each."""
+        self._services.gate.account(request.scope["headers"])
         request_id = request.path_params["request_id"]
         trace = self._services.source.trace(request_id)
         if trace is None:

@@ -42,6 +42,7 @@ _OPERATIONS = (
     _Operation("post", "/detokenize", "The text of tokens", DetokenizeBody, DetokenizeReply),
     _Operation("get", "/v1/models", "The models of this server"),
     _Operation("get", "/v1/models/{model_id}", "One model", parameters=("model_id",)),
+    _Operation("get", "/debug/requests/{request_id}", "How one ran", parameters=("request_id",)),
     _Operation("get", "/livez", "Whether the process runs"),
     _Operation("get", "/readyz", "Whether a worker is live; 503 if none is"),
     _Operation("get", "/version", "This server's version"),

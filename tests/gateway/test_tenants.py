@@ -164,7 +164,7 @@ async def test_without_a_known_key_nobody_gets_an_answer(
             assert response.status_code == 401
             assert response.json()["error"]["code"] == "invalid_api_key"
             assert response.headers["www-authenticate"] == "Bearer"
-        for route in ("/v1/models", "/v1/models/tiny"):
+        for route in ("/v1/models", "/v1/models/tiny", "/debug/requests/x"):
             assert (await gateway.client.get(route)).status_code == 401
         response = await post("/tokenize", json={"prompt": "a"})
         assert response.status_code == 401
