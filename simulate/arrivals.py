@@ -1,6 +1,5 @@
 """From a load test's workload to the simulation's requests."""
 
-from collections.abc import Iterator
 from typing import cast
 
 from loadtest.plan import Conversation, Segment
@@ -18,10 +17,6 @@ class Turns:
         self._unit_tokens = unit_tokens
         self._segments: list[Segment] = []
         self._next = 0
-
-    @property
-    def first_s(self) -> float:
-        return self._conversation.at_s
 
     def first(self) -> Arrival:
         arrival = self.after(self._conversation.at_s)
@@ -61,8 +56,3 @@ def _request(
         sampling=SamplingParams(max_tokens=num_output, ignore_eos=True),
         block_hashes=unit_keys(segments, unit_tokens),
     )
-
-
-def turns_of(conversations: tuple[Conversation, ...], unit_tokens: int) -> Iterator[Turns]:
-    for index, conversation in enumerate(conversations):
-        yield Turns(conversation, index, unit_tokens)

@@ -11,7 +11,7 @@ from router.config import RouterConfig
 from router.placer import Placer
 from router.policies.named import policy_named
 from router.policies.policy import PairPolicy
-from simulate.arrivals import Turns, turns_of
+from simulate.arrivals import Turns
 from simulate.cluster import SimulatedCluster
 from simulate.event_loop import EventLoop
 from simulate.gateway import Arrival, SimulatedGateway
@@ -43,8 +43,8 @@ class Simulation:
         self._workload = workload
         self._on_progress = on_progress
         self._records: list[RequestRecord] = []
-        self._turns: list[Turns] = []
-        self._num_to_come = 0
+        self._turns: dict[int, Turns] = {}  # of the conversations that have begun and go on
+        self._num_to_come = len(workload.conversations)
         self._loop = EventLoop()
         config = RouterConfig(
             control_address="",
@@ -70,10 +70,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Until every request has ended."""
-        self._turns = list(turns_of(self._workload.conversations, self._spec.unit_tokens))
-        self._num_to_come = len(self._turns)
-        for turns in self._turns:
-            self._loop.at(turns.first_s, self._begin, turns)
+        self._loop.at(self._workload.conversations[0].at_s, self._begin, 0)
         self._cluster.report_until(self._is_over)
         self._loop.run(lambda: self._on_progress(len(self._records)))
         self._on_progress(len(self._records))
@@ -121,14 +118,21 @@ class Simulation:
             spec.overheads.pull_s,
         )
 
-    def _begin(self, turns: Turns) -> None:
+    def _begin(self, index: int) -> None:
+        """One conversation at a time is on the agenda: a workload is sorted by start."""
+        conversations = self._workload.conversations
+        if index + 1 < len(conversations):
+            self._loop.at(conversations[index + 1].at_s, self._begin, index + 1)
         self._num_to_come -= 1
+        turns = self._turns[index] = Turns(conversations[index], index, self._spec.unit_tokens)
         self._gateway.arrive(turns.first())
 
     def _ended(self, arrival: Arrival, record: RequestRecord) -> None:
         self._records.append(record)
         following = self._turns[arrival.conversation].after(record.end_s)
-        if following is not None:
+        if following is None:
+            del self._turns[arrival.conversation]
+        else:
             self._num_to_come += 1
             self._loop.at(following.at_s, self._continue, following)
 
