@@ -60,7 +60,7 @@ def test_no_rows_give_no_tokens() -> None:
 @given(
     vocab=st.integers(2, 700),
     top_k=st.integers(0, 40),
-    top_p=st.floats(0.01, 1.0),
+    top_p=st.floats(0.01, 0.999) | st.just(1.0),  # nearer to 1 float32 shares round away
     min_p=st.sampled_from([0.0, 0.01, 0.2, 1.0]),
     scale=st.sampled_from([0.0, 0.1, 3.0, 30.0]),
     seed=st.integers(0, 10_000),
