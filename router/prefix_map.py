@@ -195,7 +195,9 @@ class PrefixMap:
         alive, last = -1, -1
         for start in range(0, len(hashes), _STRIDE):
             # The dictionary is asked in bulk, and most neighbours have the very same holders.
-            part = map(self._holders.get, hashes[start : start + _STRIDE])
+            part = list(map(self._holders.get, hashes[start : start + _STRIDE]))
+            if part.count(last) == len(part):
+                continue
             for depth, here in enumerate(part, start):
                 if here is last:
                     continue
