@@ -64,7 +64,9 @@ def _candidates(
         ids = np.flatnonzero(probabilities >= cutoff)
         if peak * params.min_p >= cutoff or 0 < top_k <= len(ids):
             return ids, cutoff
-        if not top_k and float(probabilities[ids].sum(dtype=np.float64)) > params.top_p:
+        if top_k or params.top_p >= 1:
+            continue
+        if float(probabilities[ids].sum(dtype=np.float64)) > params.top_p:
             return ids, cutoff
     return np.arange(len(probabilities)), 0.0
 
