@@ -76,7 +76,7 @@ class SimulatedSession:
                 num_seqs=load.num_seqs,
                 waiting_tokens=load.waiting_tokens,
                 num_free_blocks=load.num_free_blocks,
-                num_blocks=self.worker.pool.num_blocks,
+                num_blocks=self.worker.num_blocks,
                 outlook=None if self.forecast is None else self.forecast.outlook(load),
             )
         return self._candidate

@@ -12,12 +12,13 @@ from router.placer import Placer
 from router.policies.named import policy_named
 from router.policies.policy import PairPolicy
 from simulate.arrivals import Turns
+from simulate.batch import WorkerLimits
 from simulate.cluster import SimulatedCluster
 from simulate.event_loop import EventLoop
 from simulate.gateway import Arrival, SimulatedGateway
 from simulate.prefixes import UnitPrefixMap
 from simulate.spec import ClusterSpec
-from simulate.worker import ModelledWorker, WorkerLimits
+from simulate.worker import ModelledWorker
 from wire.block_hash import BLOCK_SIZE
 from wire.messages import Role
 

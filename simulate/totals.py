@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from simulate.leg import Leg
+from simulate.batch import Chunk
 from wire.messages import StepTotals
 
 
@@ -13,13 +13,13 @@ def add_stretch(
     count: int,
     num_decodes: int,
     context_tokens: int,
-    chunks: Iterable[tuple[Leg, int]],
+    chunks: Iterable[Chunk],
 ) -> StepTotals:
     """The totals after `count` steps of num_decodes legs, each of which grows a token a step.
 
-    context_tokens: before the first of them. chunks: (leg as it was before, end) of prefill.
+    context_tokens: before the first of them.
     """
-    spans = [(leg.num_computed, end) for leg, end in chunks]
+    spans = [(chunk.start, chunk.end) for chunk in chunks]
     grown = num_decodes * (count * (count - 1) // 2)
     return StepTotals(
         num_steps=totals.num_steps + count,

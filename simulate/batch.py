@@ -1,0 +1,268 @@
+"""A modelled worker's queues, rows and memory: the engine's scheduling rules over counts."""
+
+import heapq
+from bisect import insort
+from dataclasses import dataclass
+from operator import attrgetter
+
+from simulate.kv_pool import KvPool
+from simulate.leg import Leg
+from simulate.step_log import StepLog
+from wire.block_hash import BLOCK_SIZE
+
+_ORDER = attrgetter("order")
+_FOREVER = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What the operator chose; the profile gives the rest."""
+
+    max_batch_tokens: int
+    max_num_seqs: int
+    unit_tokens: int  # of one cached unit, a multiple of 16
+    pull_s: float = 0.0  # what a KV transfer takes besides its bytes
+
+    @property
+    def max_running(self) -> int:
+        return min(self.max_num_seqs, self.max_batch_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens start .. end of a leg's prompt, computed in one step."""
+
+    leg: Leg
+    start: int
+    end: int
+
+
+class Batch:
+    """Who waits, who runs, and whose blocks are whose. No time passes here.
+
+    waiting --admit--> prefilling --last chunk--> decoding --last token--> gone
+    pulled --row--> decoding --no room--> waiting        prefilling (prefill only) --> held
+
+    Generated tokens of all decoding legs are counted together: grown_tokens in grown_blocks.
+    """
+
+    def __init__(self, limits: WorkerLimits, num_blocks: int) -> None:
+        self.pool = KvPool(num_blocks, limits.unit_tokens // BLOCK_SIZE)
+        self.steps = StepLog()
+        self.waiting: list[Leg] = []
+        self.pulled: list[Leg] = []
+        self.prefilling: list[Leg] = []
+        self.decoding: dict[int, Leg] = {}
+        self.held: dict[int, Leg] = {}
+        self.context_tokens = 0
+        self.waiting_tokens = 0
+        self.num_preemptions = 0
+        self._limits = limits
+        self._finishes: list[tuple[int, int, Leg]] = []  # finish step, order, leg
+        self._grown_tokens = 0
+        self._grown_blocks = 0
+        self._num_decode_steps = 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self.prefilling) + len(self.decoding)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.num_running or self.waiting or self.pulled or self.held)
+
+    def enqueue(self, leg: Leg) -> None:
+        """Queues a new leg; its cached prefix is an estimate until it is admitted."""
+        leg.num_computed = self._cached_units(leg) * self._limits.unit_tokens
+        self.waiting_tokens += leg.num_known - leg.num_computed
+        self.waiting.append(leg)
+
+    def reserve(self, leg: Leg) -> bool:
+        """Blocks for a leg whose KV is pulled; they leave room for what runs and waits first."""
+        spare = self._headroom()
+        if self.waiting:
+            spare += self.waiting[0].num_blocks
+        return self._claim(leg, spare)
+
+    def arrived(self, leg: Leg) -> None:
+        """A pull is done: the leg decodes as soon as there is a row."""
+        self.store(leg)
+        insort(self.pulled, leg, key=_ORDER)
+
+    def plan(self, now_s: float) -> list[Chunk]:
+        """The prefill of the next step; all of `decoding` decode in it."""
+        while self.pulled and self._has_row:
+            self.join(self.pulled.pop(0))
+        can_admit = self._make_room()
+        budget = self._limits.max_batch_tokens - len(self.decoding)
+        chunks: list[Chunk] = []
+        for leg in self.prefilling:
+            if budget <= 0:
+                break
+            budget -= _add_chunk(leg, budget, chunks)
+        while can_admit and budget > 0 and (admitted := self._admit(now_s)) is not None:
+            budget -= _add_chunk(admitted, budget, chunks)
+        return chunks
+
+    def num_free_running_steps(self) -> int:
+        """Decode steps until the first leg ends or memory runs out, at least one."""
+        while not self._is_current(self._finishes[0]):
+            heapq.heappop(self._finishes)
+        until_finish = self._finishes[0][0] - self._num_decode_steps
+        room_tokens = self.pool.num_free * BLOCK_SIZE
+        return max(1, min(until_finish, room_tokens // len(self.decoding)))
+
+    def decoded(self, start_s: float, base_s: float, slope_s: float, count: int) -> None:
+        """`count` steps, each of which gave a token to every decoding leg."""
+        num_decodes = len(self.decoding)
+        if num_decodes:
+            self.steps.append(self._num_decode_steps + 1, start_s, base_s, slope_s, count)
+            self._num_decode_steps += count
+            self.context_tokens += num_decodes * count
+            self._grow(num_decodes * count)
+
+    def take_finished(self) -> list[Leg]:
+        """Legs that have given their last token; their blocks are free again."""
+        finished = []
+        while self._finishes and self._finishes[0][0] <= self._num_decode_steps:
+            entry = heapq.heappop(self._finishes)
+            if self._is_current(entry):
+                self.free(entry[2], self._leave(entry[2]))
+                finished.append(entry[2])
+        if finished:
+            starts = (leg.start_step for leg in self.decoding.values())
+            self.steps.forget_before(min(min(starts, default=_FOREVER), self._num_decode_steps))
+        return finished
+
+    def join(self, leg: Leg) -> None:
+        leg.start_step = self._num_decode_steps
+        leg.finish_step = leg.start_step + leg.num_left
+        self.decoding[leg.leg_id] = leg
+        self.context_tokens += leg.num_known
+        heapq.heappush(self._finishes, (leg.finish_step, leg.order, leg))
+
+    def computed(self, chunk: Chunk) -> None:
+        """A prefill chunk's step has ended."""
+        self.waiting_tokens -= chunk.end - chunk.start
+        chunk.leg.num_computed = chunk.end
+        self.store(chunk.leg)
+
+    def store(self, leg: Leg) -> None:
+        """Offers the units that are computed since the last time to the cache."""
+        num_full = min(leg.num_computed // self._limits.unit_tokens, len(leg.keys))
+        for key in leg.keys[leg.num_stored : num_full]:
+            if self.pool.store(key):
+                leg.held.append(key)
+                leg.num_private -= self.pool.unit_blocks
+        leg.num_stored = max(leg.num_stored, num_full)
+
+    def free(self, leg: Leg, num_generated: int = 0) -> None:
+        """Returns a leg's blocks, with those of the tokens that it generated while decoding."""
+        before = self._grown_blocks
+        self._grow(-num_generated)
+        num_private = leg.num_private + before - self._grown_blocks
+        self.pool.release(leg.held, num_private, leaves_content=True)
+        leg.held, leg.num_private, leg.num_stored = [], 0, 0
+
+    def check_integrity(self, pulling: list[Leg]) -> None:
+        """Raises AssertionError when blocks or queues do not add up. pulling: legs under way."""
+        running = (*self.prefilling, *self.decoding.values())
+        with_blocks = (*pulling, *self.pulled, *running, *self.held.values())
+        private = sum(leg.num_private for leg in with_blocks) + self._grown_blocks
+        self.pool.check_integrity(private)
+        assert self._grown_blocks == -(-self._grown_tokens // BLOCK_SIZE)
+        assert self.num_running <= self._limits.max_running
+
+    def _make_room(self) -> bool:
+        """Preempts the latest legs until a step's new tokens fit; False when any was."""
+        can_admit = True
+        while self.decoding:
+            grown = self._grown_tokens + len(self.decoding)
+            if -(-grown // BLOCK_SIZE) - self._grown_blocks <= self.pool.num_free:
+                break
+            self._preempt(max(self.decoding.values(), key=_ORDER))
+            can_admit = False
+        return can_admit
+
+    def _admit(self, now_s: float) -> Leg | None:
+        if not self.waiting or not self._has_row:
+            return None
+        leg = self.waiting[0]
+        expected = leg.num_known - leg.num_computed
+        if not self._claim(leg, self._headroom()):
+            return None
+        self.waiting.pop(0)
+        self.waiting_tokens += leg.num_known - leg.num_computed - expected
+        if not leg.was_scheduled:
+            leg.scheduled_s = now_s
+        self.prefilling.append(leg)
+        return leg
+
+    def _claim(self, leg: Leg, spare: int) -> bool:
+        """Gives the leg its cached prefix and blocks for all its tokens, or changes nothing."""
+        pool = self.pool
+        if pool.num_free <= spare:
+            return False
+        depth = self._cached_units(leg)
+        num_new = leg.num_blocks - depth * pool.unit_blocks
+        prefix = leg.keys[:depth]
+        if not pool.claim(prefix, num_new, spare):
+            return False
+        leg.held = list(prefix)
+        leg.num_stored, leg.num_private = depth, num_new
+        leg.num_computed = depth * self._limits.unit_tokens
+        return True
+
+    def _cached_units(self, leg: Leg) -> int:
+        """The last token is always computed."""
+        return min(self.pool.match(leg.keys), (leg.num_known - 1) // self._limits.unit_tokens)
+
+    def _headroom(self) -> int:
+        """A block for each running leg that can grow, so that admission does not preempt."""
+        return len(self.decoding) + sum(not leg.prefill_only for leg in self.prefilling)
+
+    @property
+    def _has_row(self) -> bool:
+        return self.num_running < self._limits.max_running
+
+    def _is_current(self, entry: tuple[int, int, Leg]) -> bool:
+        """The leg has not been preempted since it was to finish at that step."""
+        step, _, leg = entry
+        return leg.leg_id in self.decoding and leg.finish_step == step
+
+    def _leave(self, leg: Leg) -> int:
+        """Takes a leg out of the batch; gives the tokens that it generated there."""
+        del self.decoding[leg.leg_id]
+        num_generated = self._num_decode_steps - leg.start_step
+        leg.num_known += num_generated
+        leg.num_left -= num_generated
+        self.context_tokens -= leg.num_known
+        if num_generated:
+            leg.times.append(self.steps.ends_s(leg.start_step + 1, self._num_decode_steps))
+        return num_generated
+
+    def _preempt(self, leg: Leg) -> None:
+        self.free(leg, self._leave(leg))
+        self.num_preemptions += 1
+        leg.num_computed = 0
+        self.waiting_tokens += leg.num_known
+        insort(self.waiting, leg, key=_ORDER)
+
+    def _grow(self, num_tokens: int) -> None:
+        """Counts generated tokens; whoever takes them away gives their blocks to the pool."""
+        self._grown_tokens += num_tokens
+        num_blocks = -(-self._grown_tokens // BLOCK_SIZE)
+        if num_blocks > self._grown_blocks:
+            self.pool.take(num_blocks - self._grown_blocks)
+        self._grown_blocks = num_blocks
+
+
+def _add_chunk(leg: Leg, budget: int, chunks: list[Chunk]) -> int:
+    """Appends the leg's next chunk, which ends at a block's edge or with the prompt; its size."""
+    start = leg.num_computed
+    end = min(leg.num_known, start + budget)
+    edge = end - end % BLOCK_SIZE
+    if end < leg.num_known and edge > start:
+        end = edge
+    chunks.append(Chunk(leg, start, end))
+    return end - start
