@@ -89,7 +89,13 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         stack.callback(grammars.close)
         engine = Engine(_with_graphs(model, kv, options), kv, options, clock, grammars.open)
         secret = config.cluster_token.encode()
-        transfer = TransferConfig(transport=config.transport, lease_s=config.lease_s)
+        transfer = TransferConfig(
+            transport=config.transport,
+            lease_s=config.lease_s,
+            verify_share=config.verify_share,
+            wire_format=config.wire_format,
+            expected_bytes_s=config.expected_bytes_s,
+        )
         exporter = Exporter(
             plan.layout, memory, worker_id, epoch, clock, secret, transfer,
             on_released=lambda seq_id: inbox.post(Released(seq_id)),

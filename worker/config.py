@@ -27,6 +27,9 @@ class WorkerConfig:
     max_num_seqs: int = 64
     threads: int = 0  # one a core
     transport: str = "auto"
+    verify_share: float = 0.05
+    wire_format: str = "auto"
+    expected_bytes_s: float = 5e8
     lease_s: float = 30.0
     drain_timeout_s: float = 30.0
     metrics_port: int = 0  # none

@@ -26,6 +26,7 @@ HELP: Mapping[str, str] = {
     "drain_s": "Seconds that running requests may go on after SIGTERM.",
     "drain_timeout_s": "Seconds that running requests may go on after SIGTERM.",
     "dtype": "float32, bfloat16, or auto for the checkpoint's.",
+    "expected_bytes_s": "KV bytes a second that a link should carry; deadlines come from it.",
     "host": "Address to listen on.",
     "kv_memory": "Memory of a worker's KV cache, such as 512MiB or 2GB.",
     "lease_s": "Seconds that published KV blocks wait to be pulled.",
@@ -50,6 +51,8 @@ HELP: Mapping[str, str] = {
     "transport": "How KV blocks travel: shm, tcp, nixl, ucx, or auto.",
     "ttft_slo_ms": "Objective of the time to the first token, which the policy aims at.",
     "verbose": "Pass the output of all processes through instead of writing log files.",
+    "verify_share": "Share of the KV regions that are compared by digest; 1: all.",
+    "wire_format": "How KV crosses sockets: as_is, auto, packed, auto_fp8 or fp8.",
     "worker_id": "Name of this worker in the cluster; empty: role and process id.",
 }
 
