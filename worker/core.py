@@ -119,8 +119,12 @@ class WorkerCore:
             case commands.Drain():
                 self._is_draining = True
 
-    def step(self) -> bool:
-        """One turn: begin pulls, schedule, forward, emit. False when there was nothing to run."""
+    def begin_step(self) -> StepPlan | None:
+        """Begins pulls, decides the next step and publishes what it computes first.
+
+        The outbox is to be delivered before `run_step`, so that readers follow the step from its
+        first layer on. None: there is nothing to run.
+        """
         for begun in self._intake.begin_pulls():
             if begun.error is None:
                 self._accepted(begun.seq_id, begun.num_cached_tokens)
@@ -128,9 +132,13 @@ class WorkerCore:
                 self._fail(begun.seq_id, begun.error.code, begun.error.message)
         plan = self._engine.schedule()
         if plan is None:
-            return False
+            return None
         for seq_id, handle in self._publisher.begin_step(plan.chunks, self._to_publish(plan)):
             self._emit(seq_id, LegPublished(self._legs[seq_id].start.leg_id, handle))
+        return plan
+
+    def run_step(self, plan: StepPlan) -> None:
+        """Computes what `begin_step` has decided."""
         result = self._engine.execute(plan, self._on_layers)
         self._num_steps += 1
         self._last_step_s = result.step_s
@@ -140,7 +148,6 @@ class WorkerCore:
             self._sampled(output)
         for seq_id in result.failed:
             self._fail_without_token(seq_id)
-        return True
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a pool's invariant does not hold."""

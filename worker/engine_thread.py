@@ -53,9 +53,9 @@ class EngineThread:
 
     def _run(self) -> None:
         while self._receive():
-            self._report = self._core.report()
             self._step()
             self._emit()
+            self._rest()
 
     def _receive(self) -> bool:
         """Applies what waits, or waits for something when there is nothing to run."""
@@ -70,7 +70,10 @@ class EngineThread:
 
     def _step(self) -> None:
         try:
-            self._core.step()
+            plan = self._core.begin_step()
+            if plan is not None:
+                self._emit()
+                self._core.run_step(plan)
         except Exception as error:  # the task's edge: these legs fail, the worker goes on
             log.exception("step_failed")
             self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")
@@ -80,6 +83,8 @@ class EngineThread:
         self._report = outbox.report
         if not outbox.is_empty:
             self._deliver(outbox)
+
+    def _rest(self) -> None:
         if self._core.is_quiet:
             self._check()
         self._is_quiet = self._core.is_quiet

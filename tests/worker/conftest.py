@@ -68,9 +68,11 @@ class Worker:
         """Applies what waits in the inbox and runs one step; whether a step ran."""
         while (command := self.inbox.take(block=False)) is not None:
             self.core.apply(command)  # type: ignore[arg-type]
-        ran = self.core.step()
+        plan = self.core.begin_step()
+        if plan is not None:
+            self.core.run_step(plan)
         self._collect()
-        return ran
+        return plan is not None
 
     def of(self, leg_id: int) -> list[LegEvent]:
         return [event for event in self.events if event.leg_id == leg_id]

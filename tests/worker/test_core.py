@@ -91,6 +91,18 @@ def test_log_probabilities_come_once_a_token_from_the_worker_that_chose_it(
     drive(lambda: prefill.core.is_quiet and decode.core.is_quiet, prefill, decode)
 
 
+def test_the_handle_goes_out_before_its_first_chunk_is_computed(
+    make_worker: Any, start_leg: Any
+) -> None:
+    prefill = make_worker(Role.PREFILL)
+    prefill.core.apply(start_leg(1, PROMPT, prefill_only=True))
+    plan = prefill.core.begin_step()
+    events = prefill.core.take_outbox().events[1]
+    assert [type(event) for event in events] == [LegAccepted, LegPublished]
+    prefill.core.run_step(plan)
+    assert prefill.core.report().num_steps == 1
+
+
 def test_blocks_that_decode_holds_are_not_pulled_again(
     make_worker: Any, drive: Any, start_leg: Any
 ) -> None:

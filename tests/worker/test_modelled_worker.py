@@ -51,11 +51,13 @@ class _Worker:
     def turn(self) -> bool:
         while (command := self.parts.inbox.take(block=False)) is not None:
             self.parts.core.apply(command)
-        ran = self.parts.core.step()
+        plan = self.parts.core.begin_step()
+        if plan is not None:
+            self.parts.core.run_step(plan)
         now_s = time.monotonic()
         found = self.parts.core.take_outbox().events.get(SESSION, [])
         self.events.extend((now_s, event) for event in found)
-        return bool(ran)
+        return plan is not None
 
     def of(self, leg_id: int, kind: type) -> list[Any]:
         return [e for _, e in self.events if e.leg_id == leg_id and isinstance(e, kind)]
