@@ -1,16 +1,19 @@
 """A connected socket that carries control frames, and the wake-up of a thread that waits on it."""
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 import threading
 
 from kv_transfer.control import MAX_HANDSHAKE_BYTES, Frame, FrameBuffer, encode
 from kv_transfer.errors import FailReason, TransferError
 
 _RECEIVE_BYTES = 1 << 16
+_INT = struct.Struct("i")
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -51,8 +54,19 @@ def wait_writable(sock: socket.socket, timeout_s: float) -> None:
     """Raises TransferError (PEER_HUNG) when the peer takes no bytes for `timeout_s`."""
     poller = select.poll()
     poller.register(sock.fileno(), select.POLLOUT)
-    if not poller.poll(timeout_s * 1000.0):
-        raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes")
+    left = _untaken_bytes(sock)
+    # The kernel calls a socket writable when a third of its buffer is free, which takes a slow
+    # link long; what the peer has taken meanwhile tells that it lives.
+    while not poller.poll(timeout_s * 1000.0):
+        before, left = left, _untaken_bytes(sock)
+        if left >= before:
+            raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes")
+
+
+def _untaken_bytes(sock: socket.socket) -> int:
+    """Bytes in the kernel's buffer that the peer has not acknowledged."""
+    (count,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
+    return int(count)
 
 
 class Channel:

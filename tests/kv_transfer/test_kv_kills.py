@@ -53,7 +53,7 @@ def test_a_source_killed_at_any_point_never_gives_wrong_bytes(start, transport, 
 
 def test_a_woken_sources_late_bytes_are_not_written(start):
     """The reader has left a source that was stopped in the middle of a frame."""
-    source = start("source")
+    source = start("source", stall_s=5.0)  # the link is slow: its buffers drain for a second
     reader = start("reader", transport="tcp", rate_bytes_s=2e6, piece_bytes=1 << 16)
     handle = source.publish(16 * NUM_BLOCKS)
     reader.tell(do="pull", handle=handle)
