@@ -138,6 +138,24 @@ async def test_a_killed_pair_comes_back_and_the_stream_goes_on(
     await cluster.wait_idle()
 
 
+async def test_a_worker_that_is_told_to_end_finishes_its_streams_first(
+    cluster: Any,
+    connect: Callable[..., Any],
+    reference: Callable[..., list[int]],
+    prompt_of: Callable[..., tuple[int, ...]],
+    greedy_request: Callable[..., GenerateRequest],
+    collect: Callable[..., Any],
+) -> None:
+    router = await connect(cluster)
+    prompt = prompt_of(300, 11)
+    strike = await asyncio.to_thread(Strike, cluster, Role.DECODE, signal.SIGTERM, 30)
+    tokens, trace = await collect(router, greedy_request("r", prompt, NUM_TOKENS), strike)
+    assert strike.struck_s is not None
+    assert trace.attempts == 1, "the stream moved, although its worker had time to finish it"
+    assert tokens == reference("qwen3", prompt, NUM_TOKENS)
+    await cluster.wait_idle()
+
+
 @pytest.mark.parametrize("stage", ["placed", "first token", "decoding"])
 async def test_a_cancelled_request_leaves_nothing_behind(
     stage: str,
