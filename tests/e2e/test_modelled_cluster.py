@@ -1,7 +1,7 @@
 """A cluster of modelled workers through the real processes, as `baton up --profile` starts it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ PROMPT = [5 + i % 4000 for i in range(2000)]
 
 
 @pytest.fixture(scope="module")
-def cluster(start_cluster: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def cluster(
+    start_cluster: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     path = tmp_path_factory.mktemp("profile") / "slow.toml"
     text = dump(load_profile("llama-3.1-8b@h200"))
     lines = [line for line in text.splitlines() if not line.startswith(("load_s", "kv_tokens"))]
     path.write_text("\n".join([*lines, "load_s = 0.1", "kv_tokens = 20000"]))
-    return start_cluster(DEMO_MODEL, "--profile", str(path))
+    started = start_cluster(DEMO_MODEL, "--profile", str(path))
+    yield started
+    started.stop()
 
 
 def complete(cluster: Any, prompt: list[int]) -> tuple[str, float]:
