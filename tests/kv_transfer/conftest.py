@@ -164,9 +164,13 @@ class Peer:
             text=True,
         )
         self._answers: queue.Queue[dict] = queue.Queue()
-        self._listener = threading.Thread(target=self._listen)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self.hear("ready")
+        try:
+            self.hear("ready")
+        except BaseException:
+            self.process.kill()
+            raise
 
     def tell(self, **command: object) -> None:
         self.process.stdin.write(json.dumps({"id": 0, **command}) + "\n")
@@ -199,8 +203,11 @@ class Peer:
         if self.process.poll() is None:
             self.signal(signal.SIGCONT)
         self.process.stdin.close()
-        status = self.process.wait(PATIENCE_S)
-        self._listener.join()
+        try:
+            status = self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()  # does nothing to a process that has ended
+            self._listener.join()
         self.process.stdout.close()
         return status
 
