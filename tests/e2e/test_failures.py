@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from wire.messages import GenerateRequest, Role
 
 NUM_TOKENS = 600
 LEFT_WITHIN_S = 5.0
+COMPUTES_S = 0.02  # of processor time: a prefill worker is in the middle of a long prompt
 
 
 @pytest.fixture
@@ -41,6 +43,11 @@ class Strike:
         self.struck_s = time.monotonic()
         for pid in self._pids:
             os.kill(pid, self._number)
+
+    def cpu_s(self) -> float:
+        """Processor time that the workers have used."""
+        times = [psutil.Process(pid).cpu_times() for pid in self._pids]
+        return sum(spent.user + spent.system for spent in times)
 
     def wake(self) -> None:
         for pid in self._pids:
@@ -100,14 +107,16 @@ async def test_the_last_prefill_worker_is_lost_in_mid_prompt(
     collect: Callable[..., Any],
 ) -> None:
     router = await connect(cluster)
-    prompt = prompt_of(3000, 6)
-    strike = await asyncio.to_thread(Strike, cluster, Role.PREFILL, number, 0)
-    request = asyncio.create_task(collect(router, greedy_request("r", prompt, 50)))
+    prompt = prompt_of(4000, 6)
+    strike = await asyncio.to_thread(Strike, cluster, Role.PREFILL, number, 1 << 30)
+    arrived: list[int] = []
+    used_s = strike.cpu_s()
+    request = asyncio.create_task(collect(router, greedy_request("r", prompt, 50), arrived.append))
     started_s = time.monotonic()
-    # The leg is on its way: the first of its chunks takes far longer than this turn of the loop.
-    for _ in range(20):
+    while strike.cpu_s() - used_s < COMPUTES_S:
         await asyncio.sleep(0)
     strike.now()
+    assert not arrived, "the prompt was read before the signal"
     tokens, _ = await request
     elapsed_s = time.monotonic() - started_s
     strike.wake()

@@ -248,4 +248,3 @@ def test_a_handle_that_covers_more_than_the_prompt_is_refused(
     decode.apply(start_leg(2, PROMPT[:20], handle=handle))
     decode.turn()
     assert only(decode, 2, LegFailed).code is ErrorCode.INVALID_REQUEST
-    assert isinstance(start_leg(3, PROMPT), Start)
