@@ -1,9 +1,14 @@
-"""What holds for the whole suite: nothing that a test started outlives it."""
+"""What holds for the whole suite: nothing that a test started outlives it, and a real Redis for those that ask."""
 
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,3 +23,44 @@ def no_process_is_left_behind() -> Iterator[None]:
     # Python's own helper of `multiprocessing` lives as long as the process that has it.
     left = [words for words in left if not any("resource_tracker" in word for word in words)]
     assert not left, f"processes outlived the tests: {left}"
+
+
+class RedisServer:
+    """A real redis-server on a port of its own, without persistence; it can be stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        words += ["--appendonly", "no", "--dir", str(self.directory)]
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port, retry=_patient()) as client:
+            client.ping()
+
+    def stop(self) -> None:
+        """Kill it, as a crash does; what it held is lost."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def _patient() -> redis.retry.Retry:
+    return redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), retries=500)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A running server with nothing in it."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
