@@ -1,4 +1,4 @@
-"""What holds for the whole suite: nothing that a test started outlives it, and a real Redis for those that ask."""
+"""The whole suite: nothing that a test started outlives it; a real Redis for those that ask."""
 
 import shutil
 import socket
@@ -26,7 +26,7 @@ def no_process_is_left_behind() -> Iterator[None]:
 
 
 class RedisServer:
-    """A real redis-server on a port of its own, without persistence; it can be stopped and started again."""
+    """A real redis-server on its own port, without persistence; it can be started again."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
