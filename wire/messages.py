@@ -73,11 +73,29 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTerms:
+    """Who asks and what was promised: the router's business, of which workers learn nothing.
+
+    tenant, weight: who shares the cluster's work with the others, and how large a share it has.
+    ttft_slo_s, tpot_slo_s: objectives of the time to the first token and of the mean time of a
+    token; 0: the router's own. session: requests of one session run where its last one ran, as
+    long as that is not much worse. model: only workers that serve it; empty: any.
+    """
+
+    tenant: str = ""
+    weight: float = 1.0
+    ttft_slo_s: float = 0.0
+    tpot_slo_s: float = 0.0
+    session: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One request as the router takes it: token ids in, token ids out.
 
     block_hashes: wire.block_hash.block_hashes(prompt_tokens, cache_salt), computed once.
-    Stop strings are the gateway's: it sees text, and cancels.
+    priority: lower numbers go first. Stop strings are the gateway's: it sees text, and cancels.
     """
 
     request_id: str
@@ -86,6 +104,7 @@ class GenerateRequest:
     block_hashes: tuple[int, ...]
     priority: int = 0
     cache_salt: str = ""
+    terms: RequestTerms = RequestTerms()
 
 
 @dataclass(frozen=True, slots=True)
