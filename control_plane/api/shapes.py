@@ -16,7 +16,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """A JSON object that this API writes."""
 
 
-class PoolView(Shape):
+class PoolView(Shape, frozen=True, kw_only=True):
     """One pool. desired: what the actuator was last asked for; recommended: what the planner
     would have, -1 while it has not decided yet. kv_use is a share of 1."""
 
@@ -32,7 +32,7 @@ class PoolView(Shape):
     kv_use: float = 0.0
 
 
-class WorkerView(Shape):
+class WorkerView(Shape, frozen=True, kw_only=True):
     """One worker with its last report. group: the fingerprint group, equal ones pair.
 
     flipping_to: the role that it is becoming, empty if none. num_restarts -1: not kept here.
@@ -63,7 +63,7 @@ class WorkerView(Shape):
     metrics_url: str = ""
 
 
-class PairView(Shape):
+class PairView(Shape, frozen=True, kw_only=True):
     """How `target` measured the way from `source`; no transport: the probe failed."""
 
     source: str
@@ -74,7 +74,7 @@ class PairView(Shape):
     alarms: list[str] = []
 
 
-class GroupView(Shape):
+class GroupView(Shape, frozen=True, kw_only=True):
     """Workers of one fingerprint. note: why some of them pair with nobody, empty if they do."""
 
     group: str
@@ -87,7 +87,7 @@ class GroupView(Shape):
     note: str = ""
 
 
-class ProcessView(Shape):
+class ProcessView(Shape, frozen=True, kw_only=True):
     """A process, actor or pod that an actuator keeps."""
 
     name: str
@@ -99,7 +99,7 @@ class ProcessView(Shape):
     detail: str = ""
 
 
-class PinView(Shape):
+class PinView(Shape, frozen=True, kw_only=True):
     """Pool sizes that an operator holds; until_s 0: until they are given back."""
 
     prefill: int
@@ -109,7 +109,7 @@ class PinView(Shape):
     until_s: float = 0.0
 
 
-class PlannerView(Shape):
+class PlannerView(Shape, frozen=True, kw_only=True):
     """mode: advise shows what it would do, act does it. serving: aggregated, hybrid or
     disaggregated. stale: why its data is too old to act on, empty if it is not."""
 
@@ -122,7 +122,7 @@ class PlannerView(Shape):
     stale: str = ""
 
 
-class LeaderView(Shape):
+class LeaderView(Shape, frozen=True, kw_only=True):
     """Who acts for this cluster. backend: none where there is one control plane only.
 
     token: the fencing number of this term, which every actuation carries.
@@ -135,7 +135,7 @@ class LeaderView(Shape):
     renewed_age_s: float = 0.0
 
 
-class StatusView(Shape):
+class StatusView(Shape, frozen=True, kw_only=True):
     """GET /api/v1/status. notes: what an operator should know, such as a refused scale-up."""
 
     version: int
@@ -153,7 +153,7 @@ class StatusView(Shape):
     notes: list[str] = []
 
 
-class StatusDelta(Shape):
+class StatusDelta(Shape, frozen=True, kw_only=True):
     """What differs from the status before: an event `status` of GET /api/v1/events.
 
     workers: those that changed or came. gone: ids of those that left. pairs, groups and
@@ -173,7 +173,7 @@ class StatusDelta(Shape):
     notes: list[str] = []
 
 
-class StepView(Shape):
+class StepView(Shape, frozen=True, kw_only=True):
     """One step of a decision: flip, add, remove or hold, with its reason in words.
 
     outcome: empty while it is only advice; else done, refused or failed, and why.
@@ -188,7 +188,7 @@ class StepView(Shape):
     outcome: str = ""
 
 
-class DecisionView(Shape):
+class DecisionView(Shape, frozen=True, kw_only=True):
     """What the planner decided at one tick, from which figures."""
 
     id: int
@@ -202,13 +202,13 @@ class DecisionView(Shape):
     acted: bool
 
 
-class DecisionsView(Shape):
+class DecisionsView(Shape, frozen=True, kw_only=True):
     """GET /api/v1/decisions: the newest first."""
 
     decisions: list[DecisionView]
 
 
-class HistoryView(Shape):
+class HistoryView(Shape, frozen=True, kw_only=True):
     """GET /api/v1/history: columns of equal length, null where nothing was measured.
 
     The names are those of `SERIES`.
@@ -219,7 +219,7 @@ class HistoryView(Shape):
     series: dict[str, list[float | None]]
 
 
-class AuditEntry(Shape):
+class AuditEntry(Shape, frozen=True, kw_only=True):
     """One action: who asked for what, when, and what came of it. outcome: as ActionResult."""
 
     id: int
@@ -233,13 +233,13 @@ class AuditEntry(Shape):
     idempotency_key: str = ""
 
 
-class AuditView(Shape):
+class AuditView(Shape, frozen=True, kw_only=True):
     """GET /api/v1/audit: the newest first."""
 
     entries: list[AuditEntry]
 
 
-class ActionResult(Shape):
+class ActionResult(Shape, frozen=True, kw_only=True):
     """The answer to an action. plan: its steps in words, with dry_run those that it would take.
 
     outcome: done, dry_run, or refused (then nothing was changed, and message says why).
@@ -252,7 +252,7 @@ class ActionResult(Shape):
     plan: list[str] = []
 
 
-class WhatIfAnswer(Shape):
+class WhatIfAnswer(Shape, frozen=True, kw_only=True):
     """POST /api/v1/what-if: the planner's own answer for the supposed load."""
 
     serving: str
@@ -263,7 +263,7 @@ class WhatIfAnswer(Shape):
     inputs: dict[str, float]
 
 
-class ErrorBody(Shape):
+class ErrorBody(Shape, frozen=True, kw_only=True):
     """code: a word for programs. field and limit: what was wrong with the input, else empty."""
 
     code: str
@@ -272,7 +272,7 @@ class ErrorBody(Shape):
     limit: str = ""
 
 
-class ErrorView(Shape):
+class ErrorView(Shape, frozen=True, kw_only=True):
     """Every answer whose status is 400 or more."""
 
     error: ErrorBody
