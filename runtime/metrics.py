@@ -64,6 +64,10 @@ CONTROL_METRICS = (
     MetricSpec("baton_control_beats_total", "counter", "Heartbeats received."),
     MetricSpec("baton_control_expired_total", "counter", "Workers dropped because their beats stopped."),
     MetricSpec("baton_control_restarts_total", "counter", "Processes restarted by the local actuator.", ("kind",)),
+    MetricSpec("baton_control_desired_workers", "gauge", "Workers of a role that should run: what an external autoscaler follows.", ("role",)),
+    MetricSpec("baton_control_actions_total", "counter", "Operator actions by name and outcome: done, dry_run, refused.", ("action", "outcome")),
+    MetricSpec("baton_control_is_leader", "gauge", "1 where this control plane may act, else 0."),
+    MetricSpec("baton_control_unready_total", "counter", "Workers that were not ready in time and were replaced.", ("role",)),
 )  # fmt: skip
 
 ALL_METRICS = GATEWAY_METRICS + WORKER_METRICS + CONTROL_METRICS
