@@ -10,8 +10,9 @@ from gateway.token_details import TokenDetails
 from router.output import OutputDelta, RequestTrace
 from wire.messages import FinishReason
 
-# An answer's index, its new text, its finish reason or None, and its new tokens where wanted.
-Piece = tuple[int, str, str | None, TokenDetails | None]
+# An answer's index, its new text, its finish reason or None, its new tokens where wanted, and the
+# stop string that ended it.
+Piece = tuple[int, str, str | None, TokenDetails | None, str | None]
 
 
 class Answer:
@@ -40,6 +41,11 @@ class Answer:
     @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it, where one did."""
+        return self._matcher.found if self._matcher else None
 
     def feed(self, delta: OutputDelta) -> str:
         """The text that `delta` completes and that no stop string can take back."""
@@ -144,6 +150,10 @@ class AnswerSet:
                 self._meter.cached(answer.num_cached_tokens)
         self._meter.tokens(num_tokens)
         return [
-            (index, text, self._answers[index].finish_reason, details.get(index))
+            self._piece(index, text, details.get(index))
             for index, text in texts.items()
         ]
+
+    def _piece(self, index: int, text: str, details: TokenDetails | None) -> Piece:
+        answer = self._answers[index]
+        return index, text, answer.finish_reason, details, answer.stop_string

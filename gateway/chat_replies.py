@@ -7,13 +7,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.answer import Piece
+from gateway.answer_deltas import AnswerDeltas, content_of, reasoning_of
 from gateway.chat_delta import Delta, FunctionDelta, ToolCallDelta
-from gateway.message_parser import MessageParser
+from gateway.errors import ApiError
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
-from gateway.replies import Choices, Stages, Usage, event
+from gateway.replies import DONE, Stages, Usage, event, failed_stream
 from gateway.token_details import ChatLogprobs, LogprobWriter, TokenDetails
-from runtime.lifecycle import new_id
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
@@ -71,17 +71,15 @@ class ChatReplies:
         self._prepared = prepared
         self.usage: Usage | None | UnsetType = None if prepared.include_usage else UNSET
         self._logprobs = LogprobWriter(model.detokenizers)
-        self._parsers: dict[int, MessageParser] = {}
+        self._answers: dict[int, AnswerDeltas] = {}
 
     def opening(self, index: int) -> bytes:
         return self._event(ChunkChoice(index, Delta("assistant", "")), self._prompt_ids)
 
     def piece(self, piece: Piece) -> bytes:
         """The details go with the first event; the finish reason has the last for itself."""
-        index, text, finish_reason, details = piece
-        deltas = [Delta(content=text)] if text else []
-        if self._prepared.style is not None:
-            deltas, finish_reason = self._parsed(index, text, finish_reason)
+        index, text, finish_reason, details, _ = piece
+        deltas, finish_reason = self._deltas(index).push(text, finish_reason)
         events = self._events(index, deltas, details)
         if finish_reason is None:
             return events
@@ -89,14 +87,14 @@ class ChatReplies:
 
     def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
         if not self._prepared.include_usage:
-            return b""
-        return event(Chunk(self._id, self._created, self._model, (), usage, baton=stages))
+            return DONE
+        return event(Chunk(self._id, self._created, self._model, (), usage, baton=stages)) + DONE
 
-    def whole(self, choices: Choices, usage: Usage) -> bytes:
-        listed = [
-            self._choice(index, text, finish_reason, details)
-            for index, (text, finish_reason, details) in enumerate(choices)
-        ]
+    def failure(self, error: ApiError) -> bytes:
+        return failed_stream(error)
+
+    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+        listed = [self._choice(piece) for piece in choices]
         return msgspec.json.encode(
             ChatReply(self._id, self._created, self._model, listed, usage, self._prompt_ids)
         )
@@ -106,31 +104,17 @@ class ChatReplies:
         prepared = self._prepared
         return prepared.requests[0].prompt_tokens if prepared.return_token_ids else UNSET
 
-    def _choice(
-        self, index: int, text: str, finish_reason: str, details: TokenDetails | None
-    ) -> ChatChoice:
+    def _choice(self, piece: Piece) -> ChatChoice:
+        index, text, finish_reason, details, _ = piece
         logprobs, token_ids = self._shown(details)
-        message, reason = AnswerMessage(text), finish_reason
-        if self._prepared.style is not None:
-            deltas, parsed_reason = self._parsed(index, text, finish_reason)
-            message, reason = _joined(deltas), parsed_reason or finish_reason
-        return ChatChoice(index, message, reason, logprobs, token_ids)
+        deltas, reason = self._deltas(index).push(text, finish_reason)
+        return ChatChoice(index, _joined(deltas), reason or "stop", logprobs, token_ids)
 
-    def _parsed(
-        self, index: int, text: str, finish_reason: str | None
-    ) -> tuple[list[Delta], str | None]:
-        """The text as deltas; an answer that ends with a call has a finish reason of its own."""
-        parser = self._parsers.get(index)
-        if parser is None:
-            assert self._prepared.style is not None
-            parser = MessageParser(self._prepared.style, lambda: new_id("call"))
-            self._parsers[index] = parser
-        deltas = parser.push(text) if text else []
-        if finish_reason is not None:
-            deltas += parser.finish()
-            if finish_reason == "stop" and parser.num_calls:
-                finish_reason = "tool_calls"
-        return deltas, finish_reason
+    def _deltas(self, index: int) -> AnswerDeltas:
+        answer = self._answers.get(index)
+        if answer is None:
+            answer = self._answers[index] = AnswerDeltas(self._prepared.style)
+        return answer
 
     def _events(self, index: int, deltas: Sequence[Delta], details: TokenDetails | None) -> bytes:
         if details is None:
@@ -155,8 +139,7 @@ class ChatReplies:
 
 def _joined(deltas: Sequence[Delta]) -> AnswerMessage:
     """The whole message that the deltas add up to."""
-    content = "".join([delta.content or "" for delta in deltas])
-    reasoning = "".join([delta.reasoning_content or "" for delta in deltas])
+    content, reasoning = content_of(deltas), reasoning_of(deltas)
     begun: dict[int, ToolCallDelta] = {}
     arguments: dict[int, list[str]] = {}
     for call in (call for delta in deltas for call in delta.tool_calls or ()):

@@ -1,13 +1,19 @@
 """One HTTP response as it is sent: whole, or as server-sent events."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from starlette.types import Send
 
 from gateway.errors import ApiError
-from gateway.replies import DONE, error_event
+from gateway.replies import failed_stream
 
 Headers = Iterable[tuple[bytes, bytes]]
+ErrorBody = Callable[[ApiError], bytes]
+
+
+def openai_error(error: ApiError) -> bytes:
+    return error.body
+
 
 _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = (
@@ -24,11 +30,14 @@ class HttpReply:
     status; fail() answers in whichever form is still possible.
     """
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, error_body: ErrorBody = openai_error) -> None:
+        """error_body: of a failure before the first event."""
         self._send = send
+        self._error_body = error_body
         self._request_id = (b"x-request-id", request_id.encode())
         self._is_started = False
         self.headers: Headers = ()  # that go with the answer, whatever it is
+        self.failed_stream: ErrorBody = failed_stream  # what ends a stream that fails
 
     async def whole(self, status: int, body: bytes, headers: Headers = ()) -> None:
         length = (b"content-length", b"%d" % len(body))
@@ -42,12 +51,12 @@ class HttpReply:
 
     async def fail(self, error: ApiError) -> None:
         if self._is_started:
-            await self.events(error_event(error.body) + DONE, last=True)
+            await self.events(self.failed_stream(error), last=True)
             return
         headers = error.headers
         if error.status in (408, 413):  # the rest of the body is not read
             headers = [*headers, (b"connection", b"close")]
-        await self.whole(error.status, error.body, headers)
+        await self.whole(error.status, self._error_body(error), headers)
 
     async def _start(self, status: int, headers: Headers) -> None:
         self._is_started = True

@@ -101,17 +101,14 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     function_call: Any = None
 
 
-class CommonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The fields that both endpoints share. None: left out, a default applies."""
+class SharedBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields of every endpoint that generates. None: left out, a default applies."""
 
     model: str
-    max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
-    n: int | None = None
-    stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     seed: int | None = None
     presence_penalty: float | None = None
@@ -120,12 +117,20 @@ class CommonBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
     priority: int | None = None
     cache_salt: str | None = None
-    metadata: dict[str, str] | None = None
     logit_bias: dict[str, float] | None = None
+
+
+class CommonBody(SharedBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields that OpenAI's chats and completions share."""
+
+    max_tokens: int | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
     return_token_ids: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -147,6 +152,17 @@ class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True
     parallel_tool_calls: bool | None = None
     store: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatFields(SharedBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The fields of the endpoints that translate their body to a ChatBody."""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The fields that a ChatBody has under the same names."""
+        return {field: getattr(self, field) for field in ChatFields.__struct_fields__}
 
 
 class CompletionBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True):

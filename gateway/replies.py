@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UnsetType
 
 from gateway.answer import Piece
-from gateway.token_details import TokenDetails
+from gateway.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,12 +42,10 @@ class Stages(msgspec.Struct, frozen=True, omit_defaults=True):
     transfer_failure: str = ""
 
 
-# Each choice's text, finish reason, and its tokens where the request wants them, by index.
-Choices = Sequence[tuple[str, str, TokenDetails | None]]
-
-
 class Replies(Protocol):
     """The response of one request, in its endpoint's shape; events are whole SSE events.
+
+    What is written does not depend on how the answer was cut into pieces.
 
     usage: goes with every event but the last; UNSET where no event of the stream has usage.
     """
@@ -61,17 +59,26 @@ class Replies(Protocol):
     def piece(self, piece: Piece) -> bytes: ...
 
     def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
-        """What goes after the last choice's end: usage and stages, where usage was asked for."""
+        """What goes after the last choice's end: usage where asked for, and the stream's end."""
         ...
 
-    def whole(self, choices: Choices, usage: Usage) -> bytes:
-        """The body of an answer that is not streamed."""
+    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
+        """The body of an answer that is not streamed; choices: each as one piece, by index."""
+        ...
+
+    def failure(self, error: ApiError) -> bytes:
+        """What goes last in a stream that fails."""
         ...
 
 
-def error_event(error_body: bytes) -> bytes:
-    return b"data: " + error_body + b"\n\n"
+def failed_stream(error: ApiError) -> bytes:
+    """OpenAI's: the error's body as an event."""
+    return b"data: " + error.body + b"\n\n" + DONE
 
 
 def event(body: msgspec.Struct) -> bytes:
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def named_event(name: str, body: msgspec.Struct) -> bytes:
+    return b"event: " + name.encode() + b"\n" + event(body)

@@ -5,7 +5,7 @@ from msgspec import UNSET, UnsetType
 from gateway.answer import AnswerSet
 from gateway.generation import Generation
 from gateway.http_reply import Headers, HttpReply
-from gateway.replies import DONE, CachedTokens, Replies, Stages, Usage
+from gateway.replies import CachedTokens, Replies, Stages, Usage
 from gateway.token_details import TokenDetails
 from router.output import RequestTrace
 
@@ -13,7 +13,7 @@ from router.output import RequestTrace
 async def stream_answers(
     generation: Generation, answers: AnswerSet, replies: Replies, reply: HttpReply
 ) -> None:
-    """One write for all tokens that wait; usage, where asked for, and [DONE] go with the last."""
+    """One write for all tokens that wait; the stream's end goes with the last."""
     opened: set[int] = set()
     while not answers.are_finished:
         events: list[bytes] = []
@@ -29,7 +29,7 @@ async def stream_answers(
             if piece[2] is not None:
                 generation.end(index)
         if answers.are_finished:
-            events.append(replies.ending(_usage(answers), _stages(answers.trace)) + DONE)
+            events.append(replies.ending(_usage(answers), _stages(answers.trace)))
         joined = b"".join(events)
         if joined:
             await reply.events(joined, last=answers.are_finished)
@@ -39,18 +39,19 @@ async def whole_answers(
     generation: Generation, answers: AnswerSet, replies: Replies, reply: HttpReply
 ) -> None:
     texts: list[list[str]] = [[] for _ in range(answers.num_answers)]
-    reasons: dict[int, str] = {}
+    ends: dict[int, tuple[str | None, str | None]] = {}
     details: dict[int, TokenDetails] = {}
     while not answers.are_finished:
-        for index, text, finish_reason, new in answers.feed(await generation.take()):
+        for index, text, finish_reason, new, stop_string in answers.feed(await generation.take()):
             texts[index].append(text)
             if new is not None:
                 details.setdefault(index, TokenDetails()).join(new)
             if finish_reason is not None:
-                reasons[index] = finish_reason
+                ends[index] = finish_reason, stop_string
                 generation.end(index)
     choices = [
-        ("".join(pieces), reasons[index], details.get(index)) for index, pieces in enumerate(texts)
+        (index, "".join(pieces), ends[index][0], details.get(index), ends[index][1])
+        for index, pieces in enumerate(texts)
     ]
     body = replies.whole(choices, _usage(answers))
     await reply.whole(200, body, _worker_headers(answers.trace))

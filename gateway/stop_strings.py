@@ -14,6 +14,7 @@ class StopMatcher:
         """stops: non-empty strings."""
         self._patterns = [_Pattern(stop) for stop in stops]
         self._held = ""
+        self.found: str | None = None  # the stop string that ended the text
 
     def push(self, piece: str) -> tuple[str, bool]:
         """The text that is safe to send, and whether a stop string ended it."""
@@ -23,6 +24,7 @@ class StopMatcher:
             longest_stop = max(lengths, default=0)
             if longest_stop:
                 self._held = ""
+                self.found = text[index + 1 - longest_stop : index + 1]
                 return text[: index + 1 - longest_stop], True
         num_held = max((pattern.matched for pattern in self._patterns), default=0)
         safe = len(text) - num_held

@@ -1,12 +1,15 @@
 """The response bodies of /v1/completions."""
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.answer import Piece
+from gateway.errors import ApiError
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
-from gateway.replies import Choices, Stages, Usage, event
+from gateway.replies import DONE, Stages, Usage, event, failed_stream
 from gateway.token_details import LogprobWriter, TextLogprobs, TokenDetails
 
 
@@ -53,7 +56,7 @@ class TextReplies:
         return event(self._reply([choice], self.usage))
 
     def piece(self, piece: Piece) -> bytes:
-        index, text, finish_reason, details = piece
+        index, text, finish_reason, details, _ = piece
         if not text and finish_reason is None and not details:
             return b""
         choice = self._choice(index, text, finish_reason, details)
@@ -61,13 +64,16 @@ class TextReplies:
 
     def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
         if not self._prepared.include_usage:
-            return b""
-        return event(TextReply(self._id, self._created, self._model, [], usage, stages))
+            return DONE
+        return event(TextReply(self._id, self._created, self._model, [], usage, stages)) + DONE
 
-    def whole(self, choices: Choices, usage: Usage) -> bytes:
+    def failure(self, error: ApiError) -> bytes:
+        return failed_stream(error)
+
+    def whole(self, choices: Sequence[Piece], usage: Usage) -> bytes:
         listed = [
             self._choice(index, self._echo(index) + text, finish_reason, details, is_whole=True)
-            for index, (text, finish_reason, details) in enumerate(choices)
+            for index, text, finish_reason, details, _ in choices
         ]
         return msgspec.json.encode(self._reply(listed, usage))
 
