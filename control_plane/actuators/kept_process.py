@@ -64,6 +64,11 @@ class KeptProcess:
         """SIGKILL now; a `stop` that is under way returns."""
         self._signal("kill")
 
+    def give_up_on(self, reason: str) -> None:
+        """SIGKILL for this start of it, with the reason as its last line; it starts again."""
+        self._output.write(f"{self.spec.name} {reason}\n")
+        self.kill()
+
     @property
     def status(self) -> ProcessStatus:
         running = self._process is not None and self._process.returncode is None
