@@ -57,7 +57,7 @@ class Batch:
         self.context_tokens = 0
         self.waiting_tokens = 0
         self.num_preemptions = 0
-        self._limits = limits
+        self.limits = limits
         self._finishes: list[tuple[int, int, Leg]] = []  # finish step, order, leg
         self._grown_tokens = 0
         self._grown_blocks = 0
@@ -73,7 +73,7 @@ class Batch:
 
     def enqueue(self, leg: Leg) -> None:
         """Queues a new leg; its cached prefix is an estimate until it is admitted."""
-        leg.num_computed = self._cached_units(leg) * self._limits.unit_tokens
+        leg.num_computed = self._cached_units(leg) * self.limits.unit_tokens
         self.waiting_tokens += leg.num_known - leg.num_computed
         self.waiting.append(leg)
 
@@ -94,7 +94,7 @@ class Batch:
         while self.pulled and self._has_row:
             self.join(self.pulled.pop(0))
         can_admit = self._make_room()
-        budget = self._limits.max_batch_tokens - len(self.decoding)
+        budget = self.limits.max_batch_tokens - len(self.decoding)
         chunks: list[Chunk] = []
         for leg in self.prefilling:
             if budget <= 0:
@@ -149,7 +149,7 @@ class Batch:
 
     def store(self, leg: Leg) -> None:
         """Offers the units that are computed since the last time to the cache."""
-        num_full = min(leg.num_computed // self._limits.unit_tokens, len(leg.keys))
+        num_full = min(leg.num_computed // self.limits.unit_tokens, len(leg.keys))
         for key in leg.keys[leg.num_stored : num_full]:
             if self.pool.store(key):
                 leg.held.append(key)
@@ -171,7 +171,7 @@ class Batch:
         private = sum(leg.num_private for leg in with_blocks) + self._grown_blocks
         self.pool.check_integrity(private)
         assert self._grown_blocks == -(-self._grown_tokens // BLOCK_SIZE)
-        assert self.num_running <= self._limits.max_running
+        assert self.num_running <= self.limits.max_running
 
     def _make_room(self) -> bool:
         """Preempts the latest legs until a step's new tokens fit; False when any was."""
@@ -210,12 +210,12 @@ class Batch:
             return False
         leg.held = list(prefix)
         leg.num_stored, leg.num_private = depth, num_new
-        leg.num_computed = depth * self._limits.unit_tokens
+        leg.num_computed = depth * self.limits.unit_tokens
         return True
 
     def _cached_units(self, leg: Leg) -> int:
         """The last token is always computed."""
-        return min(self.pool.match(leg.keys), (leg.num_known - 1) // self._limits.unit_tokens)
+        return min(self.pool.match(leg.keys), (leg.num_known - 1) // self.limits.unit_tokens)
 
     def _headroom(self) -> int:
         """A block for each running leg that can grow, so that admission does not preempt."""
@@ -223,7 +223,7 @@ class Batch:
 
     @property
     def _has_row(self) -> bool:
-        return self.num_running < self._limits.max_running
+        return self.num_running < self.limits.max_running
 
     def _is_current(self, entry: tuple[int, int, Leg]) -> bool:
         """The leg has not been preempted since it was to finish at that step."""

@@ -30,12 +30,33 @@ class SimulatedSession:
         self.worker = worker
         self.load = WorkerLoad()
         self.forecast = forecast
+        self.is_draining = False
+        self.is_paused = False  # while its role flips
+        self.num_legs = 0  # reserved and not ended
         self._on_change = on_change
         self._candidate: Candidate | None = None
+
+    @property
+    def takes_legs(self) -> bool:
+        return not (self.is_draining or self.is_paused)
+
+    def pause(self) -> None:
+        self.is_paused = True
+        self.changed()
+
+    def resume(self) -> None:
+        self.is_paused = False
+        self.changed()
+
+    def drain(self) -> None:
+        """No new legs, for good."""
+        self.is_draining = True
+        self.changed()
 
     def reserve(
         self, leg_id: int, *, compute_tokens: int, new_tokens: int, num_tokens: int = 0
     ) -> None:
+        self.num_legs += 1
         self.load.reserve(
             leg_id, compute_tokens=compute_tokens, new_tokens=new_tokens, num_tokens=num_tokens
         )
@@ -50,6 +71,7 @@ class SimulatedSession:
         self.changed()
 
     def ended(self, leg_id: int) -> None:
+        self.num_legs -= 1
         self.load.ended(leg_id)
         self.changed()
 
@@ -61,9 +83,8 @@ class SimulatedSession:
         self.changed()
 
     def changed(self) -> None:
-        if self._candidate is not None:
-            self._candidate = None
-            self._on_change(self)
+        self._candidate = None
+        self._on_change(self)
 
     def candidate(self) -> Candidate:
         if self._candidate is None:
@@ -96,16 +117,31 @@ class SimulatedCluster:
         self._candidates: dict[Role, dict[str, Candidate]] = {role: {} for role in Role}
         self._changed: dict[str, SimulatedSession] = {}  # since the last view
         self._view = ClusterView()
+        self._on_idle: dict[str, Callable[[SimulatedSession], None]] = {}
 
-    def join(self, worker: ModelledWorker) -> None:
-        """The worker's session begins with a snapshot and a report, as a real one does."""
+    def join(self, worker: ModelledWorker, on_idle: Callable[[SimulatedSession], None]) -> None:
+        """The worker's session begins with a snapshot and a report, as a real one does.
+
+        on_idle: hears of each report of a worker that drains.
+        """
         forecast = WorkerForecast(*_seeds(worker.profile)) if self._has_forecasts else None
         session = SimulatedSession(worker, forecast, self._note_change)
         self._sessions[worker.worker_id] = session
         self._note_change(session)
         self._prefix_map.add_worker(worker.worker_id)
         self._prefix_map.load_snapshot(worker.worker_id, BlockSnapshot(0))
+        self._on_idle[worker.worker_id] = on_idle
         session.reported(self._loop.now())
+
+    def leave(self, session: SimulatedSession) -> None:
+        """The worker is gone, and with it all that is known of its cache."""
+        worker_id = session.worker.worker_id
+        del self._sessions[worker_id], self._on_idle[worker_id]
+        self._prefix_map.remove_worker(worker_id)
+        self._note_change(session)
+
+    def find(self, worker_id: str) -> SimulatedSession | None:
+        return self._sessions.get(worker_id)
 
     def get(self, worker_id: str) -> SimulatedSession:
         return self._sessions[worker_id]
@@ -117,7 +153,11 @@ class SimulatedCluster:
         """All workers; the same object until something changes."""
         if self._changed:
             for worker_id, session in self._changed.items():
-                self._candidates[session.worker.role][worker_id] = session.candidate()
+                for role, candidates in self._candidates.items():
+                    if role is not session.worker.role or not self._is_candidate(session):
+                        candidates.pop(worker_id, None)
+                    else:
+                        candidates[worker_id] = session.candidate()
             self._changed.clear()
             self._view = ClusterView(
                 tuple(self._candidates[Role.PREFILL].values()),
@@ -125,14 +165,21 @@ class SimulatedCluster:
             )
         return self._view
 
+    def _is_candidate(self, session: SimulatedSession) -> bool:
+        return session.takes_legs and session.worker.worker_id in self._sessions
+
     def blocks_came(self, worker_id: str, event: BlockEvent) -> None:
+        if worker_id not in self._sessions:
+            return
         is_in_order = self._prefix_map.apply(worker_id, event)
         assert is_in_order, f"{worker_id}: block events came out of order"
 
     def report_until(self, is_over: Callable[[], bool]) -> None:
         """Every session's report, now and every 250 ms."""
-        for session in self._sessions.values():
+        for session in tuple(self._sessions.values()):
             session.reported(self._loop.now())
+            if session.is_draining:
+                self._on_idle[session.worker.worker_id](session)
         if not is_over():
             self._loop.after(_REPORT_INTERVAL_S, self.report_until, is_over)
 

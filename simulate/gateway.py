@@ -15,6 +15,9 @@ from simulate.leg import Leg
 from simulate.spec import Overheads
 from wire.messages import BlockEvent, GenerateRequest
 
+_WORKER_WAIT_S = 15.0  # RouterConfig.worker_wait_s
+_WAIT_STEP_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -85,9 +88,11 @@ class SimulatedGateway:
         read_s = self._overheads.request_s + self._overheads.prompt_token_s * arrival.num_input
         self._loop.after(read_s, self._place, arrival)
 
-    def _place(self, arrival: Arrival) -> None:
+    def _place(self, arrival: Arrival, since_s: float | None = None) -> None:
         placed = self._placer.place(arrival.request, 0, frozenset())
-        assert placed is not None, "a simulated cluster has workers"
+        if placed is None:
+            self._wait(arrival, since_s)
+            return
         placement, facts = placed
         decode = self._cluster.get(placement.decode)
         answer = _Answer(arrival, placement.kind, decode, self._leg(arrival))
@@ -117,6 +122,15 @@ class SimulatedGateway:
         answer.decode_leg.source = leg
         self._answers[leg.leg_id] = answer
         self._start(prefill, leg)
+
+    def _wait(self, arrival: Arrival, since_s: float | None = None) -> None:
+        """No worker takes requests: asks again until worker_wait_s are over."""
+        since_s = self._loop.now() if since_s is None else since_s
+        if self._loop.now() - since_s >= _WORKER_WAIT_S:
+            self.num_under_way -= 1
+            self._on_end(arrival, _refusal(arrival, self._loop.now(), "no worker is live", 503))
+        else:
+            self._loop.after(_WAIT_STEP_S, self._place, arrival, since_s)
 
     def _leg(self, arrival: Arrival) -> Leg:
         return Leg(
@@ -178,7 +192,7 @@ class SimulatedGateway:
         self._on_end(answer.arrival, _record(answer, on_the_way_s))
 
 
-def _refusal(arrival: Arrival, now_s: float, error: str) -> RequestRecord:
+def _refusal(arrival: Arrival, now_s: float, error: str, status: int = 400) -> RequestRecord:
     return RequestRecord(
         index=arrival.index,
         class_name=arrival.class_name,
@@ -194,7 +208,7 @@ def _refusal(arrival: Arrival, now_s: float, error: str) -> RequestRecord:
         num_input=arrival.num_input,
         num_output=0,
         num_cached=0,
-        status=400,
+        status=status,
         finish_reason="",
         error=error,
         stages=StageTimes(),

@@ -1,6 +1,6 @@
 """One simulation from its specification and workload to the record of every request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -16,30 +16,42 @@ from simulate.batch import WorkerLimits
 from simulate.cluster import SimulatedCluster
 from simulate.event_loop import EventLoop
 from simulate.gateway import Arrival, SimulatedGateway
+from simulate.pools import Controller, PoolSample, SimulatedPools
 from simulate.prefixes import UnitPrefixMap
 from simulate.spec import ClusterSpec
-from simulate.worker import ModelledWorker
 from wire.block_hash import BLOCK_SIZE
 from wire.messages import Role
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a simulation gave. busy: share of the run that each worker's engine was in a step."""
+    """What a simulation gave. busy: share of the run that each worker's engine was in a step.
+
+    pools: their sizes from each change on. gpu_s: GPUs times seconds, those of starting workers
+    included; usd: at the profiles' prices.
+    """
 
     records: tuple[RequestRecord, ...]
     num_events: int
     num_preemptions: int
     end_s: float
     busy: dict[str, float]
+    pools: tuple[PoolSample, ...] = ()
+    gpu_s: float = 0.0
+    usd: float = 0.0
 
 
 class Simulation:
     """Owns the loop and all that lives in it; runs once."""
 
     def __init__(
-        self, spec: ClusterSpec, workload: Workload, on_progress: Callable[[int], None]
+        self,
+        spec: ClusterSpec,
+        workload: Workload,
+        on_progress: Callable[[int], None],
+        controllers: Sequence[Controller] = (),
     ) -> None:
+        self._controllers = controllers
         self._spec = spec
         self._workload = workload
         self._on_progress = on_progress
@@ -66,23 +78,32 @@ class Simulation:
             self._loop, placer, self._cluster, spec.overheads, self._ended, spec.max_tokens
         )
         self._prefix_map = prefix_map
-        self._add_workers(Role.PREFILL, spec.num_prefill, spec.prefill_profile)
-        self._add_workers(Role.DECODE, spec.num_decode, spec.decode_profile)
+        profiles = {Role.PREFILL: spec.prefill_profile, Role.DECODE: spec.decode_profile}
+        self._pools = SimulatedPools(
+            self._loop, self._cluster, self._gateway, profiles, self._limits, spec.pool_costs
+        )
+        self._pools.found(Role.PREFILL, spec.num_prefill)
+        self._pools.found(Role.DECODE, spec.num_decode)
 
     def run(self) -> Outcome:
         """Until every request has ended."""
         self._loop.at(self._workload.conversations[0].at_s, self._begin, 0)
         self._cluster.report_until(self._is_over)
+        for controller in self._controllers:
+            self._loop.after(controller.period_s, self._tick, controller)
         self._loop.run(lambda: self._on_progress(len(self._records)))
         self._on_progress(len(self._records))
-        sessions = self._cluster.all()
+        workers = [*(s.worker for s in self._cluster.all()), *self._pools.ended]
         end_s = self._loop.now()
         return Outcome(
             records=tuple(self._records),
             num_events=self._loop.num_events,
-            num_preemptions=sum(session.worker.num_preemptions for session in sessions),
+            num_preemptions=sum(worker.num_preemptions for worker in workers),
             end_s=end_s,
-            busy={s.worker.worker_id: s.worker.busy_s / end_s for s in sessions},
+            busy={worker.worker_id: worker.busy_s / end_s for worker in workers},
+            pools=tuple(self._pools.samples),
+            gpu_s=self._pools.gpu_s(end_s),
+            usd=self._pools.usd(end_s),
         )
 
     def check_integrity(self) -> None:
@@ -92,19 +113,6 @@ class Simulation:
             assert session.worker.is_quiet, f"{session.worker.worker_id} still has work"
             session.worker.check_integrity()
             session.load.check_integrity()
-
-    def _add_workers(self, role: Role, count: int, profile: Profile) -> None:
-        for number in range(count):
-            self._cluster.join(
-                ModelledWorker(
-                    f"{role.value}-{number}",
-                    role,
-                    profile,
-                    self._limits(role, profile),
-                    self._loop,
-                    self._gateway,
-                )
-            )
 
     def _limits(self, role: Role, profile: Profile) -> WorkerLimits:
         spec = self._spec
@@ -141,6 +149,11 @@ class Simulation:
         self._num_to_come -= 1
         self._gateway.arrive(arrival)
 
+    def _tick(self, controller: Controller) -> None:
+        if not self._is_over():
+            controller.tick(self._loop.now(), self._pools)
+            self._loop.after(controller.period_s, self._tick, controller)
+
     def _is_over(self) -> bool:
         return self._num_to_come == 0 and self._gateway.num_under_way == 0
 
@@ -149,12 +162,15 @@ def simulate(
     spec: ClusterSpec,
     workload: Workload,
     on_progress: Callable[[int], None] = lambda num_ended: None,
+    controllers: Sequence[Controller] = (),
 ) -> Outcome:
     """The same specification and workload give the same outcome, to the bit.
 
+    controllers: change the pools as it runs; none of them is asked after the last request.
+
     A request that is too long for a worker is refused, and counts as an error.
     """
-    simulation = Simulation(spec, workload, on_progress)
+    simulation = Simulation(spec, workload, on_progress, controllers)
     outcome = simulation.run()
     simulation.check_integrity()
     return outcome

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from profiles.profile import Profile
 from simulate.errors import SimulationError
+from simulate.pool_costs import PoolCosts
 from wire.block_hash import BLOCK_SIZE
 
 
@@ -49,6 +50,7 @@ class ClusterSpec:
     seed: int = 0
     ttft_slo_ms: float = 0.0
     tpot_slo_ms: float = 0.0
+    pool_costs: PoolCosts = PoolCosts()
 
     def __post_init__(self) -> None:
         if self.unit_tokens < 1 or self.unit_tokens % BLOCK_SIZE:

@@ -98,6 +98,11 @@ class ModelledWorker:
     def start(self, leg: Leg) -> None:
         self._post(self._start, leg)
 
+    def take_role(self, role: Role, limits: WorkerLimits) -> None:
+        """From the next step on; what runs and waits goes on."""
+        self.role = role
+        self._batch.limits = limits
+
     def report(self) -> WorkerReport:
         batch = self._batch
         return WorkerReport(
