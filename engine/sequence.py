@@ -7,7 +7,7 @@ from enum import Enum
 from engine.block_pool import CachedBlock
 from engine.grammar import Matcher
 from engine.token_history import TokenHistory
-from wire.block_hash import next_hash, root_hash
+from wire.block_hash import BLOCK_SIZE, next_hash, root_hash
 from wire.messages import SamplingParams
 
 
@@ -88,7 +88,7 @@ class Sequence:
         request = self.request
         self.tokens = array("I", request.prompt_tokens)
         self.tokens.extend(request.output_tokens)
-        self.hashes = list(request.block_hashes[: self.num_prompt // self.block_size])
+        self.hashes = self._given_hashes()
 
     @property
     def seq_id(self) -> int:
@@ -145,6 +145,18 @@ class Sequence:
         """The chained hash of a full block; hashes of generated blocks are made on demand."""
         for i in range(len(self.hashes), index + 1):
             parent = self.hashes[-1] if i else root_hash(self.request.cache_salt)
-            start = i * self.block_size
-            self.hashes.append(next_hash(parent, self.tokens[start : start + self.block_size]))
+            start, end = i * self.block_size, (i + 1) * self.block_size
+            part = self.block_size if self.block_size % BLOCK_SIZE else BLOCK_SIZE
+            for at in range(start, end, part):
+                parent = next_hash(parent, self.tokens[at : at + part])
+            self.hashes.append(parent)
         return self.hashes[index]
+
+    def _given_hashes(self) -> list[int]:
+        """Of the prompt's full blocks. A larger block is known by the hash of its last part, which
+        stands for all before it; of a smaller one the request says nothing."""
+        stride, rest = divmod(self.block_size, BLOCK_SIZE)
+        if rest:
+            return []
+        hashes = self.request.block_hashes[stride - 1 :: stride]
+        return list(hashes[: self.num_prompt // self.block_size])

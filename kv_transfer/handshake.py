@@ -14,8 +14,7 @@ from kv_transfer.control import (
     Welcome,
 )
 from kv_transfer.errors import FailReason, TransferError
-from kv_transfer.mapping import can_map
-from wire.kv import KVLayout
+from wire.kv import KVLayout, mapping_refusal
 
 _NONCE_BYTES = 32
 
@@ -69,8 +68,8 @@ def admit(channel: Channel, secret: bytes, me: Identity, num_blocks: int, timeou
     proof = _proof(secret, "reader", challenge.nonce, hello.nonce, hello.purpose, asked)
     if not hmac.compare_digest(hello.proof, proof):
         raise _refuse(channel, FailReason.NOT_A_MEMBER, "the cluster's secret is another one")
-    if not _can_read(asked.signature, me.signature):
-        text = f"KV layout {asked.signature} cannot be copied from {me.signature}"
+    if refusal := _refusal(asked.signature, me.signature):
+        text = f"KV layout {asked.signature} cannot be copied from {me.signature}: {refusal}"
         raise _refuse(channel, FailReason.LAYOUT_MISMATCH, text[:512])
     if (asked.worker_id, asked.epoch) != (me.worker_id, me.epoch):
         text = f"this is {me.worker_id} epoch {me.epoch}, another worker was meant"
@@ -86,12 +85,13 @@ def admit(channel: Channel, secret: bytes, me: Identity, num_blocks: int, timeou
     return hello.purpose
 
 
-def _can_read(reader: str, source: str) -> bool:
-    """The reader's layout is this one or can be mapped."""
+def _refusal(reader: str, source: str) -> str:
+    """Why the reader's layout cannot be read from this one, empty where it can."""
     try:
-        return can_map(KVLayout.from_signature(source, 1), KVLayout.from_signature(reader, 1))
-    except ValueError:
-        return False
+        theirs, mine = KVLayout.from_signature(source, 1), KVLayout.from_signature(reader, 1)
+    except ValueError as error:
+        return str(error)
+    return mapping_refusal(theirs, mine)
 
 
 def _source_layout(answer: Welcome, mine: str) -> KVLayout:
@@ -99,8 +99,9 @@ def _source_layout(answer: Welcome, mine: str) -> KVLayout:
         layout = KVLayout.from_signature(answer.signature, answer.num_blocks)
     except ValueError as error:
         raise TransferError(FailReason.MALFORMED, str(error)) from error
-    if not _can_read(mine, answer.signature):
-        raise TransferError(FailReason.LAYOUT_MISMATCH, f"{answer.signature} cannot be read")
+    if refusal := _refusal(mine, answer.signature):
+        text = f"{answer.signature} cannot be read: {refusal}"
+        raise TransferError(FailReason.LAYOUT_MISMATCH, text)
     return layout
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kv_transfer.plan import Copy, Piece, extents, plan_copies
-from wire.kv import KVLayout
+from wire.kv import KVLayout, mapping_refusal
 
 Extent = tuple[int, int]
 """Offset in a pool, bytes."""
@@ -58,17 +58,6 @@ class Window:
         return max(0, min(end_index * layout.block_size, self.end_token) - start)
 
 
-def can_map(source: KVLayout, target: KVLayout) -> bool:
-    """The same model's cache in the same numbers; blocks and shares of the heads may differ."""
-    return (
-        source.num_layers == target.num_layers
-        and source.head_dim == target.head_dim
-        and source.dtype == target.dtype
-        and source.is_latent == target.is_latent
-        and source.num_model_heads == target.num_model_heads
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Mapping:
     """How one pull reads `source` into `target`. Pieces index the source's blocks.
@@ -85,7 +74,7 @@ class Mapping:
         cls, source: KVLayout, target: KVLayout, num_tokens: int, num_skip_tokens: int
     ) -> "Mapping":
         """For a prompt of which the target holds the first `num_skip_tokens`."""
-        assert can_map(source, target)
+        assert not mapping_refusal(source, target)
         if source.signature == target.signature:
             return cls(source, target, None)
         first = max(source.kv_heads.start, target.kv_heads.start)

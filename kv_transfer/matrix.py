@@ -12,19 +12,22 @@ class Measurement:
     """One probe of the way from a source to a reader.
 
     latency_s: a pull of one block, from the call to its result. bandwidth_bytes_s: of a large one.
-    transport: empty when the probe failed, and error says why.
+    transport: empty when the probe failed, and error says why. wanted_transport: what should have
+    been used.
     """
 
     latency_s: float = 0.0
     bandwidth_bytes_s: float = 0.0
     transport: str = ""
     error: str = ""
+    wanted_transport: str = ""
 
 
 class AlarmKind(StrEnum):
     UNREACHABLE = "unreachable"  # the probe failed
     SLOWER = "slower"  # less bandwidth than this pair used to have
     LATER = "later"  # more latency than this pair used to have
+    FALLBACK = "fallback"  # a worse transport than this pair should have
     OTHER_TRANSPORT = "other_transport"  # another than it used to be read by
 
 
@@ -102,6 +105,9 @@ class PairMatrix:
         if measured.error:
             yield AlarmKind.UNREACHABLE, measured.error
             return
+        if measured.wanted_transport not in ("", measured.transport):
+            text = f"read by {measured.transport}, {measured.wanted_transport} was expected"
+            yield AlarmKind.FALLBACK, text
         if not usual:
             return
         name = usual[-1].transport

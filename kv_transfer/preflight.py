@@ -102,7 +102,12 @@ class Preflight:
             latencies_s.append(self._clock.now() - begin_s)
         large = self._pull(importer, handles[-1])
         bandwidth = large.num_bytes / max(large.transfer_s, 1e-9)
-        return Measurement(median(latencies_s), bandwidth, large.transport)
+        return Measurement(
+            median(latencies_s),
+            bandwidth,
+            large.transport,
+            wanted_transport=large.wanted_transport,
+        )
 
     def _pull(self, importer: Importer, handle: KVHandle) -> PullResult:
         num_blocks = -(-handle.num_tokens // self._layout.block_size)

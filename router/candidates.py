@@ -1,9 +1,10 @@
 """The workers that a request can be placed on, as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.outlook import Outlook
+from router.pairs import PairLinks
 from wire.messages import Role
 
 
@@ -21,7 +22,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A live worker that takes new legs. Workers of one group have equal fingerprints."""
+    """A live worker that takes new legs. Workers of one group may pair."""
 
     worker_id: str
     epoch: int
@@ -36,10 +37,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """Both pools at one moment."""
+    """Both pools at one moment, and the ways of KV between their workers."""
 
     prefill: tuple[Candidate, ...] = ()
     decode: tuple[Candidate, ...] = ()
+    links: PairLinks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

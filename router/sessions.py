@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from router.candidates import ClusterView, WorkerState
 from router.config import RouterConfig
+from router.pairs import pair_links
 from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.session import WorkerSession
 from runtime.clock import Clock
 from runtime.metrics import Metrics
-from wire.cluster import Fingerprint, WorkerInfo
+from wire.cluster import Fingerprint, WorkerInfo, may_pair
 from wire.messages import Role
 
 _CHECKS_PER_TIMEOUT = 20
@@ -99,6 +100,7 @@ class Sessions:
             self._view = ClusterView(
                 tuple(found for found in candidates if found.role is Role.PREFILL),
                 tuple(found for found in candidates if found.role is Role.DECODE),
+                pair_links(session.info for session in self._by_id.values()),
             )
         return self._view
 
@@ -117,7 +119,7 @@ class Sessions:
         self._prefix_map.check_integrity()
 
     def _open(self, info: WorkerInfo) -> None:
-        group = self._groups.setdefault(info.fingerprint, len(self._groups))
+        group = self._group(info.fingerprint)
         self._prefix_map.add_worker(info.worker_id)
         session = WorkerSession(
             info,
@@ -130,6 +132,13 @@ class Sessions:
         )
         self._by_id[info.worker_id] = session
         session.open()
+
+    def _group(self, fingerprint: Fingerprint) -> int:
+        """Workers of one group take over from each other."""
+        if fingerprint not in self._groups:
+            known = (group for other, group in self._groups.items() if may_pair(other, fingerprint))
+            self._groups[fingerprint] = next(known, len(self._groups))
+        return self._groups[fingerprint]
 
     def _end(self, worker_id: str) -> None:
         session = self._by_id.pop(worker_id)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from wire.kv import FabricAddress
+from wire.kv import FabricAddress, KVLayout, mapping_refusal
 from wire.messages import PROTOCOL_VERSION, Role, WorkerReport
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Two workers pair only when these are equal."""
+    """What decides which workers pair: see pair_refusal."""
 
     model: str
     revision: str  # digest of the model's files
@@ -18,15 +18,58 @@ class Fingerprint:
     protocol: int = PROTOCOL_VERSION
 
 
+def pair_refusal(source: Fingerprint, reader: Fingerprint) -> str:
+    """Why `reader` cannot take over what `source` computes, in words; empty where it can.
+
+    Layouts that can be mapped pair: block sizes may differ, and the source may hold more of the
+    model's KV heads than the reader.
+    """
+    differences = (
+        ("model", source.model, reader.model),
+        ("model files", source.revision, reader.revision),
+        ("protocol", source.protocol, reader.protocol),
+    )
+    texts = [f"{what}: {a} there, {b} here" for what, a, b in differences if a != b]
+    if source.kv_layout != reader.kv_layout:
+        texts.append(_layout_refusal(source.kv_layout, reader.kv_layout))
+    return "; ".join(text for text in texts if text)
+
+
+def may_pair(one: Fingerprint, other: Fingerprint) -> bool:
+    """Either can take over what the other computes."""
+    return not pair_refusal(one, other) and not pair_refusal(other, one)
+
+
+def _layout_refusal(source: str, reader: str) -> str:
+    try:
+        theirs, mine = KVLayout.from_signature(source, 1), KVLayout.from_signature(reader, 1)
+    except ValueError as error:
+        return str(error)
+    if text := mapping_refusal(theirs, mine):
+        return text
+    missing = sorted(set(mine.kv_heads) - set(theirs.kv_heads))
+    return f"KV heads {missing} are not there" if missing else ""
+
+
 @dataclass(frozen=True, slots=True)
 class PairStatus:
-    """How a worker measured the way from a source to itself. No transport: the probe failed."""
+    """How a worker measured the way from a source to itself. No transport: the probe failed.
+
+    wanted_transport: what should have been used; another one that was is a fallback. refusal: why
+    nothing is read from this source though it serves the same model; empty for one that pairs.
+    """
 
     source: str
     latency_s: float
     bandwidth_bytes_s: float
     transport: str
     alarms: tuple[str, ...] = ()
+    wanted_transport: str = ""
+    refusal: str = ""
+
+    @property
+    def fell_back(self) -> bool:
+        return bool(self.transport) and self.transport != (self.wanted_transport or self.transport)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ def _encode_pair(pair: PairStatus) -> control_pb2.PairStatus:
         bandwidth_bytes_s=pair.bandwidth_bytes_s,
         transport=pair.transport,
         alarms=pair.alarms,
+        wanted_transport=pair.wanted_transport,
+        refusal=pair.refusal,
     )
 
 
@@ -82,6 +84,8 @@ def _decode_pair(message: control_pb2.PairStatus) -> PairStatus:
         message.bandwidth_bytes_s,
         message.transport,
         tuple(message.alarms),
+        message.wanted_transport,
+        message.refusal,
     )
 
 

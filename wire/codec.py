@@ -125,12 +125,18 @@ def encode_address(address: FabricAddress) -> worker_pb2.FabricAddress:
         host_id=address.host_id,
         shm_path=address.shm_path,
         transports=address.transports,
+        tls=address.tls,
     )
 
 
 def decode_address(message: worker_pb2.FabricAddress) -> FabricAddress:
     return FabricAddress(
-        message.host, message.port, message.host_id, message.shm_path, tuple(message.transports)
+        message.host,
+        message.port,
+        message.host_id,
+        message.shm_path,
+        tuple(message.transports),
+        message.tls,
     )
 
 

@@ -103,12 +103,31 @@ class KVLayout:
         return layout
 
 
+def mapping_refusal(source: KVLayout, reader: KVLayout) -> str:
+    """Why no byte of `source` can be read as `reader`'s, in words; empty where it can.
+
+    They have to be the same model's cache in the same numbers. Block sizes, pool sizes and shares
+    of the heads may differ.
+    """
+    differences = (
+        ("layers", source.num_layers, reader.num_layers),
+        ("KV heads", source.num_model_heads, reader.num_model_heads),
+        ("head size", source.head_dim, reader.head_dim),
+        ("dtype", source.dtype, reader.dtype),
+        ("latent cache", source.is_latent, reader.is_latent),
+    )
+    return "; ".join(
+        f"{what}: {theirs} there, {mine} here" for what, theirs, mine in differences if theirs != mine
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FabricAddress:
     """Where a worker's KV pool can be reached.
 
     host_id: equal ids can share memory. shm_path: the Unix socket that hands the pool's memory
-    out, empty where there is none. transports: names, best first.
+    out, empty where there is none. transports: names, best first. tls: TCP connections to it begin
+    with TLS.
     """
 
     host: str
@@ -116,6 +135,7 @@ class FabricAddress:
     host_id: str = ""
     shm_path: str = ""
     transports: tuple[str, ...] = ()
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,18 @@ from kv_transfer.preflight import Preflight
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire import rpc
-from wire.cluster import ClusterSnapshot, Fingerprint, PairStatus, WorkerInfo
+from wire.cluster import ClusterSnapshot, Fingerprint, PairStatus, WorkerInfo, pair_refusal
 
 _RETRY_S = 1.0
 log = get_logger("worker")
 
 
 class PairWatch:
-    """Follows the cluster and probes each new process of a worker with this one's fingerprint.
+    """Follows the cluster and probes each new process of a worker that this one may pull from.
 
-    `pairs` is what this worker tells of itself; `on_change` is called when it has changed.
+    `pairs` is what this worker tells of itself: a measurement of each such worker, and for others
+    that serve the same model the reason why nothing is read from them. `on_change` is called when
+    it has changed.
     """
 
     def __init__(
@@ -37,10 +39,15 @@ class PairWatch:
         self._on_change = on_change
         self._matrix = PairMatrix()
         self._probed: dict[str, int] = {}  # worker_id -> epoch
+        self._refusals: dict[str, str] = {}  # worker_id -> why it is not read from
 
     @property
     def pairs(self) -> tuple[PairStatus, ...]:
-        return tuple(_status(entry) for entry in self._matrix.entries())
+        refused = [
+            PairStatus(source, 0.0, 0.0, "", refusal=text)
+            for source, text in self._refusals.items()
+        ]
+        return (*map(_status, self._matrix.entries()), *refused)
 
     async def run(self, address: str, token: str) -> None:
         """Until cancelled; a control plane that is gone is tried again."""
@@ -60,17 +67,29 @@ class PairWatch:
         here = {worker.worker_id for worker in snapshot.workers}
         for gone in self._probed.keys() - here:
             del self._probed[gone]
+            self._refusals.pop(gone, None)
         for worker in snapshot.workers:
-            if self._is_new(worker):
-                self._probed[worker.worker_id] = worker.epoch
+            if not self._is_new(worker):
+                continue
+            self._probed[worker.worker_id] = worker.epoch
+            if refusal := pair_refusal(worker.fingerprint, self._own):
+                self._refuse(worker, refusal)
+            else:
+                self._refusals.pop(worker.worker_id, None)
                 await self._probe(worker)
 
     def _is_new(self, worker: WorkerInfo) -> bool:
-        return (
-            worker.worker_id != self._worker_id
-            and worker.fingerprint == self._own
-            and self._probed.get(worker.worker_id) != worker.epoch
-        )
+        is_other = worker.worker_id != self._worker_id
+        return is_other and self._probed.get(worker.worker_id) != worker.epoch
+
+    def _refuse(self, worker: WorkerInfo, refusal: str) -> None:
+        """Another model's worker is no surprise; one of this model should have paired."""
+        if worker.fingerprint.model != self._own.model:
+            return
+        log.warning("pair_refused", source=worker.worker_id, reason=refusal)
+        self._matrix.forget(worker.worker_id)
+        self._refusals[worker.worker_id] = refusal
+        self._on_change()
 
     async def _probe(self, worker: WorkerInfo) -> None:
         measured = await _in_thread(
@@ -108,4 +127,5 @@ def _status(entry: Entry) -> PairStatus:
         measured.bandwidth_bytes_s,
         measured.transport,
         tuple(alarm.message for alarm in entry.alarms),
+        measured.wanted_transport,
     )

@@ -100,7 +100,7 @@ def _pair_table(status: ClusterStatus) -> Table:
                 pair.transport or "-",
                 f"{pair.latency_s * 1e3:.2f} ms",
                 f"{pair.bandwidth_bytes_s / 1e9:.2f} GB/s",
-                "; ".join(pair.alarms),
+                f"does not pair: {pair.refusal}" if pair.refusal else "; ".join(pair.alarms),
             )
     return table
 

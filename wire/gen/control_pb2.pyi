@@ -24,18 +24,22 @@ class Fingerprint(_message.Message):
     def __init__(self, model: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., block_size: _Optional[int] = ..., kv_layout: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class PairStatus(_message.Message):
-    __slots__ = ("source", "latency_s", "bandwidth_bytes_s", "transport", "alarms")
+    __slots__ = ("source", "latency_s", "bandwidth_bytes_s", "transport", "alarms", "wanted_transport", "refusal")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LATENCY_S_FIELD_NUMBER: _ClassVar[int]
     BANDWIDTH_BYTES_S_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     ALARMS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
     source: str
     latency_s: float
     bandwidth_bytes_s: float
     transport: str
     alarms: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, source: _Optional[str] = ..., latency_s: _Optional[float] = ..., bandwidth_bytes_s: _Optional[float] = ..., transport: _Optional[str] = ..., alarms: _Optional[_Iterable[str]] = ...) -> None: ...
+    wanted_transport: str
+    refusal: str
+    def __init__(self, source: _Optional[str] = ..., latency_s: _Optional[float] = ..., bandwidth_bytes_s: _Optional[float] = ..., transport: _Optional[str] = ..., alarms: _Optional[_Iterable[str]] = ..., wanted_transport: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
     __slots__ = ("worker_id", "epoch", "role", "address", "fabric", "fingerprint", "max_model_len", "num_blocks", "draining", "pid", "metrics_url", "pairs")

@@ -115,18 +115,20 @@ class KVHandle(_message.Message):
     def __init__(self, handle_id: _Optional[bytes] = ..., worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., address: _Optional[_Union[FabricAddress, _Mapping]] = ..., num_tokens: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class FabricAddress(_message.Message):
-    __slots__ = ("host", "port", "host_id", "shm_path", "transports")
+    __slots__ = ("host", "port", "host_id", "shm_path", "transports", "tls")
     HOST_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     HOST_ID_FIELD_NUMBER: _ClassVar[int]
     SHM_PATH_FIELD_NUMBER: _ClassVar[int]
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     host: str
     port: int
     host_id: str
     shm_path: str
     transports: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., host_id: _Optional[str] = ..., shm_path: _Optional[str] = ..., transports: _Optional[_Iterable[str]] = ...) -> None: ...
+    tls: bool
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., host_id: _Optional[str] = ..., shm_path: _Optional[str] = ..., transports: _Optional[_Iterable[str]] = ..., tls: _Optional[bool] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
     __slots__ = ("events", "report", "block_events", "snapshot")
