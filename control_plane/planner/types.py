@@ -97,7 +97,8 @@ class Observation:
     """The cluster at at_s of the planner's clock. wall_s: seconds since 1970, for schedules.
 
     starting: workers that were asked for and are not registered, by role; quotas and start-ups
-    are the actuator's facts. traffic is None where nobody could be asked.
+    are the actuator's facts. traffic is None where nobody could be asked. mode_scores: the
+    attainment that each mode would have given in the last minutes, where that was simulated.
     """
 
     at_s: float
@@ -108,6 +109,7 @@ class Observation:
     decode: PoolFigures = PoolFigures()
     starting_prefill: int = 0
     starting_decode: int = 0
+    mode_scores: tuple[tuple[Mode, float], ...] = ()
 
     def of(self, role: Role) -> tuple[WorkerFigures, ...]:
         return tuple(worker for worker in self.workers if worker.role is role and worker.counts)

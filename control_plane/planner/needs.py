@@ -1,0 +1,190 @@
+"""How hard either pool is pressed, from the model and from what its own workers show."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+
+from control_plane.planner.demand import (
+    DecodeDemand,
+    PrefillDemand,
+    WorkerModel,
+    decode_demand,
+    prefill_demand,
+)
+from control_plane.planner.types import Objectives, Observation, Traffic, WorkerFigures
+from router.predictor import StepCosts
+from wire.messages import Role
+
+_KV_SHARE = 0.9
+_MAX_OBSERVED = 2.0  # latencies say that more is needed, not how much
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What the rates are multiplied by at the moment that is planned for."""
+
+    prefill: float = 1.0
+    decode: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNeed:
+    """One pool: its workers in units of the model worker, and what is asked of them.
+
+    observed: pressure by queues, memory and latencies at the present size, which only raises
+    what the model says.
+    """
+
+    role: Role
+    num_workers: int
+    servers: float
+    demand: PrefillDemand | DecodeDemand
+    observed: float
+
+    def pressure(self, change: int = 0) -> float:
+        """With `change` more workers; 1 is just enough, infinite for work on nobody."""
+        count = self.num_workers + change
+        if count <= 0:
+            return math.inf if self.demand.workers() else 0.0
+        seen = self.observed * self.num_workers / count
+        return max(self.demand.pressure(self.servers + change * self.speed), seen)
+
+    def needed(self, room: float = 0.0) -> int:
+        """Workers, of the pool's mean speed, that would carry 1 + room times what is asked."""
+        by_model = math.ceil(self.demand.scaled(1 + room).workers() / self.speed - 1e-9)
+        by_sight = math.ceil(self.observed * (1 + room) * self.num_workers - 1e-9)
+        return max(by_model, by_sight)
+
+    @property
+    def speed(self) -> float:
+        return self.servers / self.num_workers if self.num_workers else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    prefill: PoolNeed
+    decode: PoolNeed
+
+    def of(self, role: Role) -> PoolNeed:
+        return self.prefill if role is Role.PREFILL else self.decode
+
+    @property
+    def hungry(self) -> PoolNeed:
+        """The pool that is pressed more."""
+        return max((self.decode, self.prefill), key=PoolNeed.pressure)
+
+    def in_one_pool(self) -> "Needs":
+        """The prompts' work as the decode pool's: what aggregated serving asks."""
+        prompts, answers = self.prefill.demand, self.decode.demand
+        assert isinstance(answers, DecodeDemand)
+        both = replace(answers, prompt_load=prompts.load)
+        return Needs(
+            replace(self.prefill, demand=prompts.scaled(0), observed=0.0),
+            replace(self.decode, demand=both),
+        )
+
+
+class WorkerModels:
+    """The worker that each pool is measured in: the median of its calibrated coefficients.
+
+    seeds: costs by hardware kind, for workers that nobody has seen at work. Workers that are not
+    believed teach nothing.
+    """
+
+    def __init__(self, seeds: Mapping[str, WorkerModel]) -> None:
+        self._seeds = seeds
+
+    def of_worker(self, worker: WorkerFigures) -> WorkerModel | None:
+        if worker.costs is not None and not worker.complaint:
+            return WorkerModel(worker.costs, worker.kv_tokens, worker.max_num_seqs)
+        return self._seeds.get(worker.hardware)
+
+    def of_kind(self, name: str) -> WorkerModel | None:
+        return self._seeds.get(name)
+
+    def typical(self, workers: tuple[WorkerFigures, ...]) -> WorkerModel | None:
+        """None when nothing is known of any of them."""
+        models = [model for model in map(self.of_worker, workers) if model is not None]
+        models = models or list(self._seeds.values())[:1]
+        return _median(models) if models else None
+
+
+def needs(
+    seen: Observation,
+    traffic: Traffic,
+    models: WorkerModels,
+    objectives: Objectives,
+    growth: Growth,
+    latencies_count: bool,
+) -> Needs | None:
+    """None where no worker's costs are known. traffic: the observation's, or one supposed."""
+    workers = {role: seen.of(role) for role in Role}
+    typical = {role: models.typical(workers[role] or seen.workers) for role in Role}
+    prefill_model, decode_model = typical[Role.PREFILL], typical[Role.DECODE]
+    if prefill_model is None or decode_model is None:
+        return None
+    prompts = prefill_demand(traffic, prefill_model, objectives, growth.prefill)
+    answers = decode_demand(traffic, decode_model, objectives, growth.decode)
+    prefill_s = prefill_model.work_s(traffic)
+    rate = decode_model.decode_rate(traffic.context_tokens, objectives.tpot_s)
+    prefill_servers = decode_servers = 0.0
+    for worker in workers[Role.PREFILL]:
+        model = models.of_worker(worker)
+        own_s = model.work_s(traffic) if model else prefill_s
+        prefill_servers += prefill_s / own_s if own_s else 1.0
+    for worker in workers[Role.DECODE]:
+        model = models.of_worker(worker)
+        own = model.decode_rate(traffic.context_tokens, objectives.tpot_s) if model else rate
+        decode_servers += own / rate
+    queue = _queue_pressure(workers[Role.PREFILL], prefill_model, prompts.slack_s)
+    full = _decode_pressure(workers[Role.DECODE], answers)
+    if latencies_count:
+        queue = max(queue, _late(seen.prefill.ratio_p90))
+        full = max(full, _late(seen.decode.ratio_p90))
+    return Needs(
+        PoolNeed(Role.PREFILL, len(workers[Role.PREFILL]), prefill_servers, prompts, queue),
+        PoolNeed(Role.DECODE, len(workers[Role.DECODE]), decode_servers, answers, full),
+    )
+
+
+def _queue_pressure(
+    workers: tuple[WorkerFigures, ...], model: WorkerModel, slack_s: float
+) -> float:
+    """The seconds of work that wait at a mean worker, over what a request may wait."""
+    if not workers:
+        return 0.0
+    waiting = sum(worker.waiting_tokens for worker in workers if not worker.complaint)
+    waiting_s = waiting * model.costs.prefill_token_s / len(workers)
+    return min(_MAX_OBSERVED, waiting_s / slack_s)
+
+
+def _decode_pressure(workers: tuple[WorkerFigures, ...], demand: DecodeDemand) -> float:
+    """Sequences that decode or wait to, over the batches that meet the objective; KV in use."""
+    believed = [worker for worker in workers if not worker.complaint]
+    if not believed:
+        return 0.0
+    sequences = sum(worker.num_running + worker.num_waiting for worker in believed)
+    kv_use = sum(worker.kv_use for worker in believed) / len(believed)
+    by_batch = sequences / (demand.batch * len(believed))
+    return min(_MAX_OBSERVED, max(by_batch, kv_use / _KV_SHARE))
+
+
+def _late(ratio: float | None) -> float:
+    return 0.0 if ratio is None or not math.isfinite(ratio) else min(_MAX_OBSERVED, ratio)
+
+
+def _median(models: list[WorkerModel]) -> WorkerModel:
+    costs = [model.costs for model in models]
+    return WorkerModel(
+        StepCosts(
+            median(cost.step_s for cost in costs),
+            median(cost.sequence_s for cost in costs),
+            median(cost.context_token_s for cost in costs),
+            median(cost.prefill_step_s for cost in costs),
+            median(cost.prefill_token_s for cost in costs),
+            median(cost.prefill_pair_s for cost in costs),
+        ),
+        round(median(model.kv_tokens for model in models)),
+        round(median(model.max_num_seqs for model in models)),
+    )

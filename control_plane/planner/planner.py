@@ -1,0 +1,282 @@
+"""The planner: one observation in, one decision out. Pure: time comes with the observation."""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+
+from control_plane.planner.bounds import Bounds, bounds_at
+from control_plane.planner.config import PlannerConfig
+from control_plane.planner.demand import WorkerModel, is_beyond_reach
+from control_plane.planner.forecast import RateForecast
+from control_plane.planner.needs import Growth, Needs, PoolNeed, WorkerModels, needs
+from control_plane.planner.orders import Orders
+from control_plane.planner.patience import CoolDowns, Evidence
+from control_plane.planner.trust import Trust
+from control_plane.planner.types import (
+    Action,
+    Add,
+    Decision,
+    Flip,
+    Hold,
+    Mode,
+    Observation,
+    PoolSizes,
+    Remove,
+    Traffic,
+    WorkerFigures,
+)
+from control_plane.planner.wishes import Wishes
+from wire.messages import Role
+
+_SETTLE_S = 20.0  # after an action, until the latencies of before it have left their window
+_FORECAST_PERIOD_S = 5.0
+_BETTER_MODE = 0.02
+
+
+class Planner:
+    """Keeps forecasts, evidence and cool-downs between ticks; `what_if` touches none of them.
+
+    seeds: worker models by hardware kind, for kinds that were not seen at work.
+    """
+
+    def __init__(
+        self, config: PlannerConfig, seeds: Mapping[str, WorkerModel] | None = None
+    ) -> None:
+        self._models = WorkerModels(seeds or {})
+        self._trust = Trust(config.stale_s)
+        self._orders = Orders()
+        self._desired: PoolSizes | None = None
+        self._mode = Mode.HYBRID if config.mode == "auto" else Mode(config.mode)
+        self._busy_at_s = -math.inf
+        self._configure(config)
+
+    @property
+    def config(self) -> PlannerConfig:
+        return self._config
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    def reconfigure(self, config: PlannerConfig) -> None:
+        """From the next tick on; what is in flight stays known."""
+        if config.mode != "auto":
+            self._mode = Mode(config.mode)
+        self._configure(config)
+
+    def on_tick(self, seen: Observation) -> Decision:
+        """What should be, and what to do about it. Without fresh data: the last wish, held."""
+        problem = self._trust.problem(seen)
+        traffic = seen.traffic
+        if problem or traffic is None:
+            return self._held(seen, problem or "no traffic figures")
+        late = self._orders.settle(seen)
+        seen = self._orders.applied_to(seen)
+        self._learn(seen, traffic)
+        bounds = bounds_at(self._config, seen.wall_s, self._may_be_empty(seen.at_s))
+        ahead = self._needs(seen, traffic, self._start_s)
+        near = self._needs(seen, traffic, self._config.flip_s)
+        if ahead is None or near is None:
+            return self._without_costs(seen, bounds, late)
+        desired = self._stable(seen, bounds, ahead)
+        wishes = Wishes(self._config, self._models, self._cooldowns, self._evidence)
+        actions, alarms = wishes.actions(seen, traffic, bounds, near, desired, self._mode)
+        self._note(seen.at_s, actions)
+        alarms = (*late, *self._complaints(seen, traffic), *alarms)
+        return self._decision(seen, desired, actions, alarms, near, traffic)
+
+    def what_if(self, seen: Observation, traffic: Traffic) -> Decision:
+        """The pools that a supposed traffic would need, without anything being done."""
+        bounds = bounds_at(self._config, seen.wall_s, may_be_empty=True)
+        supposed = replace(
+            seen,
+            workers=tuple(_idle(worker) for worker in seen.workers),
+            prefill=replace(seen.prefill, ratio_p90=None),
+            decode=replace(seen.decode, ratio_p90=None),
+        )
+        found = self._needs(supposed, traffic, 0.0, is_forecast=False)
+        actual = _sizes(seen)
+        if found is None:
+            hold = Hold("no worker's step times are known yet")
+            return Decision(seen.at_s, self._mode, actual, actual, (hold,))
+        desired = bounds.clamp(_needed(found, 0.0), found)
+        hold = Hold("a supposed load: nothing is done")
+        alarms = self._complaints(supposed, traffic)
+        return self._decision(seen, desired, (hold,), alarms, found, traffic)
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    def _configure(self, config: PlannerConfig) -> None:
+        self._config = config
+        self._start_s = max(kind.start_s for kind in config.hardware)
+        self._cooldowns = CoolDowns(
+            config.flip_cooldown_s, config.add_cooldown_s, config.remove_cooldown_s
+        )
+        self._evidence = {name: Evidence(config.confirm_ticks) for name in ("flip", "add")}
+        self._evidence["remove"] = Evidence(config.confirm_ticks)
+        self._prompts = RateForecast(_FORECAST_PERIOD_S, config.season_s)
+        self._answers = RateForecast(_FORECAST_PERIOD_S, config.season_s)
+        self._floors: deque[tuple[float, PoolSizes]] = deque()
+
+    def _learn(self, seen: Observation, traffic: Traffic) -> None:
+        self._prompts.observe(seen.at_s, traffic.requests_per_s * traffic.uncached_tokens)
+        self._answers.observe(seen.at_s, traffic.generated_per_s)
+        if traffic.requests_per_s > 0 or traffic.num_waiting or self._busy_at_s == -math.inf:
+            self._busy_at_s = seen.at_s
+        if any(worker.num_running or worker.num_waiting for worker in seen.workers):
+            self._busy_at_s = seen.at_s
+        if self._config.mode == "auto" and seen.mode_scores:
+            scores = dict(seen.mode_scores)
+            best = max(scores, key=lambda mode: scores[mode])
+            if scores[best] > scores.get(self._mode, 0.0) + _BETTER_MODE:
+                self._mode = best
+
+    def _may_be_empty(self, at_s: float) -> bool:
+        limit_s = self._config.idle_to_zero_s
+        return limit_s > 0 and at_s - self._busy_at_s >= limit_s
+
+    def _needs(
+        self, seen: Observation, traffic: Traffic, horizon_s: float, is_forecast: bool = True
+    ) -> Needs | None:
+        growth = Growth()
+        if is_forecast:
+            prompts = traffic.requests_per_s * traffic.uncached_tokens
+            growth = Growth(
+                self._prompts.growth(horizon_s, prompts),
+                self._answers.growth(horizon_s, traffic.generated_per_s),
+            )
+        is_settled = self._cooldowns.since_any_s(seen.at_s) > _SETTLE_S
+        can_be_met = not self._unreachable(seen, traffic)
+        found = needs(
+            seen,
+            traffic,
+            self._models,
+            self._config.objectives,
+            growth,
+            latencies_count=is_settled and can_be_met,
+        )
+        if found is not None and self._mode is Mode.AGGREGATED:
+            return found.in_one_pool()
+        return found
+
+    def _unreachable(self, seen: Observation, traffic: Traffic) -> str:
+        model = self._models.typical(seen.workers)
+        return is_beyond_reach(traffic, model, self._config.objectives) if model else ""
+
+    # --- what is wanted --------------------------------------------------------------------------
+
+    def _stable(self, seen: Observation, bounds: Bounds, found: Needs) -> PoolSizes:
+        """Where the pools should go. They shrink only to what was enough for a whole cool-down."""
+        band = self._config.dead_band
+        self._floors.append((seen.at_s, _needed(found, band)))
+        while self._floors[0][0] < seen.at_s - self._config.remove_cooldown_s:
+            self._floors.popleft()
+        floor = PoolSizes(
+            max(sizes.prefill for _, sizes in self._floors),
+            max(sizes.decode for _, sizes in self._floors),
+        )
+        wanted = PoolSizes(
+            _with_band(found.prefill, floor.prefill, band),
+            _with_band(found.decode, floor.decode, band),
+        )
+        return bounds.clamp(wanted, found)
+
+    def _note(self, at_s: float, actions: tuple[Action, ...]) -> None:
+        self._orders.given(at_s, actions)
+        for action in actions:
+            match action:
+                case Flip():
+                    self._cooldowns.flipped(at_s, action.to_role)
+                case Add():
+                    self._cooldowns.added(at_s)
+                case Remove():
+                    self._cooldowns.removed(at_s)
+
+    # --- what is said ----------------------------------------------------------------------------
+
+    def _held(self, seen: Observation, problem: str) -> Decision:
+        actual = _sizes(seen)
+        return Decision(
+            seen.at_s,
+            self._mode,
+            actual,
+            self._desired or actual,
+            (Hold(problem),),
+            alarms=(f"the planner holds: {problem}",),
+            summary=f"{actual}: held, {problem}",
+        )
+
+    def _without_costs(
+        self, seen: Observation, bounds: Bounds, alarms: tuple[str, ...]
+    ) -> Decision:
+        """Nobody's step times are known: the floors are kept, and nothing else."""
+        actual = _sizes(seen)
+        desired = PoolSizes(
+            max(actual.prefill, bounds.least.prefill), max(actual.decode, bounds.least.decode)
+        )
+        wishes = Wishes(self._config, self._models, self._cooldowns, self._evidence)
+        actions = wishes.to_floors(seen, bounds) or (
+            Hold("no worker's step times are known yet: they are learned from its first steps"),
+        )
+        self._note(seen.at_s, actions)
+        return Decision(seen.at_s, self._mode, actual, desired, actions, alarms=alarms)
+
+    def _complaints(self, seen: Observation, traffic: Traffic) -> tuple[str, ...]:
+        found = [f"{w.worker_id}: {w.complaint}" for w in seen.workers if w.complaint]
+        unreachable = self._unreachable(seen, traffic)
+        return (*found, *([unreachable] if unreachable else []))
+
+    def _decision(
+        self,
+        seen: Observation,
+        desired: PoolSizes,
+        actions: tuple[Action, ...],
+        alarms: tuple[str, ...],
+        found: Needs,
+        traffic: Traffic,
+    ) -> Decision:
+        self._desired = desired
+        actual = _sizes(seen)
+        prefill, decode = found.prefill.pressure(), found.decode.pressure()
+        summary = f"{actual} -> {desired}: pressure {prefill:.2f} prefill, {decode:.2f} decode"
+        return Decision(
+            seen.at_s,
+            self._mode,
+            actual,
+            desired,
+            actions,
+            inputs=(
+                ("pressure_prefill", prefill),
+                ("pressure_decode", decode),
+                ("needed_prefill", float(found.prefill.needed())),
+                ("needed_decode", float(found.decode.needed())),
+                ("observed_prefill", found.prefill.observed),
+                ("observed_decode", found.decode.observed),
+                ("requests_per_s", traffic.requests_per_s),
+                ("uncached_tokens", traffic.uncached_tokens),
+                ("output_tokens", traffic.output_tokens),
+                ("context_tokens", traffic.context_tokens),
+            ),
+            alarms=alarms,
+            summary=summary,
+        )
+
+
+def _sizes(seen: Observation) -> PoolSizes:
+    return PoolSizes(len(seen.of(Role.PREFILL)), len(seen.of(Role.DECODE)))
+
+
+def _needed(found: Needs, room: float) -> PoolSizes:
+    return PoolSizes(found.prefill.needed(room), found.decode.needed(room))
+
+
+def _idle(worker: WorkerFigures) -> WorkerFigures:
+    return replace(worker, num_running=0, num_waiting=0, waiting_tokens=0, kv_use=0.0)
+
+
+def _with_band(pool: PoolNeed, floor: int, band: float) -> int:
+    """More as soon as pressure is over the band, fewer only down to the floor."""
+    if pool.pressure() > 1 + band / 2:
+        return max(pool.num_workers + 1, pool.needed())
+    return min(pool.num_workers, floor)
