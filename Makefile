@@ -21,7 +21,7 @@ status: $(STAMP)  ## what the local cluster is doing
 	$(BIN)/baton status
 
 test: $(DEV_STAMP)  ## install what the tests need and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(DEV_STAMP)  ## the tests that are too long for every run
 	$(BIN)/python -m pytest -m slow
