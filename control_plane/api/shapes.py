@@ -64,7 +64,10 @@ class WorkerView(Shape, frozen=True, kw_only=True):
 
 
 class PairView(Shape, frozen=True, kw_only=True):
-    """How `target` measured the way from `source`; no transport: the probe failed."""
+    """How `target` measured the way from `source`; no transport: the probe failed.
+
+    refusal: why target never reads from source, empty where it may.
+    """
 
     source: str
     target: str
@@ -72,6 +75,7 @@ class PairView(Shape, frozen=True, kw_only=True):
     latency_ms: float
     bandwidth_bytes_s: float
     alarms: list[str] = []
+    refusal: str = ""
 
 
 class GroupView(Shape, frozen=True, kw_only=True):
@@ -111,7 +115,7 @@ class PinView(Shape, frozen=True, kw_only=True):
 
 class PlannerView(Shape, frozen=True, kw_only=True):
     """mode: advise shows what it would do, act does it. serving: aggregated, hybrid or
-    disaggregated. stale: why its data is too old to act on, empty if it is not."""
+    disaggregated. alarms: what an operator should know, such as data that is too old to act on."""
 
     mode: PlannerMode
     paused: bool
@@ -119,16 +123,16 @@ class PlannerView(Shape, frozen=True, kw_only=True):
     pinned: PinView | None = None
     paused_by: str = ""
     last_decision: int = 0
-    stale: str = ""
+    alarms: list[str] = []
 
 
 class LeaderView(Shape, frozen=True, kw_only=True):
-    """Who acts for this cluster. backend: none where there is one control plane only.
+    """Who acts for this cluster. backend: redis, kubernetes, or none for a sole control plane.
 
     token: the fencing number of this term, which every actuation carries.
     """
 
-    backend: Literal["none", "redis", "kubernetes"]
+    backend: str
     holder: str
     is_me: bool
     token: int = 0
@@ -220,7 +224,7 @@ class HistoryView(Shape, frozen=True, kw_only=True):
 
 
 class AuditEntry(Shape, frozen=True, kw_only=True):
-    """One action: who asked for what, when, and what came of it. outcome: as ActionResult."""
+    """One action: who asked for what, when, and what came of it: done, dry_run or refused."""
 
     id: int
     at_s: float
@@ -239,15 +243,24 @@ class AuditView(Shape, frozen=True, kw_only=True):
     entries: list[AuditEntry]
 
 
+class FlipEvent(Shape, frozen=True, kw_only=True):
+    """An event `flip` of GET /api/v1/events: a live worker's role has changed."""
+
+    worker_id: str
+    from_role: RoleName
+    to_role: RoleName
+    at_s: float
+
+
 class ActionResult(Shape, frozen=True, kw_only=True):
     """The answer to an action. plan: its steps in words, with dry_run those that it would take.
 
-    outcome: done, dry_run, or refused (then nothing was changed, and message says why).
+    What is refused is answered with an ErrorView, and has changed nothing.
     """
 
     id: int
     action: str
-    outcome: Literal["done", "dry_run", "refused"]
+    outcome: Literal["done", "dry_run"]
     message: str
     plan: list[str] = []
 
