@@ -39,11 +39,14 @@ class Publisher:
         num_layers: int,
         num_groups: int,
         mirror: HostMirror | None = None,
+        block_size: int = BLOCK_SIZE,
     ) -> None:
+        """block_size: of this worker's blocks, in tokens."""
         self._exporter = exporter
         self._num_layers = num_layers
         self._group = -(-num_layers // num_groups)
         self._mirror = mirror
+        self._block_size = block_size
         self._blocks: dict[int, tuple[int, ...]] = {}  # by published sequence
         self._current: tuple[_Chunk, ...] = ()
 
@@ -64,7 +67,7 @@ class Publisher:
             if chunk.is_first and chunk.seq_id in num_tokens
         ]
         self._current = tuple(
-            _Chunk(chunk.seq_id, chunk.end, _written(chunk, self._blocks[chunk.seq_id]))
+            _Chunk(chunk.seq_id, chunk.end, self._written(chunk))
             for chunk in chunks
             if chunk.seq_id in self._blocks
         )
@@ -110,7 +113,7 @@ class Publisher:
         num_ready = chunk.start if self._mirror is None else 0
         handle = self._exporter.publish(chunk.seq_id, chunk.block_ids, num_tokens, num_ready)
         if self._mirror is not None and chunk.start:
-            cached = chunk.block_ids[: -(-chunk.start // BLOCK_SIZE)]
+            cached = chunk.block_ids[: -(-chunk.start // self._block_size)]
             self._save(chunk.seq_id, chunk.start, cached, 0, self._num_layers)
         return handle
 
@@ -123,6 +126,6 @@ class Publisher:
             block_ids, first_layer, last_layer, lambda: advance(seq_id, end, last_layer)
         )
 
-
-def _written(chunk: ScheduledChunk, block_ids: tuple[int, ...]) -> tuple[int, ...]:
-    return block_ids[chunk.start // BLOCK_SIZE : -(-chunk.end // BLOCK_SIZE)]
+    def _written(self, chunk: ScheduledChunk) -> tuple[int, ...]:
+        size, block_ids = self._block_size, self._blocks[chunk.seq_id]
+        return block_ids[chunk.start // size : -(-chunk.end // size)]

@@ -117,7 +117,9 @@ def mapping_refusal(source: KVLayout, reader: KVLayout) -> str:
         ("latent cache", source.is_latent, reader.is_latent),
     )
     return "; ".join(
-        f"{what}: {theirs} there, {mine} here" for what, theirs, mine in differences if theirs != mine
+        f"{what}: {theirs} there, {mine} here"
+        for what, theirs, mine in differences
+        if theirs != mine
     )
 
 

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from engine.config import ModelConfig
 from engine.engine import Engine
 from engine.host_mirror import HostMirror
 from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
+from engine.models import Model
 from engine.options import EngineConfig
 from engine.rope_config import RopeConfig
-from engine.weights import random_model
+from engine.weights import load, random_model
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -94,10 +96,17 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
     made: list[tuple[Worker, KVMemory, HostMirror | None]] = []
     epochs = itertools.count(1)
 
-    def make(role: Role, num_blocks: int = 128, lease_s: float = 30.0) -> Worker:
-        layout = kv_layout(MODEL, torch.float32, num_blocks)
+    def make(
+        role: Role,
+        num_blocks: int = 128,
+        lease_s: float = 30.0,
+        block_size: int = BLOCK_SIZE,
+        directory: Path | None = None,
+    ) -> Worker:
+        config = MODEL if directory is None else ModelConfig.from_directory(directory)
+        layout = kv_layout(config, torch.float32, num_blocks, block_size)
         memory = KVMemory.allocate(layout.pool_bytes)
-        inbox, clock, config = Inbox(), SystemClock(), TransferConfig(lease_s=lease_s)
+        inbox, clock, transfer = Inbox(), SystemClock(), TransferConfig(lease_s=lease_s)
         kv = host_kv = kv_tensor(memory.buffer, layout)
         mirror = None
         device = "cuda" if request.param == "gpu" else "cpu"
@@ -105,21 +114,27 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
             kv = allocate_kv(layout, device)
             mirror = HostMirror(kv, host_kv)
         engine = Engine(
-            random_model(MODEL, torch.float32, 3, device, kernels="reference"),
+            _model(config, directory, device),
             kv,
-            EngineConfig(num_blocks=num_blocks, max_model_len=1024, max_batch_tokens=64),
+            EngineConfig(
+                num_blocks=num_blocks,
+                max_model_len=1024,
+                block_size=block_size,
+                max_batch_tokens=64,
+            ),
             clock,
         )
         exporter = Exporter(
-            layout, memory, role.value, next(epochs), clock, b"secret", config,
+            layout, memory, role.value, next(epochs), clock, b"secret", transfer,
             on_released=lambda seq_id: inbox.post(Released(seq_id)),
         )  # fmt: skip
         exporter.start("127.0.0.1")
-        importer = Importer(layout, memory, clock, b"secret", config)
+        importer = Importer(layout, memory, clock, b"secret", transfer)
         intake = Intake(
-            engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), mirror
+            engine, importer, block_size, lambda result: inbox.post(Pulled(result)), mirror
         )
-        core = WorkerCore(role, engine, Publisher(exporter, MODEL.num_layers, 2, mirror), intake)
+        publisher = Publisher(exporter, config.num_layers, 2, mirror, block_size)
+        core = WorkerCore(role, engine, publisher, intake)
         worker = Worker(core, inbox, exporter, importer)
         worker.apply(Join(SESSION))
         made.append((worker, memory, mirror))
@@ -134,6 +149,13 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
         if mirror is not None:
             mirror.close()
         memory.close()
+
+
+def _model(config: ModelConfig, directory: Path | None, device: str) -> Model:
+    """Random weights, the same each time, or a directory's."""
+    if directory is None:
+        return random_model(config, torch.float32, 3, device, kernels="reference")
+    return load(directory, config, torch.float32, torch.device(device))
 
 
 @pytest.fixture
