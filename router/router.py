@@ -9,12 +9,11 @@ from router.breaker import CircuitBreaker
 from router.candidates import RouterSnapshot
 from router.config import RouterConfig
 from router.output import OutputDelta, RequestTrace
+from router.parts import LIVE_PARTS, Parts
 from router.placer import Placer
-from router.prefix_map import PrefixMap
 from router.relay import Relay
 from router.sessions import Sessions
 from router.traces import Traces
-from router.watch import ClusterWatch
 from runtime.clock import Clock
 from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
@@ -24,14 +23,16 @@ from wire.messages import GenerateRequest
 class Router:
     """Wires watch, sessions, prefix map and placement; lives in its host's event loop."""
 
-    def __init__(self, config: RouterConfig, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, config: RouterConfig, clock: Clock, metrics: Metrics, parts: Parts = LIVE_PARTS
+    ) -> None:
         self._config = config
         self._clock = clock
         self._metrics = metrics
         self._rng = Random(config.client_id)
         self._leg_ids = itertools.count(1)
-        prefix_map = PrefixMap(config.max_prefix_blocks)
-        self._sessions = Sessions(config, clock, metrics, prefix_map)
+        prefix_map = parts.new_prefix_map(config.max_prefix_blocks)
+        self._sessions = Sessions(config, clock, metrics, prefix_map, parts)
         self._breaker = CircuitBreaker(
             config.breaker_failures, config.breaker_window_s, config.breaker_window_s
         )
@@ -46,7 +47,7 @@ class Router:
             self._breaker,
             Prospects(config.reject_ratio),
         )
-        self._watch = ClusterWatch(config, self._sessions.update)
+        self._watch = parts.watch(config, self._sessions.update)
 
     async def start(self) -> None:
         """Follows the control plane from here on; workers join as they are found."""

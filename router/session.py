@@ -7,10 +7,9 @@ from router.candidates import Candidate, WorkerState, WorkerView
 from router.config import RouterConfig
 from router.liveness import Liveness
 from router.load import WorkerLoad
-from router.outlook import WorkerForecast
+from router.parts import LIVE_PARTS, Parts
 from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
-from router.stream import WorkerStream
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.cluster import WorkerInfo
@@ -63,13 +62,14 @@ class WorkerSession:
         prefix_map: PrefixMap,
         on_change: Callable[[], None],
         pool: StepPredictor | None = None,
+        parts: Parts = LIVE_PARTS,
     ) -> None:
         self.info = info
         self.load = WorkerLoad()
-        self.forecast = WorkerForecast(pool=pool)
+        self.forecast = parts.new_forecast(pool)
         self.state = WorkerState.CONNECTING
         self._group = group
-        self._stream = WorkerStream(info.address, config, self)
+        self._stream = parts.open_stream(info.address, config, self)
         self._clock = clock
         self._prefix_map = prefix_map
         self._on_change = on_change

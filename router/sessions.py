@@ -8,6 +8,7 @@ from dataclasses import replace
 from router.candidates import ClusterView, WorkerState
 from router.config import RouterConfig
 from router.pairs import pair_links
+from router.parts import LIVE_PARTS, Parts
 from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.session import WorkerSession
@@ -28,9 +29,15 @@ class Sessions:
     """
 
     def __init__(
-        self, config: RouterConfig, clock: Clock, metrics: Metrics, prefix_map: PrefixMap
+        self,
+        config: RouterConfig,
+        clock: Clock,
+        metrics: Metrics,
+        prefix_map: PrefixMap,
+        parts: Parts = LIVE_PARTS,
     ) -> None:
         self._config = config
+        self._parts = parts
         self._clock = clock
         self._metrics = metrics
         self._prefix_map = prefix_map
@@ -129,6 +136,7 @@ class Sessions:
             self._prefix_map,
             self._on_change,
             self._predictors.setdefault(group, StepPredictor()),
+            self._parts,
         )
         self._by_id[info.worker_id] = session
         session.open()
