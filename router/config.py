@@ -10,8 +10,10 @@ class RouterConfig:
     client_id: names this router to workers and control plane, and seeds its random ties.
     ttft_slo_ms: objective of the time to the first token of prompts up to ttft_slo_tokens, and
     ttft_slo_token_ms more for each token over them. tpot_slo_ms: of the mean time of a token.
-    max_under_way, max_queued: requests past admission, and waiting for it. reject_ratio: predicted
-    latency over its objective from which a request is refused. max_traces: ended requests that are
+    max_under_way, max_queued: requests past admission, and waiting for it, max_queue_wait_s at
+    most. hold_share: of the objective of the first token, how long a prompt may wait at the least
+    loaded worker before requests wait for admission instead. reject_ratio: predicted latency over
+    its objective from which a request is refused. max_traces: ended requests that are
     remembered. breaker_failures: of a worker within
     breaker_window_s, after which it rests as long.
     heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
@@ -37,6 +39,8 @@ class RouterConfig:
     tpot_slo_ms: float = 50.0
     max_under_way: int = 8192
     max_queued: int = 1024
+    max_queue_wait_s: float = 60.0
+    hold_share: float = 0.25
     reject_ratio: float = 3.0
     max_traces: int = 1024
     breaker_failures: int = 5

@@ -3,14 +3,14 @@
 from random import Random
 from typing import Protocol
 
-from router.admission import Prospects
 from router.breaker import CircuitBreaker
 from router.candidates import ClusterView
 from router.config import RouterConfig
 from router.placement import Placement, place
 from router.policies.named import policy_named
-from router.policies.policy import Forecast, RequestFacts
+from router.policies.policy import Pair, RequestFacts
 from router.prefix_map import PrefixMap
+from router.prospects import Prospects
 from runtime.clock import Clock
 from wire.messages import GenerateRequest
 
@@ -68,33 +68,36 @@ class Placer:
             confirmed_blocks=match.confirmed,
             excluded=_useful_exclusions(excluded, view),
             block_hashes=request.block_hashes,
-            ttft_slo_s=_ttft_slo_s(self._config, len(request.prompt_tokens)),
-            tpot_slo_s=self._config.tpot_slo_ms / 1e3,
+            ttft_slo_s=self.ttft_slo_s(request),
+            tpot_slo_s=request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)
         if placement is None:
             return None
         if num_sent == 0 and placement.ranking:
-            self._refuse_hopeless(request.priority, placement.ranking[0].forecast, facts)
+            self._refuse_hopeless(request.priority, placement.ranking[0], facts)
         self._ordinal += 1
         expires_at_s = now_s + self._config.speculative_ttl_s
         for worker_id in {placement.prefill or placement.decode, placement.decode}:
             self._prefix_map.speculate(worker_id, request.block_hashes, expires_at_s)
         return placement, facts
 
-    def _refuse_hopeless(self, priority: int, forecast: Forecast, facts: RequestFacts) -> None:
+    def ttft_slo_s(self, request: GenerateRequest) -> float:
+        """The request's objective of the time to the first token, its own or the router's."""
+        if request.terms.ttft_slo_s:
+            return request.terms.ttft_slo_s
+        config = self._config
+        long_tokens = max(0, len(request.prompt_tokens) - config.ttft_slo_tokens)
+        return (config.ttft_slo_ms + config.ttft_slo_token_ms * long_tokens) / 1e3
+
+    def _refuse_hopeless(self, priority: int, pair: Pair, facts: RequestFacts) -> None:
         if self._prospects is None:
             return
         slos = facts.ttft_slo_s, facts.tpot_slo_s
-        refusal = self._prospects.refusal(forecast, *slos, priority)
+        refusal = self._prospects.refusal(pair.forecast, *slos, priority, pair.decode.outlook)
         if refusal is not None:
             raise refusal
-
-
-def _ttft_slo_s(config: RouterConfig, num_prompt: int) -> float:
-    long_tokens = max(0, num_prompt - config.ttft_slo_tokens)
-    return (config.ttft_slo_ms + config.ttft_slo_token_ms * long_tokens) / 1e3
 
 
 def _useful_exclusions(

@@ -72,9 +72,10 @@ class Relay:
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
         """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""
         deltas = self._answer()
+        ticket = self._admission.ticket(self._request, self._placer.ttft_slo_s(self._request))
         is_admitted = False
         try:
-            await self._admission.enter(self._request.priority)
+            await self._admission.enter(ticket)
             is_admitted = True
             async for delta in deltas:
                 if not self._first_s and delta.tokens:
@@ -86,7 +87,7 @@ class Relay:
         finally:
             await deltas.aclose()
             if is_admitted:
-                self._admission.leave()
+                self._admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
             self._traces.put(self._request.request_id, self._trace())
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
@@ -183,6 +184,12 @@ class Relay:
         """What counts for the client is what was cached before its first token."""
         if self._num_attempts == 1 or self._stitcher.num_sent == num_new:
             self._num_cached_tokens = attempt.num_cached_tokens
+
+    @property
+    def _num_computed(self) -> int:
+        """Prompt tokens that were computed for this request; 0 where it never ran."""
+        is_begun = self._stitcher.num_sent > 0
+        return is_begun * max(0, len(self._request.prompt_tokens) - self._num_cached_tokens)
 
     def _last(self, tokens: tuple[int, ...], reason: FinishReason) -> OutputDelta:
         self._outcome = reason.value

@@ -1,23 +1,28 @@
 """The router as its host sees it: requests in, tokens out, over the live workers."""
 
 import itertools
+import math
 from collections.abc import AsyncGenerator
 from random import Random
 
-from router.admission import Admission, Prospects
+from router.admission import Admission
 from router.breaker import CircuitBreaker
 from router.candidates import RouterSnapshot
 from router.config import RouterConfig
 from router.output import OutputDelta, RequestTrace
 from router.parts import LIVE_PARTS, Parts
 from router.placer import Placer
+from router.prospects import Prospects
 from router.relay import Relay
+from router.saturation import Saturation, saturation
 from router.sessions import Sessions
 from router.traces import Traces
 from runtime.clock import Clock
 from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
+
+_LOOK_EVERY_S = 0.01
 
 
 class Router:
@@ -36,7 +41,16 @@ class Router:
         self._breaker = CircuitBreaker(
             config.breaker_failures, config.breaker_window_s, config.breaker_window_s
         )
-        self._admission = Admission(config.max_under_way, config.max_queued, clock, metrics)
+        self._admission = Admission(
+            config.max_under_way,
+            config.max_queued,
+            clock,
+            metrics,
+            self._look,
+            config.max_queue_wait_s,
+        )
+        self._looked_s = -math.inf
+        self._saturation = Saturation()
         self._traces = Traces(config.max_traces, metrics)
         self._placer = Placer(
             config,
@@ -99,6 +113,18 @@ class Router:
     def trace(self, request_id: str) -> RequestTrace | None:
         """How a request ran that has ended lately; None for any other."""
         return self._traces.get(request_id)
+
+    def _look(self) -> Saturation:
+        """How full the cluster is, as of the last few milliseconds."""
+        now_s = self._clock.now()
+        if now_s - self._looked_s > _LOOK_EVERY_S:
+            self._looked_s = now_s
+            ttft_slo_s = self._config.ttft_slo_ms / 1e3
+            tpot_slo_s = self._config.tpot_slo_ms / 1e3
+            hold_s = self._config.hold_share * ttft_slo_s
+            self._saturation = saturation(self._sessions.view(), ttft_slo_s, tpot_slo_s, hold_s)
+            self._metrics.gauge("baton_saturation_ratio").set(self._saturation.level)
+        return self._saturation
 
     def check_integrity(self) -> None:
         """Raises AssertionError when sessions, loads or the prefix map are inconsistent."""

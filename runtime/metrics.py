@@ -35,9 +35,13 @@ GATEWAY_METRICS = (
     MetricSpec("baton_retries_total", "counter", "Legs placed again, by reason.", ("reason",)),
     MetricSpec("baton_transfers_total", "counter", "KV transfers by transport and outcome.", ("transport", "outcome")),
     MetricSpec("baton_transfer_exposed_seconds", "histogram", "Transfer time that prefill did not hide."),
+    MetricSpec("baton_migrations_total", "counter", "Running requests moved to another worker, by outcome: moved, taken_over, kept, no_target.", ("outcome",)),
+    MetricSpec("baton_migration_pause_seconds", "histogram", "The gap in a stream that its migration made."),
     MetricSpec("baton_router_workers", "gauge", "Workers that the router can place on.", ("role",)),
     MetricSpec("baton_prefix_map_blocks", "gauge", "Blocks that the prefix map knows.", ("worker",)),
-    MetricSpec("baton_admission_refused_total", "counter", "Requests refused, by reason: rejected, evicted, predicted.", ("reason",)),
+    MetricSpec("baton_admission_refused_total", "counter", "Requests refused, by reason: shed, rejected, evicted, predicted.", ("reason",)),
+    MetricSpec("baton_admission_queued", "gauge", "Requests that wait for admission."),
+    MetricSpec("baton_saturation_ratio", "gauge", "The least loaded worker's load over what the objectives allow; 1 is full."),
     MetricSpec("baton_predictor_error_ratio", "gauge", "Median relative error of a worker's predicted step times.", ("worker",)),
     MetricSpec("baton_prediction_error_seconds", "histogram", "Absolute error of a request's prediction, by stage: ttft, queue, prefill, exposed.", ("stage",)),
 )  # fmt: skip
@@ -56,6 +60,8 @@ WORKER_METRICS = (
     MetricSpec("baton_worker_transfer_bytes_total", "counter", "KV bytes pulled, by transport.", ("transport",)),
     MetricSpec("baton_worker_transfer_failures_total", "counter", "Pulls that failed, by reason.", ("reason",)),
     MetricSpec("baton_worker_transport_fallbacks_total", "counter", "Pulls that went by a worse transport than expected.", ("wanted", "used")),
+    MetricSpec("baton_worker_flips_total", "counter", "Changes of the worker's role, by the new one.", ("role",)),
+    MetricSpec("baton_worker_flipping", "gauge", "1 while legs of the role before are still running."),
     MetricSpec("baton_worker_exposed_seconds", "histogram", "Time a sequence waited for KV behind prefill's end."),
 )  # fmt: skip
 
@@ -63,6 +69,7 @@ CONTROL_METRICS = (
     MetricSpec("baton_control_workers", "gauge", "Registered workers by role.", ("role",)),
     MetricSpec("baton_control_beats_total", "counter", "Heartbeats received."),
     MetricSpec("baton_control_expired_total", "counter", "Workers dropped because their beats stopped."),
+    MetricSpec("baton_control_orders_total", "counter", "Orders handed to workers, by kind: drain, flip, migrate.", ("kind",)),
     MetricSpec("baton_control_restarts_total", "counter", "Processes restarted by the local actuator.", ("kind",)),
     MetricSpec("baton_control_desired_workers", "gauge", "Workers of a role that should run: what an external autoscaler follows.", ("role",)),
     MetricSpec("baton_control_actions_total", "counter", "Operator actions by name and outcome: done, dry_run, refused.", ("action", "outcome")),

@@ -1,6 +1,7 @@
 """Admission: slots, classes, refusals with a time to come back, and the breaker."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,18 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.admission import Admission, Prospects
+from router.admission import Admission, Door
 from router.breaker import CircuitBreaker
 from router.candidates import Candidate, ClusterView
 from router.config import RouterConfig
+from router.fair_queue import Ticket
 from router.outlook import LinkCosts, Outlook
 from router.placer import Placer
 from router.policies.policy import Forecast
 from router.predictor import StepCosts
 from router.prefix_map import PrefixMap
+from router.prospects import Prospects
+from router.saturation import Saturation, saturation
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire.errors import BatonError, ErrorCode
-from wire.messages import BlockSnapshot, GenerateRequest, Role, SamplingParams
+from wire.messages import BlockSnapshot, GenerateRequest, RequestTerms, Role, SamplingParams
 
 
 class ManualClock:
@@ -30,39 +34,80 @@ class ManualClock:
         return self.now_s
 
 
-def admission(max_under_way=1, max_queued=2, clock=None):
-    return Admission(max_under_way, max_queued, clock or ManualClock(), Metrics(GATEWAY_METRICS))
+def admission(max_under_way=1, max_queued=2, clock=None, **settings):
+    metrics = Metrics(GATEWAY_METRICS)
+    return Admission(max_under_way, max_queued, clock or ManualClock(), metrics, **settings)
+
+
+def ticket(pool, priority=0, tenant="", ttft_slo_s=2.0):
+    terms = RequestTerms(tenant=tenant)
+    return pool.ticket(replace(REQUEST, priority=priority, terms=terms), ttft_slo_s)
+
+
+async def enter(pool, *args, **kwargs):
+    """Enters and gives the ticket to leave with."""
+    entering = ticket(pool, *args, **kwargs)
+    await pool.enter(entering)
+    return entering
 
 
 async def waiting(pool, *priorities):
     """One task a priority, each waiting in the queue or refused."""
-    tasks = [asyncio.ensure_future(pool.enter(priority)) for priority in priorities]
+    tasks = [asyncio.ensure_future(enter(pool, priority)) for priority in priorities]
     await asyncio.sleep(0)
     return tasks
 
 
+def leave(pool, entered):
+    pool.leave(entered, 100, 20)
+
+
 async def test_a_free_slot_is_taken_at_once_and_given_back():
     pool = admission()
-    await pool.enter(0)
+    entered = await enter(pool)
     assert pool.num_under_way == 1
-    pool.leave()
+    leave(pool, entered)
     assert pool.num_under_way == 0
     pool.check_integrity()
 
 
-async def test_higher_classes_go_first_and_equals_in_turn():
+async def test_lower_numbers_go_first_and_equals_in_turn():
     pool = admission(max_queued=4)
-    await pool.enter(0)
-    tasks = await waiting(pool, 0, 5, 0, 5)
+    entered = await enter(pool)
+    tasks = await waiting(pool, 0, -5, 0, -5)
     order = []
     for index, task in enumerate(tasks):
         task.add_done_callback(lambda _, index=index: order.append(index))
-    for _ in range(5):
-        pool.leave()
+    for _ in range(4):
+        leave(pool, entered)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+        entered = tasks[order[-1]].result()
     assert order == [1, 3, 0, 2]
+    leave(pool, entered)
     assert pool.num_under_way == 0
+
+
+async def test_within_a_class_the_earliest_deadline_that_can_be_met_goes_first():
+    clock = ManualClock()
+    pool = admission(max_queued=4, clock=clock)
+    entered = await enter(pool)
+    slos_s = {"late": 1.0, "patient": 30.0, "urgent": 5.0}
+    tasks = {
+        name: asyncio.ensure_future(enter(pool, ttft_slo_s=slo_s)) for name, slo_s in slos_s.items()
+    }
+    order = []
+    for name, task in tasks.items():
+        task.add_done_callback(lambda _, name=name: order.append(name))
+    await asyncio.sleep(0)
+    clock.now_s = 2.0
+    for _ in tasks:
+        leave(pool, entered)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        entered = tasks[order[-1]].result()
+    assert order == ["urgent", "patient", "late"]
+    leave(pool, entered)
 
 
 async def test_a_full_queue_rejects_with_the_time_in_which_it_drains():
@@ -70,76 +115,140 @@ async def test_a_full_queue_rejects_with_the_time_in_which_it_drains():
     pool = admission(max_queued=2, clock=clock)
     for at_s in range(0, 200, 4):
         clock.now_s = at_s
-        await pool.enter(0)
-        pool.leave()
-    await pool.enter(0)
+        leave(pool, await enter(pool))
+    entered = await enter(pool)
     tasks = await waiting(pool, 0, 0)
     with pytest.raises(BatonError) as refusal:
-        await pool.enter(0)
+        await enter(pool)
     assert refusal.value.code is ErrorCode.OVERLOADED
     assert refusal.value.message.startswith("rejected")
     assert refusal.value.retry_after_s == pytest.approx(12, rel=0.1)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    pool.leave()
+    leave(pool, entered)
     assert pool.num_under_way == 0
 
 
 async def test_a_higher_class_evicts_the_last_of_the_lowest():
     pool = admission(max_queued=2)
-    await pool.enter(0)
-    low, high = await waiting(pool, -1, 3)
-    (newcomer,) = await waiting(pool, 1)
+    entered = await enter(pool)
+    low, high = await waiting(pool, 0, -3)
+    (newcomer,) = await waiting(pool, -1)
     with pytest.raises(BatonError, match="evicted"):
         await low
     assert not high.done() and not newcomer.done()
-    pool.leave()
-    await high
-    pool.leave()
-    await newcomer
-    pool.leave()
+    leave(pool, entered)
+    leave(pool, await high)
+    leave(pool, await newcomer)
     pool.check_integrity()
+
+
+async def test_a_flooding_tenant_cannot_keep_another_out_of_the_queue():
+    pool = admission(max_queued=3)
+    entered = await enter(pool, tenant="flood")
+    flood = [asyncio.ensure_future(enter(pool, tenant="flood")) for _ in range(3)]
+    await asyncio.sleep(0)
+    quiet = asyncio.ensure_future(enter(pool, tenant="quiet"))
+    with pytest.raises(BatonError, match="a smaller tenant"):
+        await flood[2]
+    with pytest.raises(BatonError, match="rejected"):
+        await enter(pool, tenant="flood")
+    leave(pool, entered)
+    for entering in asyncio.as_completed([quiet, *flood[:2]]):
+        leave(pool, await entering)
+    assert pool.num_under_way == 0
 
 
 async def test_who_is_cancelled_as_its_slot_comes_gives_it_back():
     pool = admission()
-    await pool.enter(0)
+    entered = await enter(pool)
     (task,) = await waiting(pool, 0)
-    pool.leave()  # hands the slot over
+    leave(pool, entered)  # hands the slot over
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert pool.num_under_way == 0
+    pool.check_integrity()
+
+
+async def test_a_full_cluster_keeps_requests_at_the_door_until_it_has_room():
+    full = [Saturation(1.2, is_full=True)]
+    pool = admission(max_under_way=8, max_queued=8, look=lambda: full[0])
+    entered = await enter(pool)  # somebody is always let in
+    (task,) = await waiting(pool, 0)
+    assert not task.done()
+    full[0] = Saturation(0.5)
+    leave(pool, await asyncio.wait_for(task, 5))  # nobody has left: the door looked again
+    leave(pool, entered)
+    pool.check_integrity()
+
+
+async def test_who_waits_too_long_is_told_to_come_back():
+    clock = ManualClock()
+    pool = admission(clock=clock, max_wait_s=60.0)
+    entered = await enter(pool)
+    (task,) = await waiting(pool, 0)
+    clock.now_s = 61.0
+    with pytest.raises(BatonError, match="no room came within 60 s"):
+        await asyncio.wait_for(task, 5)
+    leave(pool, entered)
+    assert pool.num_queued == pool.num_under_way == 0
 
 
 @given(st.lists(st.sampled_from(["enter", "leave", "cancel"]), max_size=60), st.integers(0, 99))
 def test_no_order_of_events_loses_a_slot(events, seed):
     async def run():
         rng, pool = Random(seed), admission(max_under_way=3, max_queued=4)
-        tasks, held = [], 0
+        tasks, held = [], []
         for event in events:
             if event == "enter":
-                tasks += await waiting(pool, rng.randint(-2, 2))
+                tasks += await waiting(pool, rng.randint(-3, 1))
             elif event == "cancel" and tasks:
                 rng.choice(tasks).cancel()
             elif event == "leave" and held:
-                pool.leave()
-                held -= 1
+                leave(pool, held.pop())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             done = [task for task in tasks if task.done()]
-            held += sum(not task.cancelled() and task.exception() is None for task in done)
+            held += [
+                task.result() for task in done if not task.cancelled() and not task.exception()
+            ]
             tasks = [task for task in tasks if not task.done()]
             pool.check_integrity()
-            assert pool.num_under_way == held
+            assert pool.num_under_way == len(held)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(held):
-            pool.leave()
+        for entered in held:
+            leave(pool, entered)
         assert pool.num_under_way == pool.num_queued == 0
 
     asyncio.run(run())
+
+
+def test_low_classes_are_shed_evenly_and_ever_more_from_80_percent_on():
+    shares = {}
+    for priority in (0, 1, 2):
+        for level in (0.79, 0.85, 0.9, 0.95, 1.0):
+            door = Door(10_000, 0)
+            tickets = [Ticket(index, priority) for index in range(1000)]
+            refused = [bool(door.offer(one, Saturation(level)).refused) for one in tickets]
+            shares[priority, level] = sum(refused) / 1000
+            gaps = [len(run) for run in "".join("01"[x] for x in refused).split("1")[1:-1]]
+            assert not gaps or max(gaps) - min(gaps) <= 1, "the share is not taken evenly"
+    assert [shares[0, level] for level in (0.79, 0.9, 1.0)] == [0, 0, 0]
+    curve = [shares[1, level] for level in (0.79, 0.85, 0.9, 0.95, 1.0)]
+    assert curve == pytest.approx([0, 0.25, 0.5, 0.75, 1.0], abs=0.002)
+    assert [shares[2, level] for level in (0.79, 0.85, 0.9)] == pytest.approx(
+        [0, 0.5, 1], abs=0.002
+    )
+
+
+def test_the_slots_count_as_saturation_too():
+    door = Door(10, 10)
+    for index in range(9):
+        assert door.offer(Ticket(index), Saturation()).entered
+    assert [bool(door.offer(Ticket(i, 2), Saturation()).refused) for i in (10, 11)] == [True, True]
 
 
 LATE = Forecast(ttft_s=10.0, queue_s=9.0, tpot_s=0.01)
@@ -155,12 +264,65 @@ def test_a_forecast_far_beyond_its_objective_is_refused_until_the_queue_has_drai
 
 
 def test_low_classes_are_shed_first_and_no_ratio_sheds_nobody():
-    verdicts = [Prospects(3.0).refusal(LATE, 2.0, 0.05, priority) for priority in (-1, 0, 1)]
+    verdicts = [Prospects(3.0).refusal(LATE, 2.0, 0.05, priority) for priority in (1, 0, -1)]
     assert [verdict is not None for verdict in verdicts] == [True, True, False]
     mild = Forecast(ttft_s=4.0, queue_s=3.0, tpot_s=0.01)
-    verdicts = [Prospects(3.0).refusal(mild, 2.0, 0.05, priority) for priority in (-1, 0, 1)]
+    verdicts = [Prospects(3.0).refusal(mild, 2.0, 0.05, priority) for priority in (1, 0, -1)]
     assert [verdict is not None for verdict in verdicts] == [True, False, False]
     assert Prospects(0.0).refusal(LATE, 2.0, 0.05, 0) is None
+
+
+def outlook(num_seqs, **changes):
+    costs = StepCosts(5e-3, 1e-3, 34e-9, 0.0, 25e-6, 6e-10)
+    values = {
+        "queue_s": 0.0,
+        "prefill_share": 0.0,
+        "link": LinkCosts(),
+        "backlog_s": 0.0,
+        **changes,
+    }
+    tpot_s = costs.itl_s(num_seqs, 0)
+    return Outlook(costs, 1.0, num_seqs, 0, tpot_s=values.pop("tpot_s", tpot_s), **values)
+
+
+def test_the_batch_counts_as_it_will_be_when_prefill_has_ended():
+    crowd = outlook(100)
+    forecast = Forecast(ttft_s=0.1, tpot_s=0.106)
+    refusal = Prospects(1.0).refusal(forecast, 20.0, 0.08, 0, crowd)
+    assert refusal is not None
+    assert refusal.retry_after_s == pytest.approx(5.9, rel=0.05)  # 200 tokens * ln(106 / 80)
+    later = Forecast(ttft_s=10.0, tpot_s=0.106)  # a third of the answers will have ended
+    assert Prospects(1.0).refusal(later, 20.0, 0.08, 0, crowd) is None
+
+
+def test_slow_hardware_is_no_overload():
+    alone = outlook(0)
+    forecast = Forecast(ttft_s=0.1, tpot_s=0.006)
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.001, 0, alone) is None
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.001, 0, outlook(5)) is None
+    assert Prospects(1.0).refusal(Forecast(0.1, 0.011), 2.0, 0.001, 0, outlook(5)) is not None
+
+
+def candidate(role, free=1000, **changes):
+    return Candidate(role[0], 1, Role(role), 0, 0, 0, free, 1000, outlook(**changes))
+
+
+def test_saturation_is_the_fullest_of_what_the_least_loaded_worker_has():
+    def of(prefill, decode):
+        return saturation(ClusterView(prefill, decode), 2.0, 0.055, 0.5)
+
+    idle, queued = candidate("prefill", num_seqs=0), candidate("prefill", num_seqs=0, queue_s=1.0)
+    empty, half = candidate("decode", num_seqs=0), candidate("decode", num_seqs=25)
+    packed = candidate("decode", num_seqs=0, free=100)
+    assert of((idle,), (empty,)).level == pytest.approx(0, abs=0.01)
+    assert of((queued,), (empty,)).level == pytest.approx(0.5)
+    assert of((idle, queued), (empty,)).level == pytest.approx(0, abs=0.01)
+    assert of((idle,), (half,)).level == pytest.approx(0.49, abs=0.01)
+    assert of((idle,), (packed,)).level == pytest.approx(0.9)
+    assert not of((queued,), (empty,)).is_full  # a decode worker has time for prompts
+    busy = candidate("decode", num_seqs=48)
+    assert of((queued,), (busy,)).is_full and not of((idle, queued), (busy,)).is_full
+    assert of((), ()) == Saturation()
 
 
 def test_a_prompt_that_is_long_in_itself_is_not_refused_for_a_queue_that_is_empty():
