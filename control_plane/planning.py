@@ -6,6 +6,7 @@ from typing import Protocol
 
 from control_plane.planner.config import PlannerConfig
 from control_plane.planner.types import Decision
+from wire.errors import BatonError, ErrorCode
 
 
 class Stance(StrEnum):
@@ -59,4 +60,30 @@ class Planning(Protocol):
         """Takes effect with the next tick."""
 
     def what_if(self, load: SupposedLoad) -> Decision:
-        """The planner's own answer over the live workers. Touches nothing."""
+        """The planner's own answer over the live workers. Touches nothing.
+
+        Raises BatonError UNAVAILABLE while there is nothing to answer from.
+        """
+
+
+class Unplanned:
+    """Nothing is planned in this process; the configuration still bounds what operators do."""
+
+    def __init__(self, config: PlannerConfig | None = None) -> None:
+        self._config = config or PlannerConfig()
+
+    def stance(self) -> Stance:
+        return Stance.OFF
+
+    def decisions(self) -> tuple[RecordedDecision, ...]:
+        return ()
+
+    def config(self) -> PlannerConfig:
+        return self._config
+
+    def configure(self, config: PlannerConfig) -> None:
+        self._config = config
+
+    def what_if(self, load: SupposedLoad) -> Decision:
+        """Raises BatonError UNAVAILABLE."""
+        raise BatonError(ErrorCode.UNAVAILABLE, "no planner runs in this control plane")

@@ -1,18 +1,15 @@
 """What differs between two status views: what the events tell once a second."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from msgspec.structs import replace
 
-import msgspec
-
-from control_plane.api.shapes import FlipEvent, StatusDelta, StatusView, WorkerView
-
-T = TypeVar("T")
+from control_plane.api.shapes import FlipEvent, ProcessView, StatusDelta, StatusView, WorkerView
 
 
 def status_delta(before: StatusView | None, after: StatusView) -> StatusDelta:
-    """All of it where there is no view before. Ages alone are no difference."""
-    known = {worker.worker_id: worker for worker in before.workers} if before else {}
+    """All of it where there is no view before. Ages and uptimes alone are no difference."""
+    if before is None:
+        before = replace(after, workers=[], pairs=[], groups=[], processes=[])
+    known = {worker.worker_id: worker for worker in before.workers}
     here = {worker.worker_id for worker in after.workers}
     return StatusDelta(
         version=after.version,
@@ -26,18 +23,17 @@ def status_delta(before: StatusView | None, after: StatusView) -> StatusDelta:
             if (old := known.get(worker.worker_id)) is None or _ageless(old) != _ageless(worker)
         ],
         gone=[worker_id for worker_id in known if worker_id not in here],
-        pairs=_if_changed(before and before.pairs, after.pairs),
-        groups=_if_changed(before and before.groups, after.groups),
-        processes=_if_changed(before and before.processes, after.processes),
+        pairs=after.pairs if after.pairs != before.pairs else None,
+        groups=after.groups if after.groups != before.groups else None,
+        processes=after.processes if _timeless(after) != _timeless(before) else None,
         notes=after.notes,
     )
 
 
 def flips_between(before: StatusView | None, after: StatusView) -> list[FlipEvent]:
     """Workers of the same process that have another role."""
-    known = (
-        {(worker.worker_id, worker.epoch): worker for worker in before.workers} if before else {}
-    )
+    workers = before.workers if before else []
+    known = {(worker.worker_id, worker.epoch): worker for worker in workers}
     return [
         FlipEvent(
             worker_id=worker.worker_id,
@@ -51,8 +47,8 @@ def flips_between(before: StatusView | None, after: StatusView) -> list[FlipEven
 
 
 def _ageless(worker: WorkerView) -> WorkerView:
-    return msgspec.structs.replace(worker, beat_age_s=0.0)
+    return replace(worker, beat_age_s=0.0)
 
 
-def _if_changed(before: Sequence[T] | None, after: list[T]) -> list[T] | None:
-    return after if before != after else None
+def _timeless(view: StatusView) -> list[ProcessView]:
+    return [replace(process, uptime_s=0.0) for process in view.processes]
