@@ -132,35 +132,36 @@ class DecodeDemand:
         )
 
 
-def prefill_demand(
-    traffic: Traffic, model: WorkerModel, objectives: Objectives, growth: float = 1.0
-) -> PrefillDemand:
-    """growth: of the prompts' rate at the moment that is planned for."""
+def prefill_demand(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> PrefillDemand:
     service_s, late_share = model.service_s(traffic), 1 - objectives.attainment
     cv2 = _cv2(traffic)
     longest_s = service_s * (1 + _sigmas(objectives) * math.sqrt(cv2))
     slack_s = max(objectives.ttft_s - longest_s, _LEAST_SLACK * objectives.ttft_s)
-    load = growth * traffic.requests_per_s * model.work_s(traffic)
+    load = traffic.requests_per_s * model.work_s(traffic)
     return PrefillDemand(load, service_s, cv2, slack_s, late_share)
 
 
-def decode_demand(
-    traffic: Traffic, model: WorkerModel, objectives: Objectives, growth: float = 1.0
-) -> DecodeDemand:
+def decode_demand(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> DecodeDemand:
     context = traffic.context_tokens
     batch = model.batch(context, objectives.tpot_s)
-    concurrency = growth * traffic.generated_per_s * model.itl_s(batch, context)
+    concurrency = traffic.generated_per_s * model.itl_s(batch, context)
     return DecodeDemand(concurrency, batch, _sigmas(objectives))
 
 
-def is_beyond_reach(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> str:
-    """Why no number of workers meets the objectives, empty if one does."""
+def late_prompts(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> str:
+    """Why no number of workers meets the TTFT objective, empty if one does."""
     service_s = model.service_s(traffic)
     if traffic.requests_per_s and service_s > objectives.ttft_s:
         return f"a mean prompt takes {service_s:.2f} s, the TTFT objective is {objectives.ttft_s} s"
+    return ""
+
+
+def late_tokens(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> str:
+    """The same of the TPOT objective."""
     itl_s = model.itl_s(1, traffic.context_tokens)
     if itl_s > objectives.tpot_s:
-        return f"a token takes {1e3 * itl_s:.0f} ms at least, the TPOT objective is less"
+        limit = f"the TPOT objective is {1e3 * objectives.tpot_s:.0f} ms"
+        return f"a token takes {1e3 * itl_s:.0f} ms at least, {limit}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """How hard either pool is pressed, from the model and from what its own workers show."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -10,6 +10,8 @@ from control_plane.planner.demand import (
     PrefillDemand,
     WorkerModel,
     decode_demand,
+    late_prompts,
+    late_tokens,
     prefill_demand,
 )
 from control_plane.planner.types import Objectives, Observation, Traffic, WorkerFigures
@@ -63,8 +65,11 @@ class PoolNeed:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
+    """Both pools'. unreachable: why no number of workers meets the objectives, else empty."""
+
     prefill: PoolNeed
     decode: PoolNeed
+    unreachable: str = ""
 
     def of(self, role: Role) -> PoolNeed:
         return self.prefill if role is Role.PREFILL else self.decode
@@ -74,14 +79,24 @@ class Needs:
         """The pool that is pressed more."""
         return max((self.decode, self.prefill), key=PoolNeed.pressure)
 
+    def grown(self, growth: Growth) -> "Needs":
+        """The same pools at the rates that are planned for."""
+        prompts, answers = self.prefill.demand, self.decode.demand
+        return replace(
+            self,
+            prefill=replace(self.prefill, demand=prompts.scaled(growth.prefill)),
+            decode=replace(self.decode, demand=answers.scaled(growth.decode)),
+        )
+
     def in_one_pool(self) -> "Needs":
         """The prompts' work as the decode pool's: what aggregated serving asks."""
         prompts, answers = self.prefill.demand, self.decode.demand
         assert isinstance(answers, DecodeDemand)
         both = replace(answers, prompt_load=prompts.load)
-        return Needs(
-            replace(self.prefill, demand=prompts.scaled(0), observed=0.0),
-            replace(self.decode, demand=both),
+        return replace(
+            self,
+            prefill=replace(self.prefill, demand=prompts.scaled(0), observed=0.0),
+            decode=replace(self.decode, demand=both),
         )
 
 
@@ -115,37 +130,58 @@ def needs(
     traffic: Traffic,
     models: WorkerModels,
     objectives: Objectives,
-    growth: Growth,
     latencies_count: bool,
 ) -> Needs | None:
     """None where no worker's costs are known. traffic: the observation's, or one supposed."""
-    workers = {role: seen.of(role) for role in Role}
-    typical = {role: models.typical(workers[role] or seen.workers) for role in Role}
-    prefill_model, decode_model = typical[Role.PREFILL], typical[Role.DECODE]
+    prefill, decode = seen.of(Role.PREFILL), seen.of(Role.DECODE)
+    prefill_model = models.typical(prefill or seen.workers)
+    decode_model = models.typical(decode or seen.workers)
     if prefill_model is None or decode_model is None:
         return None
-    prompts = prefill_demand(traffic, prefill_model, objectives, growth.prefill)
-    answers = decode_demand(traffic, decode_model, objectives, growth.decode)
-    prefill_s = prefill_model.work_s(traffic)
-    rate = decode_model.decode_rate(traffic.context_tokens, objectives.tpot_s)
-    prefill_servers = decode_servers = 0.0
-    for worker in workers[Role.PREFILL]:
-        model = models.of_worker(worker)
-        own_s = model.work_s(traffic) if model else prefill_s
-        prefill_servers += prefill_s / own_s if own_s else 1.0
-    for worker in workers[Role.DECODE]:
-        model = models.of_worker(worker)
-        own = model.decode_rate(traffic.context_tokens, objectives.tpot_s) if model else rate
-        decode_servers += own / rate
-    queue = _queue_pressure(workers[Role.PREFILL], prefill_model, prompts.slack_s)
-    full = _decode_pressure(workers[Role.DECODE], answers)
-    if latencies_count:
+    prompts = prefill_demand(traffic, prefill_model, objectives)
+    answers = decode_demand(traffic, decode_model, objectives)
+    unreachable = late_prompts(traffic, prefill_model, objectives) or late_tokens(
+        traffic, decode_model, objectives
+    )
+    queue = _queue_pressure(prefill, prefill_model, prompts.slack_s)
+    full = _decode_pressure(decode, answers)
+    if latencies_count and not unreachable:
         queue = max(queue, _late(seen.prefill.ratio_p90))
         full = max(full, _late(seen.decode.ratio_p90))
     return Needs(
-        PoolNeed(Role.PREFILL, len(workers[Role.PREFILL]), prefill_servers, prompts, queue),
-        PoolNeed(Role.DECODE, len(workers[Role.DECODE]), decode_servers, answers, full),
+        PoolNeed(
+            Role.PREFILL,
+            len(prefill),
+            _servers(prefill, models, lambda model: 1 / model.service_s(traffic), prefill_model),
+            prompts,
+            queue,
+        ),
+        PoolNeed(
+            Role.DECODE,
+            len(decode),
+            _servers(
+                decode,
+                models,
+                lambda model: model.decode_rate(traffic.context_tokens, objectives.tpot_s),
+                decode_model,
+            ),
+            answers,
+            full,
+        ),
+        unreachable,
     )
+
+
+def _servers(
+    workers: tuple[WorkerFigures, ...],
+    models: WorkerModels,
+    rate: Callable[[WorkerModel], float],
+    typical: WorkerModel,
+) -> float:
+    """The workers' rates together, in units of the typical one's."""
+    unit = rate(typical)
+    own = (models.of_worker(worker) for worker in workers)
+    return sum(1.0 if model is None else rate(model) / unit for model in own)
 
 
 def _queue_pressure(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from control_plane.planner.bounds import Bounds, bounds_at
 from control_plane.planner.config import PlannerConfig
-from control_plane.planner.demand import WorkerModel, is_beyond_reach
+from control_plane.planner.demand import WorkerModel
 from control_plane.planner.forecast import RateForecast
 from control_plane.planner.needs import Growth, Needs, PoolNeed, WorkerModels, needs
 from control_plane.planner.orders import Orders
@@ -75,15 +75,15 @@ class Planner:
         seen = self._orders.applied_to(seen)
         self._learn(seen, traffic)
         bounds = bounds_at(self._config, seen.wall_s, self._may_be_empty(seen.at_s))
-        ahead = self._needs(seen, traffic, self._start_s)
-        near = self._needs(seen, traffic, self._config.flip_s)
-        if ahead is None or near is None:
+        found = self._needs(seen, traffic)
+        if found is None:
             return self._without_costs(seen, bounds, late)
-        desired = self._stable(seen, bounds, ahead)
+        near = found.grown(self._growth(traffic, self._config.flip_s))
+        desired = self._stable(seen, bounds, found.grown(self._growth(traffic, self._start_s)))
         wishes = Wishes(self._config, self._models, self._cooldowns, self._evidence)
         actions, alarms = wishes.actions(seen, traffic, bounds, near, desired, self._mode)
         self._note(seen.at_s, actions)
-        alarms = (*late, *self._complaints(seen, traffic), *alarms)
+        alarms = (*late, *_complaints(seen, near), *alarms)
         return self._decision(seen, desired, actions, alarms, near, traffic)
 
     def what_if(self, seen: Observation, traffic: Traffic) -> Decision:
@@ -95,14 +95,14 @@ class Planner:
             prefill=replace(seen.prefill, ratio_p90=None),
             decode=replace(seen.decode, ratio_p90=None),
         )
-        found = self._needs(supposed, traffic, 0.0, is_forecast=False)
+        found = self._needs(supposed, traffic)
         actual = _sizes(seen)
         if found is None:
             hold = Hold("no worker's step times are known yet")
             return Decision(seen.at_s, self._mode, actual, actual, (hold,))
         desired = bounds.clamp(_needed(found, 0.0), found)
         hold = Hold("a supposed load: nothing is done")
-        alarms = self._complaints(supposed, traffic)
+        alarms = _complaints(supposed, found)
         return self._decision(seen, desired, (hold,), alarms, found, traffic)
 
     # --- what is known ---------------------------------------------------------------------------
@@ -136,39 +136,27 @@ class Planner:
         limit_s = self._config.idle_to_zero_s
         return limit_s > 0 and at_s - self._busy_at_s >= limit_s
 
-    def _needs(
-        self, seen: Observation, traffic: Traffic, horizon_s: float, is_forecast: bool = True
-    ) -> Needs | None:
-        growth = Growth()
-        if is_forecast:
-            prompts = traffic.requests_per_s * traffic.uncached_tokens
-            growth = Growth(
-                self._prompts.growth(horizon_s, prompts),
-                self._answers.growth(horizon_s, traffic.generated_per_s),
-            )
+    def _needs(self, seen: Observation, traffic: Traffic) -> Needs | None:
         is_settled = self._cooldowns.since_any_s(seen.at_s) > _SETTLE_S
-        can_be_met = not self._unreachable(seen, traffic)
-        found = needs(
-            seen,
-            traffic,
-            self._models,
-            self._config.objectives,
-            growth,
-            latencies_count=is_settled and can_be_met,
-        )
+        found = needs(seen, traffic, self._models, self._config.objectives, is_settled)
         if found is not None and self._mode is Mode.AGGREGATED:
             return found.in_one_pool()
         return found
 
-    def _unreachable(self, seen: Observation, traffic: Traffic) -> str:
-        model = self._models.typical(seen.workers)
-        return is_beyond_reach(traffic, model, self._config.objectives) if model else ""
+    def _growth(self, traffic: Traffic, horizon_s: float) -> Growth:
+        prompts = traffic.requests_per_s * traffic.uncached_tokens
+        return Growth(
+            self._prompts.growth(horizon_s, prompts),
+            self._answers.growth(horizon_s, traffic.generated_per_s),
+        )
 
     # --- what is wanted --------------------------------------------------------------------------
 
     def _stable(self, seen: Observation, bounds: Bounds, found: Needs) -> PoolSizes:
         """Where the pools should go. They shrink only to what was enough for a whole cool-down."""
         band = self._config.dead_band
+        if not self._floors:  # what is here is enough until it has been watched for so long
+            self._floors.append((seen.at_s, _sizes(seen)))
         self._floors.append((seen.at_s, _needed(found, band)))
         while self._floors[0][0] < seen.at_s - self._config.remove_cooldown_s:
             self._floors.popleft()
@@ -222,11 +210,6 @@ class Planner:
         self._note(seen.at_s, actions)
         return Decision(seen.at_s, self._mode, actual, desired, actions, alarms=alarms)
 
-    def _complaints(self, seen: Observation, traffic: Traffic) -> tuple[str, ...]:
-        found = [f"{w.worker_id}: {w.complaint}" for w in seen.workers if w.complaint]
-        unreachable = self._unreachable(seen, traffic)
-        return (*found, *([unreachable] if unreachable else []))
-
     def _decision(
         self,
         seen: Observation,
@@ -265,6 +248,11 @@ class Planner:
 
 def _sizes(seen: Observation) -> PoolSizes:
     return PoolSizes(len(seen.of(Role.PREFILL)), len(seen.of(Role.DECODE)))
+
+
+def _complaints(seen: Observation, found: Needs) -> tuple[str, ...]:
+    said = [f"{w.worker_id}: {w.complaint}" for w in seen.workers if w.complaint]
+    return (*said, *([found.unreachable] if found.unreachable else []))
 
 
 def _needed(found: Needs, room: float) -> PoolSizes:

@@ -94,7 +94,9 @@ class Wishes:
         donors = self._donors(seen, donor.role, bounds)[: max(0, room)]
         count = min(len(donors), self._flip_room(seen))
         is_one_pool = mode is Mode.AGGREGATED and count > 0
-        helps = is_one_pool or (count > 0 and self._helps(hungry, donor))
+        total = hungry.num_workers + donor.num_workers + sum(seen.starting(role) for role in Role)
+        can_add = self._config.can_scale and total < bounds.max_total
+        helps = is_one_pool or (count > 0 and self._helps(hungry, donor, can_add))
         excess = min(_FINITE, hungry.pressure()) - 1 - self._config.dead_band / 2
         wish = hungry.role if helps else None
         if not self._evidence["flip"].add(wish, excess):
@@ -103,14 +105,14 @@ class Wishes:
             return ()
         self._evidence["flip"].clear()
         if not is_one_pool:
-            count = _largest(count, lambda number: self._helps(hungry, donor, number))
+            count = _largest(count, lambda number: self._helps(hungry, donor, can_add, number))
         reason = (
             f"{hungry.role} is at {hungry.pressure():.2f} of what it carries, {donor.role} stays "
             f"at {donor.pressure(-count):.2f} after giving {count}"
         )
         return tuple(Flip(worker.worker_id, hungry.role, reason) for worker in donors[:count])
 
-    def _helps(self, hungry: PoolNeed, donor: PoolNeed, count: int = 1) -> bool:
+    def _helps(self, hungry: PoolNeed, donor: PoolNeed, can_add: bool, count: int = 1) -> bool:
         """The flip number `count`: the pool still wants it, and the donor can do without."""
         before = hungry.pressure(count - 1)
         if before <= 1 + self._config.dead_band / 2:
@@ -118,7 +120,7 @@ class Wishes:
         after = donor.pressure(-count)
         if after < _DONOR_LIMIT:
             return True
-        if self._config.can_scale and after > 1:
+        if can_add and after > 1:
             return False
         return max(hungry.pressure(count), after) < _LESS_PRESSURE * before
 
