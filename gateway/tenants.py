@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+MAX_WEIGHT = 1e6
 _SALT_SEPARATOR = "\x1f"
 
 
@@ -22,6 +23,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tokens_per_minute: int = 0
     highest_priority: int | None = None
     cache_salt: str | None = None
+    weight: float = 1.0
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +33,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """A limit of 0 is none. highest_priority: the lowest number that a request may carry, since
-    lower numbers go first. cache_salt: keeps the prefix caches of tenants apart.
+    lower numbers go first. cache_salt: keeps the prefix caches of tenants apart. weight: the share
+    of the cluster's work that the tenant gets beside others whose requests wait.
     """
 
     name: str = ""
@@ -39,6 +42,7 @@ class Tenant:
     tokens_per_minute: int = 0
     highest_priority: int | None = None
     cache_salt: str = ""
+    weight: float = 1.0
 
     def salted(self, asked: str) -> str:
         """The salt of a request that asks for one of its own: no tenant can name another's."""
@@ -57,7 +61,8 @@ def read_tenants(path: Path) -> Mapping[str, Tenant]:
     """Tenants by the digest of each of their keys. Raises TenantFileError.
 
     The file is TOML: a [[tenants]] table for each, with `name`, `key_sha256` (a list), and
-    optionally `requests_per_minute`, `tokens_per_minute`, `highest_priority`, `cache_salt`.
+    optionally `requests_per_minute`, `tokens_per_minute`, `highest_priority`, `cache_salt`,
+    `weight`.
     """
     try:
         content = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
@@ -71,6 +76,9 @@ def read_tenants(path: Path) -> Mapping[str, Tenant]:
         if not entry.name or entry.name in names:
             raise TenantFileError(f"{path}: the name {entry.name!r} is empty or there twice")
         names.add(entry.name)
+        if not 0 < entry.weight <= MAX_WEIGHT:
+            reason = f"must be over 0, at most {MAX_WEIGHT:g}, is {entry.weight:g}"
+            raise TenantFileError(f"{path}: the weight of {entry.name} {reason}")
         for digest in entry.key_sha256:
             if len(digest) != 64 or digest.lower() in tenants:
                 reason = "is no SHA-256 in hexadecimal, or there twice"
@@ -86,4 +94,5 @@ def _tenant(entry: _Entry) -> Tenant:
         tokens_per_minute=max(0, entry.tokens_per_minute),
         highest_priority=entry.highest_priority,
         cache_salt=f"tenant:{entry.name}" if entry.cache_salt is None else entry.cache_salt,
+        weight=entry.weight,
     )
