@@ -149,10 +149,7 @@ class AnswerSet:
                 self.trace = delta.trace or self.trace
                 self._meter.cached(answer.num_cached_tokens)
         self._meter.tokens(num_tokens)
-        return [
-            self._piece(index, text, details.get(index))
-            for index, text in texts.items()
-        ]
+        return [self._piece(index, text, details.get(index)) for index, text in texts.items()]
 
     def _piece(self, index: int, text: str, details: TokenDetails | None) -> Piece:
         answer = self._answers[index]

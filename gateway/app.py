@@ -12,12 +12,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.anthropic_events import messages_error_body
+from gateway.anthropic_replies import MessagesReplies
 from gateway.body import read_body
 from gateway.chat_replies import ChatReplies
 from gateway.endpoint import GenerateEndpoint, Services
 from gateway.errors import ApiError, ClientGone
+from gateway.http_reply import ErrorBody, openai_error
 from gateway.openapi import docs_page, openapi_document
 from gateway.prepare import Preparer
+from gateway.responses_replies import ResponsesReplies
 from gateway.text_replies import TextReplies
 from runtime.metrics import CONTENT_TYPE, Metrics
 
@@ -31,7 +35,18 @@ def build_app(services: Services, preparer: Preparer, metrics: Metrics, created:
     """created: when this server started, in seconds since 1970, for the list of models."""
     chat = GenerateEndpoint("chat", "chatcmpl", preparer.chat, ChatReplies, services)
     completion = GenerateEndpoint("completions", "cmpl", preparer.completion, TextReplies, services)
-    endpoints = {"/v1/chat/completions": chat, "/v1/completions": completion}
+    responses = GenerateEndpoint(
+        "responses", "resp", preparer.responses, ResponsesReplies, services
+    )
+    messages = GenerateEndpoint(
+        "messages", "msg", preparer.messages, MessagesReplies, services, messages_error_body
+    )
+    endpoints = {
+        "/v1/chat/completions": chat,
+        "/v1/completions": completion,
+        "/v1/responses": responses,
+        "/v1/messages": messages,
+    }
     pages = _Pages(services, metrics, created)
     tokens = preparer.token_pages
     document = openapi_document(version(DISTRIBUTION))
@@ -43,6 +58,11 @@ def build_app(services: Services, preparer: Preparer, metrics: Metrics, created:
             Route("/v1/embeddings", _no_embeddings, methods=["POST"]),
             Route("/tokenize", _json_page(tokens.tokenize, services), methods=["POST"]),
             Route("/detokenize", _json_page(tokens.detokenize, services), methods=["POST"]),
+            Route(
+                "/v1/messages/count_tokens",
+                _json_page(preparer.count_tokens, services, messages_error_body),
+                methods=["POST"],
+            ),
             Route("/openapi.json", _fixed_page(msgspec.json.encode(document), "application/json")),
             Route("/docs", _fixed_page(docs_page(document).encode(), "text/html")),
             Route("/livez", pages.livez),
@@ -136,8 +156,10 @@ class _Pages:
         }
 
 
-def _json_page(answer: JsonAnswer, services: Services) -> Page:
-    """A page that reads a body and answers it with JSON, or with an error in OpenAI's shape."""
+def _json_page(
+    answer: JsonAnswer, services: Services, error_body: ErrorBody = openai_error
+) -> Page:
+    """A page that reads a body and answers it with JSON, or with an error."""
 
     async def page(request: Request) -> Response:
         try:
@@ -151,6 +173,8 @@ def _json_page(answer: JsonAnswer, services: Services) -> Page:
             return _json(await answer(raw, services.max_model_len))
         except ClientGone:
             return Response(status_code=400)
+        except ApiError as error:
+            return _failed(error, error_body)
 
     return page
 
@@ -171,9 +195,9 @@ def _json(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
-def _failed(error: ApiError) -> Response:
+def _failed(error: ApiError, error_body: ErrorBody = openai_error) -> Response:
     headers = {name.decode(): value.decode() for name, value in error.headers}
-    return Response(error.body, error.status, headers, media_type="application/json")
+    return Response(error_body(error), error.status, headers, media_type="application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -7,16 +7,17 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.answer import AnswerSet
 from gateway.body import read_body
+from gateway.caller import Caller
 from gateway.errors import ApiError, ClientGone, from_baton
 from gateway.gate import Gate
 from gateway.generation import Generation, TokenSource
-from gateway.http_reply import HttpReply
+from gateway.http_reply import ErrorBody, HttpReply, openai_error
 from gateway.meter import GatewayMeter, RequestMeter
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
 from gateway.replies import Replies
 from gateway.sse import stream_answers, whole_answers
-from gateway.tenants import Tenant
+from gateway.terms import asked_terms
 from runtime.clock import wall_time_s
 from runtime.lifecycle import new_id
 from runtime.log import get_logger
@@ -24,7 +25,7 @@ from wire.errors import BatonError, ErrorCode
 
 _log = get_logger("gateway")
 
-PrepareFunction = Callable[[bytes, str, int, Tenant], Awaitable[Prepared]]
+PrepareFunction = Callable[[bytes, Caller], Awaitable[Prepared]]
 RepliesFactory = Callable[[str, int, ModelFiles, Prepared], Replies]
 
 
@@ -63,8 +64,10 @@ class GenerateEndpoint:
         prepare: PrepareFunction,
         replies: RepliesFactory,
         services: Services,
+        error_body: ErrorBody = openai_error,
     ) -> None:
-        """name: the endpoint's label in the metrics."""
+        """name: the endpoint's label in the metrics. error_body: of a failure."""
+        self._error_body = error_body
         self._name = name
         self._id_prefix = id_prefix
         self._prepare = prepare
@@ -74,7 +77,7 @@ class GenerateEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id(self._id_prefix)
         meter = self._services.meter.open(self._name)
-        reply = HttpReply(send, request_id)
+        reply = HttpReply(send, request_id, self._error_body)
         outcome = "cancelled"
         try:
             outcome = await self._answer(request_id, scope, receive, reply, meter)
@@ -89,7 +92,7 @@ class GenerateEndpoint:
         reply: HttpReply,
         meter: RequestMeter,
     ) -> str:
-        """Gives the outcome; every failure is answered here, in OpenAI's shape."""
+        """Gives the outcome; every failure is answered here."""
         try:
             await self._serve(request_id, scope, receive, reply, meter)
             return "ok"
@@ -121,11 +124,14 @@ class GenerateEndpoint:
         raw = await read_body(
             receive, scope["headers"], services.max_body_bytes, services.body_timeout_s
         )
-        prepared = await self._prepare(raw, request_id, services.max_model_len, account.tenant)
+        terms = asked_terms(scope["headers"], account.tenant, services.model.name)
+        caller = Caller(request_id, services.max_model_len, account.tenant, terms)
+        prepared = await self._prepare(raw, caller)
         account.take_prompt(prepared.num_prompt_tokens)
         reply.headers = account.headers
         meter.accept(prepared.num_prompt_tokens, account)
         replies = self._replies(request_id, int(wall_time_s()), services.model, prepared)
+        reply.failed_stream = replies.failure
         answers = AnswerSet(prepared, services.model.detokenizers, meter)
         write = stream_answers if prepared.stream else whole_answers
         async with Generation(services.source, prepared.requests, receive) as generation:

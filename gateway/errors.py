@@ -1,6 +1,8 @@
 """Every failure as the client sees it: an HTTP status and OpenAI's error object."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
@@ -61,6 +63,24 @@ class ClientGone(Exception):
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """A 400 about one field of the request."""
     return ApiError(400, message, param=param, code=code)
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors raised inside call fields by the names that the client knows them by."""
+    try:
+        yield
+    except ApiError as error:
+        root, dot, rest = (error.param or "").partition(".")
+        if root not in names:
+            raise
+        raise ApiError(
+            error.status,
+            error.message.replace(root, names[root]),
+            code=error.code,
+            param=f"{names[root]}{dot}{rest}",
+            retry_after_s=error.retry_after_s,
+        ) from error
 
 
 def from_baton(error: BatonError) -> ApiError:

@@ -7,9 +7,14 @@ from typing import Any
 
 import msgspec
 
+from gateway.anthropic_body import CountTokensBody, MessagesBody
+from gateway.anthropic_events import AnswerMessage, MessagesError, MessagesEvent
 from gateway.chat_replies import ChatReply, Chunk
 from gateway.errors import ErrorBody
 from gateway.openai import ChatBody, CompletionBody
+from gateway.prepare import TokenCount
+from gateway.responses_body import ResponsesBody
+from gateway.responses_events import Response, ResponseEvent
 from gateway.text_replies import TextReply
 from gateway.token_pages import DetokenizeBody, DetokenizeReply, TokenizeBody, TokenizeReply
 
@@ -25,7 +30,8 @@ class _Operation:
     summary: str
     body: type | None = None
     reply: type | None = None
-    events: type | None = None
+    events: Any = None
+    failure: type = ErrorBody
     media: str = "application/json"
     parameters: tuple[str, ...] = ()
 
@@ -36,6 +42,26 @@ _OPERATIONS = (
     ),
     _Operation(
         "post", "/v1/completions", "What follows a prompt", CompletionBody, TextReply, TextReply
+    ),
+    _Operation(
+        "post", "/v1/responses", "The next response", ResponsesBody, Response, ResponseEvent
+    ),
+    _Operation(
+        "post",
+        "/v1/messages",
+        "The next message",
+        MessagesBody,
+        AnswerMessage,
+        MessagesEvent,
+        failure=MessagesError,
+    ),
+    _Operation(
+        "post",
+        "/v1/messages/count_tokens",
+        "A prompt's length",
+        CountTokensBody,
+        TokenCount,
+        failure=MessagesError,
     ),
     _Operation("post", "/v1/embeddings", "Refused: the model makes no embeddings"),
     _Operation("post", "/tokenize", "A prompt's tokens", TokenizeBody, TokenizeReply),
@@ -55,7 +81,7 @@ def openapi_document(version: str) -> dict[str, Any]:
     types = {
         kind: None
         for operation in _OPERATIONS
-        for kind in (operation.body, operation.reply, operation.events, ErrorBody)
+        for kind in (operation.body, operation.reply, operation.events, operation.failure)
         if kind is not None
     }
     references, components = msgspec.json.schema_components(list(types), ref_template=_REFERENCE)
@@ -71,19 +97,19 @@ def openapi_document(version: str) -> dict[str, Any]:
     }
 
 
-def _described(operation: _Operation, schemas: Mapping[type, Any]) -> dict[str, Any]:
+def _described(operation: _Operation, schemas: Mapping[Any, Any]) -> dict[str, Any]:
     reply = {"type": "object"} if operation.reply is None else schemas[operation.reply]
     if operation.media != "application/json":
         reply = {"type": "string"}
     content = {operation.media: {"schema": reply}}
     if operation.events is not None:
         content["text/event-stream"] = {"schema": schemas[operation.events]}
-    failure = {"application/json": {"schema": schemas[ErrorBody]}}
+    failure = {"application/json": {"schema": schemas[operation.failure]}}
     described: dict[str, Any] = {
         "summary": operation.summary,
         "responses": {
             "200": {"description": "The answer", "content": content},
-            "default": {"description": "A failure, in OpenAI's shape", "content": failure},
+            "default": {"description": "A failure", "content": failure},
         },
     }
     if operation.body is not None:

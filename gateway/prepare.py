@@ -5,11 +5,28 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from gateway import anthropic_body, responses_body
+from gateway.anthropic_body import (
+    CountTokensBody,
+    MessagesBody,
+    PromptBody,
+    chat_of_messages,
+    chat_of_prompt,
+)
+from gateway.caller import Caller
 from gateway.chat_prompt import chat_prompt
-from gateway.errors import ApiError, invalid
+from gateway.errors import ApiError, invalid, renamed
 from gateway.message_parser import MessageStyle
 from gateway.model_directory import ModelFiles
-from gateway.openai import ChatBody, CommonBody, CompletionBody, StreamOptions, decode_body
+from gateway.openai import (
+    ChatBody,
+    CommonBody,
+    CompletionBody,
+    StreamOptions,
+    decode_body,
+    decode_json,
+)
+from gateway.responses_body import ResponsesBody, chat_of_response
 from gateway.sampling import (
     answer_limit,
     check_ranges,
@@ -18,7 +35,7 @@ from gateway.sampling import (
     stop_strings,
 )
 from gateway.structured_output import GrammarChecker, asked_grammar
-from gateway.tenants import ANYONE, Tenant
+from gateway.tenants import Tenant
 from gateway.token_pages import TokenPages
 from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from wire.messages import GenerateRequest, Grammar
@@ -46,6 +63,7 @@ class Prepared:
     return_token_ids: bool = False
     echoes: tuple[str, ...] = ()
     style: MessageStyle | None = None  # None: the answer's text is its content
+    body: ResponsesBody | MessagesBody | None = None  # where the answer repeats parts of it
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -58,6 +76,12 @@ class Prepared:
         return self.logprobs or self.return_token_ids
 
 
+class TokenCount(msgspec.Struct, frozen=True):
+    """The answer of /v1/messages/count_tokens."""
+
+    input_tokens: int
+
+
 class Preparer:
     """Validates bodies against one model. Raises ApiError for whatever is wrong with them."""
 
@@ -67,43 +91,65 @@ class Preparer:
         self._grammars = GrammarChecker(model.tokenizer, model.vocab_size, model.eos_token_ids)
         self._chat_decoder = msgspec.json.Decoder(ChatBody)
         self._completion_decoder = msgspec.json.Decoder(CompletionBody)
+        self._responses_decoder = msgspec.json.Decoder(ResponsesBody)
+        self._messages_decoder = msgspec.json.Decoder(MessagesBody)
+        self._count_decoder = msgspec.json.Decoder(CountTokensBody)
 
     @property
     def token_pages(self) -> TokenPages:
         return TokenPages(self._model, self._encoder)
 
-    async def chat(
-        self, raw: bytes, request_id: str, max_model_len: int, tenant: Tenant = ANYONE
-    ) -> Prepared:
-        body = decode_body(self._chat_decoder, raw)
-        self._check(body, tenant)
+    async def chat(self, raw: bytes, caller: Caller) -> Prepared:
+        return await self._chat(decode_body(self._chat_decoder, raw), caller)
+
+    async def responses(self, raw: bytes, caller: Caller) -> Prepared:
+        body = decode_json(self._responses_decoder, raw)
+        with renamed(responses_body.FIELD_NAMES):
+            prepared = await self._chat(chat_of_response(body), caller)
+        return replace(prepared, body=body)
+
+    async def messages(self, raw: bytes, caller: Caller) -> Prepared:
+        body = decode_json(self._messages_decoder, raw)
+        with renamed(anthropic_body.FIELD_NAMES):
+            prepared = await self._chat(chat_of_messages(body), caller)
+        return replace(prepared, body=body)
+
+    async def count_tokens(self, raw: bytes, max_model_len: int) -> TokenCount:
+        """Of a body of /v1/messages, in Anthropic's shape."""
+        body = decode_json(self._count_decoder, raw)
+        with renamed(anthropic_body.FIELD_NAMES):
+            return await self._count(body)
+
+    async def _count(self, body: PromptBody) -> TokenCount:
+        chat = chat_of_prompt(body)
+        self._check_model(chat.model)
+        prompt = chat_prompt(chat, self._model.template)
+        [encoded] = await self._encoder.encode([prompt.text], add_special_tokens=False)
+        return TokenCount(len(encoded.tokens))
+
+    async def _chat(self, body: ChatBody, caller: Caller) -> Prepared:
+        self._check(body, caller.tenant)
         prompt = chat_prompt(body, self._model.template)
-        prompts = await self._encoder.encode(
-            [prompt.text], add_special_tokens=False, salt=tenant.salted(body.cache_salt or "")
-        )
+        salt = caller.tenant.salted(body.cache_salt or "")
+        prompts = await self._encoder.encode([prompt.text], add_special_tokens=False, salt=salt)
         asked = body.max_completion_tokens or body.max_tokens
         grammar = await self._grammar(body, prompt.call)
-        prepared = self._prepared(body, prompts, asked, grammar, request_id, max_model_len, tenant)
+        prepared = self._prepared(body, prompts, asked, grammar, caller)
         # An answer that follows a grammar begins with it: there is no room for reasoning.
         style = prompt.style if grammar is None else replace(prompt.style, thinks=False)
         return prepared if style.is_plain else replace(prepared, style=style)
 
-    async def completion(
-        self, raw: bytes, request_id: str, max_model_len: int, tenant: Tenant = ANYONE
-    ) -> Prepared:
+    async def completion(self, raw: bytes, caller: Caller) -> Prepared:
         body = decode_body(self._completion_decoder, raw)
-        self._check(body, tenant)
+        self._check(body, caller.tenant)
         given = _prompts(body.prompt)
         for prompt in given:
             if not isinstance(prompt, str):
                 check_token_ids(prompt, self._model.vocab_size, "prompt")
-        prompts = await self._encoder.encode(
-            given, add_special_tokens=True, salt=tenant.salted(body.cache_salt or "")
-        )
+        salt = caller.tenant.salted(body.cache_salt or "")
+        prompts = await self._encoder.encode(given, add_special_tokens=True, salt=salt)
         grammar = await self._grammar(body)
-        return self._prepared(
-            body, prompts, body.max_tokens, grammar, request_id, max_model_len, tenant
-        )
+        return self._prepared(body, prompts, body.max_tokens, grammar, caller)
 
     def close(self) -> None:
         self._grammars.close()
@@ -115,10 +161,13 @@ class Preparer:
         await self._grammars.check(*asked)
         return asked[0]
 
-    def _check(self, body: CommonBody, tenant: Tenant) -> None:
-        if body.model != self._model.name:
-            message = f"the model {body.model!r} does not exist; this server has {self._model.name}"
+    def _check_model(self, name: str) -> None:
+        if name != self._model.name:
+            message = f"the model {name!r} does not exist; this server has {self._model.name}"
             raise ApiError(404, message, code="model_not_found", param="model")
+
+    def _check(self, body: CommonBody, tenant: Tenant) -> None:
+        self._check_model(body.model)
         check_ranges(body, self._model.vocab_size)
         ceiling = tenant.highest_priority
         if ceiling is not None and (body.priority or 0) < ceiling:
@@ -133,9 +182,7 @@ class Preparer:
         prompts: Sequence[PromptTokens],
         asked: int | None,
         grammar: Grammar | None,
-        request_id: str,
-        max_model_len: int,
-        tenant: Tenant,
+        caller: Caller,
     ) -> Prepared:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
         num_choices = body.n or 1
@@ -147,14 +194,15 @@ class Preparer:
         for prompt in prompts:
             if not prompt.tokens:
                 raise invalid("the prompt has no tokens", field)
-            max_tokens = answer_limit(len(prompt.tokens), asked, max_model_len, field)
+            max_tokens = answer_limit(len(prompt.tokens), asked, caller.max_model_len, field)
             request = GenerateRequest(
-                request_id=request_id,
+                request_id=caller.request_id,
                 prompt_tokens=prompt.tokens,
                 sampling=sampling_params(body, self._model.defaults, max_tokens, grammar),
                 block_hashes=prompt.hashes,
                 priority=body.priority or 0,
-                cache_salt=tenant.salted(body.cache_salt or ""),
+                cache_salt=caller.tenant.salted(body.cache_salt or ""),
+                terms=caller.terms,
             )
             requests += _choices(request, num_choices)
         return Prepared(

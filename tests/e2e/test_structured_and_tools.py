@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -188,3 +189,58 @@ def test_a_form_survives_the_loss_of_the_decode_worker_in_mid_stream(
     undisturbed = answer(0)
     assert len(json.loads(undisturbed)) == 120
     assert answer(20) == undisturbed
+
+
+def test_a_tool_call_and_its_answer_as_responses(cluster: Any, client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", **WEATHER["function"]}
+    ask: Any = {"model": MODEL.name, "temperature": 0, "max_output_tokens": 100, "tools": [tool]}
+    question: Any = "What is the weather in Paris?"
+    with client.responses.stream(input=question, **ask) as stream:
+        kinds = [event.type for event in stream]
+        first = stream.get_final_response()
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    [call] = [item for item in first.output if item.type == "function_call"]
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"city": "Paris"})
+    result = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": '{"result": 21, "state": "sunny"}',
+    }
+    items = [item.model_dump(exclude_none=True) for item in first.output]
+    said: Any = [{"role": "user", "content": question}, *items, result]
+    final = client.responses.create(input=said, **ask)
+    assert final.status == "completed"
+    assert "sunny with 21 degrees" in final.output_text
+    assert final.usage is not None and final.usage.input_tokens_details.cached_tokens > 0
+
+
+def test_a_tool_call_and_its_answer_as_messages(cluster: Any) -> None:
+    function = WEATHER["function"]
+    tool = {
+        "name": function["name"],
+        "description": function["description"],
+        "input_schema": function["parameters"],
+    }
+    ask: Any = {
+        "model": MODEL.name,
+        "max_tokens": 100,
+        "tools": [tool],
+        "extra_body": {"temperature": 0},
+    }
+    question: Any = {"role": "user", "content": "What is the weather in Paris?"}
+    with anthropic.Anthropic(base_url=cluster.url, api_key="none", max_retries=0) as client:
+        with client.messages.stream(messages=[question], **ask) as stream:
+            streamed = stream.get_final_message()
+        first = client.messages.create(messages=[question], **ask)
+        assert first.stop_reason == streamed.stop_reason == "tool_use"
+        [call] = [block for block in first.content if block.type == "tool_use"]
+        assert (call.name, call.input) == ("get_weather", {"city": "Paris"})
+        answer = {"role": "assistant", "content": [b.model_dump() for b in first.content]}
+        output = '{"result": 21, "state": "sunny"}'
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": output}
+        said: Any = [question, answer, {"role": "user", "content": [result]}]
+        final = client.messages.create(messages=said, **ask)
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.create(messages=said, **{**ask, "model": "nothing"})
+    assert final.stop_reason == "end_turn"
+    assert "sunny with 21 degrees" in final.content[-1].text  # type: ignore[union-attr]

@@ -80,6 +80,9 @@ async def test_the_openapi_document_describes_every_route_and_real_answers(gatew
     assert posts == {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/embeddings",
         "/tokenize",
         "/detokenize",
@@ -87,6 +90,9 @@ async def test_the_openapi_document_describes_every_route_and_real_answers(gatew
     bodies: dict[str, Any] = {
         "/v1/chat/completions": {"model": "tiny", "messages": HELLO, "logit_bias": {"1": 2}},
         "/v1/completions": {"model": "tiny", "prompt": "a", "return_token_ids": True},
+        "/v1/responses": {"model": "tiny", "input": "a", "text": {"format": {"type": "text"}}},
+        "/v1/messages": {"model": "tiny", "max_tokens": 4, "messages": HELLO},
+        "/v1/messages/count_tokens": {"model": "tiny", "messages": HELLO},
         "/tokenize": {"prompt": "a"},
         "/detokenize": {"tokens": [300]},
     }
