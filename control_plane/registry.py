@@ -1,10 +1,11 @@
 """Which workers are alive: heartbeats in, versioned snapshots out."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.clock import Clock
-from wire.cluster import ClusterSnapshot, WorkerBeat, WorkerInfo, WorkerStatus
+from wire.cluster import ClusterSnapshot, ControlOrder, WorkerBeat, WorkerInfo, WorkerStatus
+from wire.errors import BatonError, ErrorCode
 from wire.messages import WorkerReport
 
 BEAT_TIMEOUT_S = 5.0
@@ -16,6 +17,7 @@ class _Member:
     info: WorkerInfo
     report: WorkerReport
     beat_at_s: float
+    orders: "asyncio.Queue[ControlOrder]" = field(default_factory=asyncio.Queue)
 
 
 class Registry:
@@ -48,10 +50,30 @@ class Registry:
             return False
         known = self._members.get(info.worker_id)
         self._departed.pop(info.worker_id, None)
-        self._members[info.worker_id] = _Member(info, beat.report, self._clock.now())
+        member = _Member(info, beat.report, self._clock.now())
+        if known is not None and known.info.epoch == info.epoch:
+            member.orders = known.orders
+        self._members[info.worker_id] = member
         if known is None or known.info != info:
             self._publish()
         return True
+
+    def order(self, worker_id: str, order: ControlOrder) -> None:
+        """Leaves an order for a live worker, which hears it at once over its Register stream.
+
+        Raises BatonError UNAVAILABLE when no such worker is live.
+        """
+        member = self._members.get(worker_id)
+        if member is None:
+            raise BatonError(ErrorCode.UNAVAILABLE, f"no worker {worker_id!r} is live")
+        member.orders.put_nowait(order)
+
+    async def next_order(self, worker_id: str, epoch: int) -> ControlOrder:
+        """Waits for an order to this process. Raises BatonError UNAVAILABLE when it is not live."""
+        member = self._members.get(worker_id)
+        if member is None or member.info.epoch != epoch:
+            raise BatonError(ErrorCode.UNAVAILABLE, f"no worker {worker_id!r} is live")
+        return await member.orders.get()
 
     def remove(self, worker_id: str, epoch: int) -> bool:
         """Drops a worker that said goodbye. False when this epoch is not the live one."""

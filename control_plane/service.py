@@ -1,19 +1,29 @@
 """The control plane's answers: workers register and beat, gateways watch, operators ask."""
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from control_plane.registry import Registry
 from runtime.clock import Clock
 from runtime.log import get_logger
 from runtime.metrics import Metrics
-from wire.cluster import ClusterSnapshot, ClusterStatus, ProcessStatus, WorkerBeat, WorkerInfo
+from wire.cluster import (
+    ClusterSnapshot,
+    ClusterStatus,
+    ControlOrder,
+    OrderKind,
+    ProcessStatus,
+    WorkerBeat,
+    WorkerInfo,
+)
+from wire.errors import BatonError, ErrorCode
 from wire.messages import Role
 
-ACK: Final = "ack"
-DRAIN: Final = "drain"
+ACK: Final = ControlOrder(OrderKind.ACK)
+DRAIN: Final = ControlOrder(OrderKind.DRAIN)
 EXPIRY_PERIOD_S = 0.25
 _PAUSE_S = 1.0  # a gap between two checks that says that this process itself stood still
 
@@ -41,18 +51,19 @@ class ControlPlane:
         self._processes = processes
         self._settled_at_s = clock.now() + settle_s
 
-    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[str]:
-        """Answers each beat with "ack", or with "drain" when a newer process has the worker_id.
+    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]:
+        """Answers each beat with ACK, or with DRAIN when a newer process has the worker_id.
 
-        The worker's own end of the stream is its goodbye: it is acknowledged and removed at once.
-
-        After a stream that breaks, it has until its beats expire to come back on another one.
+        Orders go out between the answers as they come. The worker's own end of the stream is its
+        goodbye: it is acknowledged and removed at once. After a stream that breaks, it has until
+        its beats expire to come back on another one.
         """
-        last: WorkerInfo | None = None
-        async for beat in beats:
-            last = beat.info
-            yield self._apply(beat)
+        stream = _OrderStream(beats, self._apply, self._registry.next_order)
+        async with contextlib.aclosing(stream.orders()) as orders:
+            async for order in orders:
+                yield order
         yield ACK  # fails, and ends this call here, where the stream ended because it broke
+        last = stream.last
         if last is not None and self._registry.remove(last.worker_id, last.epoch):
             _log.info("worker left", worker=last.worker_id, epoch=last.epoch)
             self._count_workers()
@@ -68,6 +79,24 @@ class ControlPlane:
     async def status(self) -> ClusterStatus:
         version = self._registry.snapshot.version
         return ClusterStatus(version, self._registry.status(), self._processes())
+
+    async def order(self, worker_id: str, order: ControlOrder) -> None:
+        """Hands an order to a live worker; it has obeyed when its info or report says so.
+
+        Raises BatonError: UNAVAILABLE, no such worker is live; INVALID_REQUEST, a flip without a
+        role, a migrate without a count, or an order that is no operator's.
+        """
+        if order.kind is OrderKind.ACK:
+            raise BatonError(ErrorCode.INVALID_REQUEST, "an acknowledgement is no order")
+        if order.kind is OrderKind.FLIP and order.role is None:
+            raise BatonError(ErrorCode.INVALID_REQUEST, "a flip needs a role", param="role")
+        if order.kind is OrderKind.MIGRATE and order.count < 1:
+            raise BatonError(
+                ErrorCode.INVALID_REQUEST, "a migrate needs a count of at least 1", param="count"
+            )
+        self._registry.order(worker_id, order)
+        self._metrics.counter("baton_control_orders_total", kind=order.kind.value).inc()
+        _log.info("order", worker=worker_id, kind=order.kind, role=order.role, count=order.count)
 
     def process_died(self, worker_id: str, pid: int) -> None:
         """An actuator saw the process end: its worker leaves before its beats expire."""
@@ -86,7 +115,7 @@ class ControlPlane:
                 self._registry.excuse(gap_s)
             self._expire()
 
-    def _apply(self, beat: WorkerBeat) -> str:
+    def _apply(self, beat: WorkerBeat) -> ControlOrder:
         self._metrics.counter("baton_control_beats_total").inc()
         version = self._registry.snapshot.version
         info = beat.info
@@ -110,3 +139,49 @@ class ControlPlane:
         counts = Counter(worker.role for worker in self._registry.snapshot.workers)
         for role in Role:
             self._metrics.gauge("baton_control_workers", role=role.value).set(counts[role])
+
+
+class _OrderStream:
+    """One Register stream: the answers to its beats, and the orders to its worker in between."""
+
+    def __init__(
+        self,
+        beats: AsyncIterator[WorkerBeat],
+        answer: Callable[[WorkerBeat], ControlOrder],
+        next_order: Callable[[str, int], Awaitable[ControlOrder]],
+    ) -> None:
+        self.last: WorkerInfo | None = None
+        self._beats = beats
+        self._answer = answer
+        self._next_order = next_order
+        self._outgoing: asyncio.Queue[ControlOrder | None] = asyncio.Queue()
+        self._forwarding: asyncio.Task[None] | None = None
+
+    async def orders(self) -> AsyncGenerator[ControlOrder, None]:
+        """Until the worker ends its side. Raises what reading the beats raises."""
+        reading = asyncio.create_task(self._read())
+        try:
+            while (order := await self._outgoing.get()) is not None:
+                yield order
+            await reading
+        finally:
+            tasks = [task for task in (reading, self._forwarding) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            async for beat in self._beats:
+                self.last = beat.info
+                self._outgoing.put_nowait(self._answer(beat))
+                if self._forwarding is None or self._forwarding.done():
+                    self._forwarding = asyncio.create_task(self._forward(beat.info))
+        finally:
+            self._outgoing.put_nowait(None)
+
+    async def _forward(self, info: WorkerInfo) -> None:
+        """Until the worker is not live any more; its next beat begins anew."""
+        with contextlib.suppress(BatonError):
+            while True:
+                self._outgoing.put_nowait(await self._next_order(info.worker_id, info.epoch))

@@ -64,6 +64,10 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
 
+    def use(self, config: EngineConfig) -> None:
+        """Another token budget; the rest of the configuration is the same."""
+        self._config = config
+
     def enqueue(self, seq: Sequence) -> None:
         """Queues a sequence, with its blocks if it has them."""
         seq.state = SeqState.WAITING

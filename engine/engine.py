@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -16,7 +17,7 @@ from engine.intake import check_request
 from engine.integrity import check_references
 from engine.logprobs import logprob_step
 from engine.options import EngineConfig
-from engine.prefix import match_prefix, store_blocks
+from engine.prefix import adopt_prefix, match_prefix, store_blocks
 from engine.progress import finish_of, sample_row, times_of
 from engine.results import EngineLoad, SeqOutput, StepResult
 from engine.sampler import sample
@@ -106,6 +107,28 @@ class Engine:
         self._scheduler.enqueue(seq)
         self._is_stalled = False
 
+    def hold(self, request: EngineRequest) -> Reservation | None:
+        """References the full blocks that the prefix cache holds of a request's tokens, until
+        `release`; nothing is computed. None: there are none.
+
+        Raises BatonError as `add` does.
+        """
+        seq = self._new_sequence(request)
+        prefix = match_prefix(self._pool, seq)
+        block_ids = self._pool.claim(prefix, 0)
+        if not block_ids:
+            return None
+        seq.block_ids = block_ids
+        adopt_prefix(seq, prefix)
+        seq.state = SeqState.HELD
+        self._sequences[seq.seq_id] = seq
+        return Reservation(seq.seq_id, tuple(block_ids), seq.num_computed)
+
+    def set_batch_tokens(self, max_batch_tokens: int) -> None:
+        """The token budget of a step, from the next one on."""
+        self._config = replace(self._config, max_batch_tokens=max_batch_tokens)
+        self._scheduler.use(self._config)
+
     def cancel(self, seq_id: int) -> None:
         """Ends a sequence in any state and frees its blocks at once. Unknown ids are ignored."""
         seq = self._sequences.pop(seq_id, None)
@@ -174,6 +197,11 @@ class Engine:
         scheduler = self._scheduler
         queued = scheduler.running or scheduler.ready or scheduler.waiting
         return bool(queued) and not self._is_stalled
+
+    @property
+    def kv_use(self) -> float:
+        """The share of the blocks that somebody references."""
+        return 1.0 - self._pool.num_free / self._pool.num_blocks
 
     def load(self) -> EngineLoad:
         """The load of this moment; held and reserved sequences count in the blocks only."""

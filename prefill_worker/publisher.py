@@ -1,4 +1,4 @@
-"""Publishes the KV of prefill-only sequences while it is computed.
+"""Publishes the KV of prefill-only sequences while it is computed, and of cached prefixes whole.
 
 first chunk scheduled      publish   -> a handle goes out with the step's events
 a layer group finished     advance   -> readers may pull it
@@ -72,6 +72,16 @@ class Publisher:
             if chunk.seq_id in self._blocks
         )
         return handles
+
+    def share(self, seq_id: int, block_ids: tuple[int, ...], num_tokens: int) -> KVHandle:
+        """Publishes full blocks that are computed already; no token comes with them."""
+        self._blocks[seq_id] = block_ids
+        num_ready = num_tokens if self._mirror is None else 0
+        handle = self._exporter.publish(seq_id, block_ids, num_tokens, num_ready)
+        if self._mirror is not None:
+            self._save(seq_id, num_tokens, block_ids, 0, self._num_layers)
+        self.complete(seq_id, ())
+        return handle
 
     def on_layers(self, num_layers: int) -> None:
         """`num_layers` of the running step are in the cache; readers learn it by layer groups."""

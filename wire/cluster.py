@@ -1,6 +1,7 @@
 """What the control plane tells about the cluster: workers, fingerprints, snapshots, status."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from wire.kv import FabricAddress, KVLayout, mapping_refusal
 from wire.messages import PROTOCOL_VERSION, Role, WorkerReport
@@ -88,6 +89,8 @@ class WorkerInfo:
     pid: int = 0
     metrics_url: str = ""
     pairs: tuple[PairStatus, ...] = ()  # of the workers that this one may pull from
+    role_epoch: int = 0  # grows with each change of the role in this process
+    flipping: bool = False  # legs of the role before are still running
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,27 @@ class WorkerBeat:
 
     info: WorkerInfo
     report: WorkerReport
+
+
+class OrderKind(StrEnum):
+    """What the control plane asks of a worker, in answer to a beat or by itself."""
+
+    ACK = "ack"
+    DRAIN = "drain"
+    FLIP = "flip"
+    MIGRATE = "migrate"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlOrder:
+    """One order to one worker process.
+
+    role: of a flip. count: of a migrate, how many of its longest requests are to move elsewhere.
+    """
+
+    kind: OrderKind
+    role: Role | None = None
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

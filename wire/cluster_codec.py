@@ -3,7 +3,9 @@
 from wire.cluster import (
     ClusterSnapshot,
     ClusterStatus,
+    ControlOrder,
     Fingerprint,
+    OrderKind,
     PairStatus,
     ProcessStatus,
     WorkerBeat,
@@ -37,6 +39,8 @@ def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:
         pid=info.pid,
         metrics_url=info.metrics_url,
         pairs=[_encode_pair(pair) for pair in info.pairs],
+        role_epoch=info.role_epoch,
+        flipping=info.flipping,
     )
 
 
@@ -62,6 +66,8 @@ def decode_worker_info(message: control_pb2.WorkerInfo) -> WorkerInfo:
         pid=message.pid,
         metrics_url=message.metrics_url,
         pairs=tuple(_decode_pair(pair) for pair in message.pairs),
+        role_epoch=message.role_epoch,
+        flipping=message.flipping,
     )
 
 
@@ -97,6 +103,17 @@ def encode_beat(beat: WorkerBeat) -> control_pb2.WorkerBeat:
 
 def decode_beat(message: control_pb2.WorkerBeat) -> WorkerBeat:
     return WorkerBeat(decode_worker_info(message.info), decode_report(message.report))
+
+
+def encode_order(order: ControlOrder) -> control_pb2.ControlOrder:
+    role = "" if order.role is None else order.role.value
+    return control_pb2.ControlOrder(kind=order.kind.value, role=role, count=order.count)
+
+
+def decode_order(message: control_pb2.ControlOrder) -> ControlOrder:
+    """Raises ValueError for a kind or a role that this version does not know."""
+    role = Role(message.role) if message.role else None
+    return ControlOrder(OrderKind(message.kind), role, message.count)
 
 
 def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:

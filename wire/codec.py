@@ -11,6 +11,7 @@ from wire.messages import (
     BlockSnapshot,
     CancelLeg,
     ClientFrame,
+    ContinueLeg,
     FinishReason,
     GenerateRequest,
     Hello,
@@ -18,6 +19,7 @@ from wire.messages import (
     LegEvent,
     LegFailed,
     LegFinished,
+    LegMove,
     LegPublished,
     LegTokens,
     LegTransferred,
@@ -63,6 +65,12 @@ def encode_client_frame(frame: ClientFrame) -> worker_pb2.ClientFrame:
         return worker_pb2.ClientFrame(start=_encode_start(frame))
     if isinstance(frame, CancelLeg):
         return worker_pb2.ClientFrame(cancel=worker_pb2.CancelLeg(leg_id=frame.leg_id))
+    if isinstance(frame, ContinueLeg):
+        return worker_pb2.ClientFrame(
+            continue_leg=worker_pb2.ContinueLeg(
+                leg_id=frame.leg_id, index=frame.index, tokens=_pack_u32(frame.tokens)
+            )
+        )
     if isinstance(frame, Hello):
         return worker_pb2.ClientFrame(
             hello=worker_pb2.Hello(client_id=frame.client_id, protocol=frame.protocol)
@@ -77,6 +85,9 @@ def decode_client_frame(message: worker_pb2.ClientFrame) -> ClientFrame:
         return _decode_start(message.start)
     if kind == "cancel":
         return CancelLeg(message.cancel.leg_id)
+    if kind == "continue_leg":
+        told = message.continue_leg
+        return ContinueLeg(told.leg_id, told.index, _unpack_u32(told.tokens))
     if kind == "hello":
         return Hello(message.hello.client_id, message.hello.protocol)
     if kind == "snapshot":
@@ -97,6 +108,8 @@ def _encode_start(leg: StartLeg) -> worker_pb2.StartLeg:
         handle=None if leg.handle is None else _encode_handle(leg.handle),
         priority=request.priority,
         cache_salt=request.cache_salt,
+        share=leg.share,
+        waits=leg.waits,
     )
 
 
@@ -115,6 +128,8 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
         output_tokens=_unpack_u32(message.output_tokens),
         prefill_only=message.prefill_only,
         handle=_decode_handle(message.handle) if message.HasField("handle") else None,
+        share=message.share,
+        waits=message.waits,
     )
 
 
@@ -220,6 +235,9 @@ def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
     if isinstance(event, LegFailed):
         failed = worker_pb2.LegFailed(code=event.code.value, message=event.message)
         return worker_pb2.LegEvent(leg_id=event.leg_id, failed=failed)
+    if isinstance(event, LegMove):
+        move = worker_pb2.LegMove(reason=event.reason)
+        return worker_pb2.LegEvent(leg_id=event.leg_id, move=move)
     transferred = worker_pb2.LegTransferred(
         num_bytes=event.num_bytes,
         transfer_s=event.transfer_s,
@@ -268,6 +286,7 @@ _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
     "finished": _decode_finished,
     "failed": lambda m: LegFailed(m.leg_id, ErrorCode(m.failed.code), m.failed.message),
     "transferred": _decode_transferred,
+    "move": lambda m: LegMove(m.leg_id, m.move.reason),
 }
 
 
@@ -288,6 +307,8 @@ def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
         num_imports=report.num_imports,
         step_s=report.step_s,
         progress=report.progress,
+        role_epoch=report.role_epoch,
+        flipping=report.flipping,
         totals=worker_pb2.StepTotals(
             num_steps=totals.num_steps,
             num_prefill_steps=totals.num_prefill_steps,
@@ -317,6 +338,8 @@ def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
         num_imports=message.num_imports,
         step_s=message.step_s,
         progress=message.progress,
+        role_epoch=message.role_epoch,
+        flipping=message.flipping,
         totals=StepTotals(
             num_steps=totals.num_steps,
             num_prefill_steps=totals.num_prefill_steps,

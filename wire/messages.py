@@ -113,6 +113,9 @@ class StartLeg:
 
     prefill_only: publish the KV, give one token, finish with PREFILLED.
     handle: pull the prompt's KV from there; None: compute what the prefix cache does not hold.
+    share: publish the full blocks that the prefix cache holds of prompt and output tokens, compute
+    nothing, finish with PREFILLED; TRANSFER_FAILED where it holds none.
+    waits: with a handle only; once the KV is here or the pull failed, wait for ContinueLeg.
     """
 
     leg_id: int
@@ -120,11 +123,25 @@ class StartLeg:
     output_tokens: tuple[int, ...] = ()
     prefill_only: bool = False
     handle: KVHandle | None = None
+    share: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CancelLeg:
     leg_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueLeg:
+    """Output tokens index .. index + len(tokens) are known: a leg that waits goes on behind them.
+
+    They follow the tokens that StartLeg gave, and may repeat some of them.
+    """
+
+    leg_id: int
+    index: int
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +157,7 @@ class SnapshotRequest:
     """Asked for after a gap in the block events' sequence numbers."""
 
 
-ClientFrame = Hello | StartLeg | CancelLeg | SnapshotRequest
+ClientFrame = Hello | StartLeg | CancelLeg | ContinueLeg | SnapshotRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +230,17 @@ class LegFailed:
     message: str
 
 
-LegEvent = LegAccepted | LegPublished | LegTokens | LegTransferred | LegFinished | LegFailed
+@dataclass(frozen=True, slots=True)
+class LegMove:
+    """The worker would give this leg to another one; it goes on here until it is cancelled."""
+
+    leg_id: int
+    reason: str
+
+
+LegEvent = (
+    LegAccepted | LegPublished | LegTokens | LegTransferred | LegFinished | LegFailed | LegMove
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +300,8 @@ class WorkerReport:
     step_s: float = 0.0  # the last step's duration
     progress: int = 0  # layers computed so far: it moves within a long step
     totals: StepTotals = StepTotals()
+    role_epoch: int = 0  # grows with each change of the role
+    flipping: bool = False  # legs of the role before are still running
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import grpc
 import grpc.aio
 
 from wire import cluster_codec, codec
-from wire.cluster import ClusterSnapshot, ClusterStatus, WorkerBeat
+from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, WorkerBeat
+from wire.errors import BatonError, ErrorCode
 from wire.gen import control_pb2, control_pb2_grpc, worker_pb2, worker_pb2_grpc
 from wire.messages import ClientFrame, WorkerFrame
 
@@ -47,11 +48,15 @@ class WorkerService(Protocol):
 class ControlService(Protocol):
     """What the control plane answers."""
 
-    def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[str]: ...
+    def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]: ...
 
     def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]: ...
 
     async def status(self) -> ClusterStatus: ...
+
+    async def order(self, worker_id: str, order: ControlOrder) -> None:
+        """Raises BatonError when no such worker is live or the order makes no sense."""
+        ...
 
 
 def open_channel(address: str) -> Channel:
@@ -99,13 +104,16 @@ async def open_session(
 
 async def register(
     channel: Channel, beats: AsyncIterator[WorkerBeat], token: str = ""
-) -> AsyncIterator[str]:
-    """Sends heartbeats and gives the control plane's orders ("ack", "drain")."""
+) -> AsyncIterator[ControlOrder]:
+    """Sends heartbeats and gives the control plane's orders.
+
+    Raises ValueError for an order that this version does not know.
+    """
     stub = control_pb2_grpc.ControlStub(channel)
     call = stub.Register(_encoded(beats, cluster_codec.encode_beat), metadata=_metadata(token))
     try:
         async for order in call:
-            yield order.kind
+            yield cluster_codec.decode_order(order)
     finally:
         call.cancel()
 
@@ -130,6 +138,15 @@ async def fetch_status(channel: Channel, token: str = "", timeout_s: float = 5.0
     return cluster_codec.decode_status(
         await stub.Status(request, metadata=_metadata(token), timeout=timeout_s)
     )
+
+
+async def send_order(
+    channel: Channel, worker_id: str, order: ControlOrder, token: str = "", timeout_s: float = 5.0
+) -> None:
+    """Has an order handed to a worker. Raises RpcError; NOT_FOUND: no such worker is live."""
+    stub = control_pb2_grpc.ControlStub(channel)
+    request = control_pb2.OrderRequest(worker_id=worker_id, order=cluster_codec.encode_order(order))
+    await stub.Order(request, metadata=_metadata(token), timeout=timeout_s)
 
 
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:
@@ -165,10 +182,10 @@ class _ControlAdapter(control_pb2_grpc.ControlServicer):
     async def Register(
         self, request_iterator: AsyncIterator[control_pb2.WorkerBeat], context: Any
     ) -> AsyncIterator[control_pb2.ControlOrder]:
-        async for kind in self._service.register(
+        async for order in self._service.register(
             _decoded(request_iterator, cluster_codec.decode_beat)
         ):
-            yield control_pb2.ControlOrder(kind=kind)
+            yield cluster_codec.encode_order(order)
 
     async def Watch(
         self, request: control_pb2.WatchRequest, context: Any
@@ -180,6 +197,20 @@ class _ControlAdapter(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.StatusRequest, context: Any
     ) -> control_pb2.ClusterStatus:
         return cluster_codec.encode_status(await self._service.status())
+
+    async def Order(
+        self, request: control_pb2.OrderRequest, context: Any
+    ) -> control_pb2.OrderReply:
+        try:
+            order = cluster_codec.decode_order(request.order)
+            await self._service.order(request.worker_id, order)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except BatonError as error:
+            is_unknown = error.code is ErrorCode.UNAVAILABLE
+            status = grpc.StatusCode.NOT_FOUND if is_unknown else grpc.StatusCode.INVALID_ARGUMENT
+            await context.abort(status, error.message)
+        return control_pb2.OrderReply()
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]

@@ -34,6 +34,7 @@ from runtime.sizes import parse_bytes
 from wire.block_hash import BLOCK_SIZE
 from wire.cluster import Fingerprint
 from wire.kv import FabricAddress
+from wire.messages import Role
 from worker.commands import Pulled, Released
 from worker.config import WorkerConfig
 from worker.core import WorkerCore
@@ -66,7 +67,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     Raises ModelError for a directory that cannot be served, MemoryPlanError or ValueError for a
     setting that cannot be met, OSError where memory or a port cannot be had.
     """
-    config = with_profile(config)
+    asked, config = config, with_profile(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     started_s = wall_time_s()
@@ -113,7 +114,14 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             worker_id=worker_id,
             epoch=epoch,
             inbox=inbox,
-            core=WorkerCore(config.role, engine, publisher, intake),
+            core=WorkerCore(
+                config.role,
+                engine,
+                publisher,
+                intake,
+                batch_tokens=_batch_tokens(asked, model),
+                move_above=config.move_above,
+            ),  # fmt: skip
             fabric=fabric,
             fingerprint=fingerprint(
                 config.served_model_name or directory.resolve().name, directory, plan.layout
@@ -141,7 +149,9 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
         workspace_bytes=step_workspace_bytes(
             vocab_size=model_config.vocab_size,
             widest_row=2 * model_config.intermediate_size,
-            max_batch_tokens=config.batch_tokens(device.type != "cpu"),
+            max_batch_tokens=max(
+                replace(config, role=role).batch_tokens(device.type != "cpu") for role in Role
+            ),
             max_num_seqs=config.max_num_seqs,
         ),
     )
@@ -182,6 +192,12 @@ def _with_graphs(model: ForwardModel, kv: Tensor, options: EngineConfig) -> Forw
         return model
     sizes = [1 << bit for bit in range(options.max_running.bit_length())]
     return GraphedModel(model, kv, sizes, options.max_table_blocks)
+
+
+def _batch_tokens(config: WorkerConfig, model: ForwardModel) -> dict[Role, int]:
+    """The chunk budget of either role: a worker may flip."""
+    on_gpu = model.device.type != "cpu"
+    return {role: with_profile(replace(config, role=role)).batch_tokens(on_gpu) for role in Role}
 
 
 def _engine_blocks(plan: MemoryPlan) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kv_transfer.pull import PullResult
-from wire.messages import StartLeg
+from wire.messages import Role, StartLeg
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,16 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Continue:
+    """Output tokens from `index` on are known: a leg that waits goes on behind them."""
+
+    session_id: int
+    leg_id: int
+    index: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     session_id: int
 
@@ -53,7 +63,23 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """No new legs from here on."""
+    """No new legs from here on; those that decode are to go on elsewhere."""
 
 
-Command = Join | Leave | Start | Cancel | Snapshot | Pulled | Released | Drain
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Take this role."""
+
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Have so many of the longest legs go on elsewhere."""
+
+    count: int
+
+
+Command = (
+    Join | Leave | Start | Cancel | Continue | Snapshot | Pulled | Released | Drain | Flip | Migrate
+)

@@ -32,6 +32,7 @@ class WorkerConfig:
     expected_bytes_s: float = 5e8
     lease_s: float = 30.0
     drain_timeout_s: float = 30.0
+    move_above: float = 0.0  # never: a share of the KV pool from which requests are moved away
     metrics_port: int = 0  # none
     parent_pid: int = 0  # none
     log_level: str = "info"

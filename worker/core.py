@@ -5,74 +5,66 @@ A leg's life here:
     Start --handle--> intake --arrived--> engine --finish--> LegFinished
       |                                     ^
       +--no handle--------------------------+--prefill_only--> published, HELD until released
+      +--share--> what the cache holds is published, HELD until released
 
-A prefill-only leg is kept after its LegFinished until its export ends, so that a late cancel
-still finds the export.
+With `waits`, a leg stays between arrived and engine until Continue tells it the tokens so far.
+A prefill-only or sharing leg is kept after its LegFinished until its export ends, so that a late
+cancel still finds the export.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from decode_worker.intake import Intake
 from engine.batch import StepPlan
 from engine.engine import Engine
-from engine.results import SeqOutput, SeqTimes, StepResult
-from engine.sequence import EngineRequest
+from engine.results import SeqOutput, SeqTimes
 from kv_transfer.pull import PullResult
 from prefill_worker.publisher import Publisher
 from wire.errors import BatonError, ErrorCode
 from wire.messages import (
-    BlockEvent,
-    BlockSnapshot,
     FinishReason,
     LegAccepted,
     LegEvent,
     LegFailed,
     LegFinished,
+    LegMove,
     LegPublished,
     LegTokens,
-    LegTransferred,
     Role,
     StartLeg,
     StepTotals,
     WorkerReport,
 )
 from worker import commands
+from worker.leg import Leg, engine_request, transferred
+from worker.moves import Moves
+from worker.outbox import Outbox
 from worker.step_totals import add_step
-
-
-@dataclass(slots=True)
-class _Leg:
-    session_id: int
-    start: StartLeg
-    num_cached_tokens: int = 0
-    is_finished: bool = False
-
-
-@dataclass(slots=True)
-class Outbox:
-    """What the sessions are to be told after one turn of the loop, and what was measured."""
-
-    report: WorkerReport
-    events: dict[int, list[LegEvent]] = field(default_factory=dict)  # by session
-    snapshots: dict[int, BlockSnapshot] = field(default_factory=dict)
-    block_event: BlockEvent | None = None
-    pulls: list[PullResult] = field(default_factory=list)
-    steps: list[StepResult] = field(default_factory=list)
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.events or self.snapshots or self.block_event or self.pulls or self.steps)
 
 
 class WorkerCore:
     """Runs both phases on one engine. No I/O and no threads: calls happen on the owner's thread."""
 
-    def __init__(self, role: Role, engine: Engine, publisher: Publisher, intake: Intake) -> None:
-        self._role = role
+    def __init__(
+        self,
+        role: Role,
+        engine: Engine,
+        publisher: Publisher,
+        intake: Intake,
+        *,
+        batch_tokens: Mapping[Role, int] = MappingProxyType({}),
+        move_above: float = 0.0,
+    ) -> None:
+        """batch_tokens: the chunk budget of a role; one that is not named keeps the engine's.
+        move_above: see Moves.
+        """
+        self._moves = Moves(role, move_above)
+        self._batch_tokens = batch_tokens
         self._engine = engine
         self._publisher = publisher
         self._intake = intake
-        self._legs: dict[int, _Leg] = {}  # by seq_id
+        self._legs: dict[int, Leg] = {}  # by seq_id
         self._seq_ids: dict[tuple[int, int], int] = {}  # (session_id, leg_id) -> seq_id
         self._last_seq_id = 0
         self._sessions: set[int] = set()
@@ -80,7 +72,7 @@ class WorkerCore:
         self._num_layers = 0
         self._last_step_s = 0.0
         self._totals = StepTotals()
-        self._is_draining = False
+        self._told = (role, False)
         self._outbox = Outbox(self.report())
 
     # --- what the loop calls -----------------------------------------------------------------
@@ -116,8 +108,10 @@ class WorkerCore:
                 self._pulled(result)
             case commands.Released(seq_id):
                 self._released(seq_id)
-            case commands.Drain():
-                self._is_draining = True
+            case commands.Continue():
+                self._continue(command)
+            case commands.Drain() | commands.Flip() | commands.Migrate():
+                self._obey(command)
 
     def begin_step(self) -> StepPlan | None:
         """Begins pulls, decides the next step and publishes what it computes first.
@@ -162,17 +156,19 @@ class WorkerCore:
     def take_outbox(self) -> Outbox:
         """What has gathered since the last call."""
         outbox, self._outbox = self._outbox, Outbox(self.report())
-        outbox.report = self._outbox.report
+        report = outbox.report = self._outbox.report
+        told, self._told = self._told, (report.role, report.flipping)
+        outbox.has_news = bool(outbox.flips) or told != self._told
         outbox.block_event = self._engine.take_block_event()
         return outbox
 
     def report(self) -> WorkerReport:
         load = self._engine.load()
         return WorkerReport(
-            role=self._role,
+            role=self._moves.role,
             num_steps=self._num_steps,
             has_work=self.has_work,
-            draining=self._is_draining,
+            draining=self._moves.is_draining,
             num_running=load.num_running,
             num_waiting=load.num_waiting + self._intake.num_waiting,
             waiting_tokens=load.waiting_tokens,
@@ -184,25 +180,85 @@ class WorkerCore:
             step_s=self._last_step_s,
             progress=self._num_layers,
             totals=self._totals,
+            role_epoch=self._moves.role_epoch,
+            flipping=self._moves.is_flipping,
         )
+
+    # --- orders ------------------------------------------------------------------------------
+
+    def _obey(self, order: commands.Drain | commands.Flip | commands.Migrate) -> None:
+        match order:
+            case commands.Drain():
+                self._moves.drain()
+            case commands.Flip(role):
+                self._flip(role)
+            case commands.Migrate(count):
+                for seq_id in self._moves.longest(count):
+                    self._ask_to_move(seq_id, "the control plane asks for it")
+
+    def _flip(self, role: Role) -> None:
+        was_prefill = role is Role.DECODE
+        legs = (
+            seq_id
+            for seq_id, leg in self._legs.items()
+            if leg.start.prefill_only is was_prefill and not leg.is_finished
+        )
+        if not self._moves.flip(role, legs):
+            return
+        if role in self._batch_tokens:
+            self._engine.set_batch_tokens(self._batch_tokens[role])
+        self._outbox.flips.append(role)
+
+    def _ask_to_move(self, seq_id: int, reason: str) -> None:
+        self._emit(seq_id, LegMove(self._legs[seq_id].start.leg_id, reason))
 
     # --- commands ----------------------------------------------------------------------------
 
     def _start(self, session_id: int, leg: StartLeg) -> None:
         self._last_seq_id += 1
         seq_id = self._last_seq_id
-        self._legs[seq_id] = _Leg(session_id, leg)
+        self._legs[seq_id] = Leg(session_id, leg)
         self._seq_ids[session_id, leg.leg_id] = seq_id
-        if self._is_draining:
+        if self._moves.is_draining and not leg.share:
             self._fail(seq_id, ErrorCode.DRAINING, "the worker is draining")
             return
         try:
-            if leg.handle is not None:
-                self._intake.add(_engine_request(seq_id, leg), leg.handle)
+            if leg.share:
+                self._share(seq_id, leg)
+            elif leg.handle is not None:
+                self._intake.add(engine_request(seq_id, leg), leg.handle, waits=leg.waits)
             else:
-                self._accepted(seq_id, self._engine.add(_engine_request(seq_id, leg)))
+                self._accepted(seq_id, self._engine.add(engine_request(seq_id, leg)))
         except BatonError as error:
             self._fail(seq_id, error.code, error.message)
+
+    def _share(self, seq_id: int, leg: StartLeg) -> None:
+        """Publishes what the cache holds, of a running sequence or of none."""
+        held = self._engine.hold(engine_request(seq_id, leg))
+        if held is None:
+            message = "the prefix cache holds no full block of these tokens"
+            raise BatonError(ErrorCode.TRANSFER_FAILED, message)
+        self._accepted(seq_id, held.num_cached_tokens)
+        handle = self._publisher.share(seq_id, held.block_ids, held.num_cached_tokens)
+        self._emit(seq_id, LegPublished(leg.leg_id, handle))
+        self._legs[seq_id].is_finished = True
+        self._emit(seq_id, LegFinished(leg.leg_id, FinishReason.PREFILLED, held.num_cached_tokens))
+
+    def _continue(self, told: commands.Continue) -> None:
+        seq_id = self._seq_ids.get((told.session_id, told.leg_id))
+        if seq_id is None or not self._intake.is_waited_for(seq_id):
+            return
+        start = self._legs[seq_id].start
+        num_known = len(start.output_tokens)
+        num_outputs = told.index + len(told.tokens)
+        if not told.index <= num_known <= num_outputs < start.request.sampling.max_tokens:
+            message = (
+                f"tokens {told.index} to {num_outputs} do not follow the {num_known} that are known"
+                f" of at most {start.request.sampling.max_tokens}"
+            )
+            self._fail(seq_id, ErrorCode.INVALID_REQUEST, message)
+            return
+        self._intake.go_on(seq_id, told.tokens[num_known - told.index :])
 
     def _cancel(self, session_id: int, leg_id: int) -> None:
         seq_id = self._seq_ids.get((session_id, leg_id))
@@ -226,7 +282,7 @@ class WorkerCore:
         if arrival is None:
             return
         leg = self._legs[arrival.seq_id].start
-        self._emit(arrival.seq_id, _transferred(leg.leg_id, result))
+        self._emit(arrival.seq_id, transferred(leg.leg_id, result))
         # Where log-probabilities are wanted, the prefill leg alone has those of its token.
         has_all = leg.request.sampling.top_logprobs is None
         if result.ok and result.output_tokens and has_all:
@@ -260,6 +316,7 @@ class WorkerCore:
         logprobs = () if output.logprobs is None else (output.logprobs,)
         self._emit(output.seq_id, LegTokens(leg_id, output.index, (output.token,), logprobs))
         if output.finish is None:
+            self._watch_length(output.seq_id, leg.start, output.index)
             return
         leg.is_finished = True
         times = output.times or SeqTimes(0.0, 0.0)
@@ -275,6 +332,12 @@ class WorkerCore:
             self._publisher.complete(output.seq_id, (output.token,))
         else:
             self._publisher.abort(output.seq_id, "the answer ended with its first token")
+
+    def _watch_length(self, seq_id: int, start: StartLeg, index: int) -> None:
+        num_tokens = len(start.request.prompt_tokens) + index + 1
+        reason = self._moves.sampled(seq_id, num_tokens, self._engine.kv_use)
+        if reason is not None:
+            self._ask_to_move(seq_id, reason)
 
     def _fail(self, seq_id: int, code: ErrorCode, message: str) -> None:
         leg = self._legs[seq_id]
@@ -304,6 +367,7 @@ class WorkerCore:
             self._forget(seq_id)
 
     def _forget(self, seq_id: int) -> None:
+        self._moves.ended(seq_id)
         leg = self._legs.pop(seq_id, None)
         if leg is not None:
             self._seq_ids.pop((leg.session_id, leg.start.leg_id), None)
@@ -321,28 +385,3 @@ class WorkerCore:
             for seq_id, start in starts.items()
             if start.prefill_only
         }
-
-
-def _engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:
-    request = leg.request
-    return EngineRequest(
-        seq_id=seq_id,
-        prompt_tokens=request.prompt_tokens,
-        sampling=request.sampling,
-        block_hashes=request.block_hashes,
-        output_tokens=leg.output_tokens,
-        prefill_only=leg.prefill_only,
-        cache_salt=request.cache_salt,
-        priority=request.priority,
-    )
-
-
-def _transferred(leg_id: int, result: PullResult) -> LegTransferred:
-    return LegTransferred(
-        leg_id,
-        result.num_bytes,
-        result.transfer_s,
-        result.exposed_s,
-        result.transport,
-        "" if result.ok else (result.error or "the pull failed"),
-    )

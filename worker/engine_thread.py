@@ -7,8 +7,9 @@ from dataclasses import replace
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.messages import WorkerReport
-from worker.core import Outbox, WorkerCore
+from worker.core import WorkerCore
 from worker.inbox import Inbox, Stop
+from worker.outbox import Outbox
 
 _CHECK_INTERVAL_S = 5.0
 log = get_logger("worker")

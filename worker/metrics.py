@@ -1,7 +1,7 @@
 """What a worker exports to Prometheus, taken from each engine turn."""
 
 from runtime.metrics import Metrics
-from worker.core import Outbox
+from worker.outbox import Outbox
 
 
 def observe(metrics: Metrics, outbox: Outbox) -> None:
@@ -22,7 +22,10 @@ def observe(metrics: Metrics, outbox: Outbox) -> None:
         if pull.reason is not None:
             reason = pull.reason.value
             metrics.counter("baton_worker_transfer_failures_total", reason=reason).inc()
+    for role in outbox.flips:
+        metrics.counter("baton_worker_flips_total", role=role.value).inc()
     report = outbox.report
+    metrics.gauge("baton_worker_flipping").set(report.flipping)
     metrics.gauge("baton_worker_running").set(report.num_running)
     metrics.gauge("baton_worker_waiting").set(report.num_waiting)
     metrics.gauge("baton_worker_exports").set(report.num_exports)

@@ -13,13 +13,13 @@ from runtime.clock import SystemClock
 from runtime.metrics import WORKER_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
 from wire import rpc
-from wire.cluster import PairStatus, WorkerBeat, WorkerInfo
+from wire.cluster import ControlOrder, OrderKind, PairStatus, WorkerBeat, WorkerInfo
 from worker.build import WorkerParts, build
-from worker.commands import Drain
+from worker.commands import Drain, Flip, Migrate
 from worker.config import WorkerConfig
-from worker.core import Outbox
 from worker.engine_thread import EngineThread
 from worker.metrics import observe
+from worker.outbox import Outbox
 from worker.pairs import PairWatch
 from worker.registration import Registration
 from worker.service import SessionHub
@@ -56,8 +56,9 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
             config.control_address,
             config.cluster_token,
             beats.next_beat,
-            lambda order: stop.set() if order == "drain" else None,
+            lambda order: _obey(order, stop, parts),
         )
+        hub.on_news = registration.beat_now
         pairs = PairWatch(
             parts.worker_id,
             parts.fingerprint,
@@ -81,6 +82,18 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
         await server.stop(1.0)
 
 
+def _obey(order: ControlOrder, stop: asyncio.Event, parts: WorkerParts) -> None:
+    if order.kind is not OrderKind.ACK:
+        kind, role = order.kind.value, order.role and order.role.value
+        log.get_logger("worker").info("ordered", kind=kind, role=role, count=order.count)
+    if order.kind is OrderKind.DRAIN:
+        stop.set()
+    elif order.kind is OrderKind.FLIP and order.role is not None:
+        parts.inbox.post(Flip(order.role))
+    elif order.kind is OrderKind.MIGRATE:
+        parts.inbox.post(Migrate(order.count))
+
+
 class _Beats:
     """What this worker tells the control plane, once a second."""
 
@@ -102,7 +115,7 @@ class _Beats:
         info = WorkerInfo(
             worker_id=self._parts.worker_id,
             epoch=self._parts.epoch,
-            role=self._config.role,
+            role=report.role,
             address=self.address,
             fabric=self._parts.fabric,
             fingerprint=self._parts.fingerprint,
@@ -112,6 +125,8 @@ class _Beats:
             pid=os.getpid(),
             metrics_url=self._metrics_url,
             pairs=self.pairs(),
+            role_epoch=report.role_epoch,
+            flipping=report.flipping,
         )
         return WorkerBeat(info, report)
 

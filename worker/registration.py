@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from runtime.log import get_logger
 from wire import rpc
-from wire.cluster import WorkerBeat
+from wire.cluster import ControlOrder, WorkerBeat
 
 BEAT_INTERVAL_S = 1.0
 _RETRY_S = 0.5
@@ -22,7 +22,7 @@ class Registration:
         address: str,
         token: str,
         beat: Callable[[], WorkerBeat],
-        on_order: Callable[[str], None],
+        on_order: Callable[[ControlOrder], None],
     ) -> None:
         self._address = address
         self._token = token
@@ -67,7 +67,7 @@ class Registration:
             if not self._is_leaving:
                 self._nudge.clear()
 
-    def _heard(self, order: str) -> None:
+    def _heard(self, order: ControlOrder) -> None:
         if not self._is_known:
             log.info("registered", control=self._address)
             self._is_known = True

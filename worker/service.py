@@ -10,6 +10,7 @@ from wire.messages import (
     PROTOCOL_VERSION,
     CancelLeg,
     ClientFrame,
+    ContinueLeg,
     Hello,
     SnapshotRequest,
     StartLeg,
@@ -17,7 +18,7 @@ from wire.messages import (
     WorkerReport,
 )
 from worker import commands
-from worker.core import Outbox
+from worker.outbox import Outbox
 
 REPORT_INTERVAL_S = 0.25
 log = get_logger("worker")
@@ -34,15 +35,21 @@ class SessionHub:
         self._post = post
         self._queues: dict[int, asyncio.Queue[WorkerFrame | None]] = {}
         self._ids = itertools.count(1)
+        self.on_news: Callable[[], None] = lambda: None
 
     def deliver(self, outbox: Outbox) -> None:
         """Called on the loop with what one engine turn brought."""
+        report = None
+        if outbox.has_news:
+            report = outbox.report
+            log.info("role", role=report.role, epoch=report.role_epoch, flipping=report.flipping)
+            self.on_news()
         block_events = () if outbox.block_event is None else (outbox.block_event,)
         for session_id, frames in self._queues.items():
             events = outbox.events.get(session_id, ())
             snapshot = outbox.snapshots.get(session_id)
-            if events or snapshot or block_events:
-                frames.put_nowait(WorkerFrame(tuple(events), None, block_events, snapshot=snapshot))
+            if events or snapshot or block_events or report:
+                frames.put_nowait(WorkerFrame(tuple(events), report, block_events, snapshot))
 
     async def send_reports(self, report: Callable[[], WorkerReport]) -> None:
         """Tells every session this worker's load, four times a second, until cancelled."""
@@ -92,6 +99,8 @@ def _command(session_id: int, frame: ClientFrame) -> commands.Command:
             return commands.Start(session_id, frame)
         case CancelLeg(leg_id):
             return commands.Cancel(session_id, leg_id)
+        case ContinueLeg(leg_id, index, tokens):
+            return commands.Continue(session_id, leg_id, index, tokens)
         case SnapshotRequest():
             return commands.Snapshot(session_id)
         case Hello(client_id, protocol):

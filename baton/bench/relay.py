@@ -19,7 +19,16 @@ from runtime.clock import SystemClock
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
-from wire.cluster import ClusterSnapshot, ClusterStatus, Fingerprint, WorkerBeat, WorkerInfo
+from wire.cluster import (
+    ClusterSnapshot,
+    ClusterStatus,
+    ControlOrder,
+    Fingerprint,
+    OrderKind,
+    WorkerBeat,
+    WorkerInfo,
+)
+from wire.errors import BatonError, ErrorCode
 from wire.kv import FabricAddress
 from wire.messages import (
     ClientFrame,
@@ -140,9 +149,9 @@ class _FixedControl:
     def __init__(self, workers: tuple[WorkerInfo, ...]) -> None:
         self._workers = workers
 
-    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[str]:
-        async for beat in beats:
-            yield beat.info.worker_id
+    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]:
+        async for _ in beats:
+            yield ControlOrder(OrderKind.ACK)
 
     async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
         yield ClusterSnapshot(1, self._workers)
@@ -150,6 +159,9 @@ class _FixedControl:
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(1)
+
+    async def order(self, worker_id: str, order: ControlOrder) -> None:
+        raise BatonError(ErrorCode.UNAVAILABLE, f"{worker_id} takes no orders")
 
 
 @asynccontextmanager

@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from control_plane.config import ControlConfig
 from control_plane.server import ControlServer
+from control_plane.service import ACK, DRAIN
 from runtime.clock import SystemClock
 from runtime.lifecycle import free_port
 from wire import rpc
-from wire.cluster import ProcessStatus, WorkerBeat
+from wire.cluster import ControlOrder, OrderKind, ProcessStatus, WorkerBeat
+from wire.messages import Role
 
 BeatOf = Callable[..., WorkerBeat]
 
@@ -38,7 +41,7 @@ class Beating:
         self._beats: asyncio.Queue[WorkerBeat | None] = asyncio.Queue()
         self.orders = rpc.register(channel, self._stream(), token)
 
-    async def beat(self, beat: WorkerBeat) -> str:
+    async def beat(self, beat: WorkerBeat) -> ControlOrder:
         self._beats.put_nowait(beat)
         return await anext(self.orders)
 
@@ -57,7 +60,7 @@ async def test_a_watcher_sees_a_worker_come_and_leave_at_its_goodbye(beat_of: Be
         snapshots = rpc.watch(channel, "gateway")
         assert (await anext(snapshots)).workers == ()
         worker = Beating(channel)
-        assert await worker.beat(beat_of()) == "ack"
+        assert await worker.beat(beat_of()) == ACK
         assert (await anext(snapshots)).workers == (beat_of().info,)
         await worker.say_goodbye()
         assert (await anext(snapshots)).workers == ()
@@ -87,7 +90,7 @@ async def test_a_worker_whose_stream_broke_comes_back_on_another_one(beat_of: Be
         version = server.registry.snapshot.version
         await first.orders.aclose()
         second = Beating(channel)
-        assert await second.beat(beat_of()) == "ack"
+        assert await second.beat(beat_of()) == ACK
         assert server.registry.snapshot.version == version
         await second.say_goodbye()
 
@@ -97,7 +100,7 @@ async def test_the_old_process_of_a_replaced_worker_is_told_to_drain(beat_of: Be
         old, new = Beating(channel), Beating(channel)
         await old.beat(beat_of(epoch=1))
         await new.beat(beat_of(epoch=2))
-        assert await old.beat(beat_of(epoch=1)) == "drain"
+        assert await old.beat(beat_of(epoch=1)) == DRAIN
         await old.say_goodbye()
         assert [worker.epoch for worker in server.registry.snapshot.workers] == [2]
         await new.say_goodbye()
@@ -177,3 +180,49 @@ async def test_a_taken_port_is_named():
         with pytest.raises(OSError, match=str(server.port)):
             await second.start()
         await second.stop()
+
+
+async def test_an_order_reaches_the_worker_between_two_beats(beat_of: BeatOf):
+    async with serving() as (_, channel):
+        worker = Beating(channel)
+        assert await worker.beat(beat_of(worker_id="w")) == ACK
+        flip = ControlOrder(OrderKind.FLIP, Role.PREFILL)
+        await rpc.send_order(channel, "w", flip)
+        async with asyncio.timeout(5):
+            assert await anext(worker.orders) == flip
+        await worker.say_goodbye()
+
+
+async def test_an_order_waits_for_nobody_but_the_process_that_it_was_given_to(beat_of: BeatOf):
+    async with serving() as (_, channel):
+        old, new = Beating(channel), Beating(channel)
+        assert await old.beat(beat_of(worker_id="w", epoch=1)) == ACK
+        assert await new.beat(beat_of(worker_id="w", epoch=2)) == ACK
+        migrate = ControlOrder(OrderKind.MIGRATE, count=3)
+        await rpc.send_order(channel, "w", migrate)
+        async with asyncio.timeout(5):
+            assert await anext(new.orders) == migrate
+        assert await old.beat(beat_of(worker_id="w", epoch=1)) == DRAIN
+        await new.say_goodbye()
+        await old.orders.aclose()
+
+
+@pytest.mark.parametrize(
+    ("worker_id", "order", "status"),
+    [
+        ("nobody", ControlOrder(OrderKind.DRAIN), grpc.StatusCode.NOT_FOUND),
+        ("w", ControlOrder(OrderKind.FLIP), grpc.StatusCode.INVALID_ARGUMENT),
+        ("w", ControlOrder(OrderKind.MIGRATE), grpc.StatusCode.INVALID_ARGUMENT),
+        ("w", ACK, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_an_order_that_cannot_be_given_is_refused_with_its_reason(
+    worker_id: str, order: ControlOrder, status: grpc.StatusCode, beat_of: BeatOf
+):
+    async with serving() as (_, channel):
+        worker = Beating(channel)
+        assert await worker.beat(beat_of(worker_id="w")) == ACK
+        with pytest.raises(rpc.RpcError) as refused:
+            await rpc.send_order(channel, worker_id, order)
+        assert refused.value.code() is status
+        await worker.say_goodbye()

@@ -11,8 +11,16 @@ from runtime.clock import SystemClock
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
-from wire.cluster import ClusterSnapshot, ClusterStatus, Fingerprint, WorkerBeat, WorkerInfo
-from wire.errors import ErrorCode
+from wire.cluster import (
+    ClusterSnapshot,
+    ClusterStatus,
+    ControlOrder,
+    Fingerprint,
+    OrderKind,
+    WorkerBeat,
+    WorkerInfo,
+)
+from wire.errors import BatonError, ErrorCode
 from wire.kv import FabricAddress, KVHandle
 from wire.messages import (
     BlockEvent,
@@ -442,12 +450,15 @@ class ScriptedControl:
         finally:
             self._queues.remove(queue)
 
-    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[str]:
+    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]:
         async for _ in beats:
-            yield "ack"
+            yield ControlOrder(OrderKind.ACK)
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(self._version)
+
+    async def order(self, worker_id: str, order: ControlOrder) -> None:
+        raise BatonError(ErrorCode.UNAVAILABLE, "scripted workers take no orders")
 
 
 class Cluster:

@@ -11,7 +11,9 @@ from wire import cluster_codec, codec
 from wire.cluster import (
     ClusterSnapshot,
     ClusterStatus,
+    ControlOrder,
     Fingerprint,
+    OrderKind,
     PairStatus,
     ProcessStatus,
     WorkerBeat,
@@ -25,6 +27,7 @@ from wire.messages import (
     BlockEvent,
     BlockSnapshot,
     CancelLeg,
+    ContinueLeg,
     FinishReason,
     GenerateRequest,
     Grammar,
@@ -33,6 +36,7 @@ from wire.messages import (
     LegAccepted,
     LegFailed,
     LegFinished,
+    LegMove,
     LegPublished,
     LegTokens,
     LegTransferred,
@@ -95,7 +99,13 @@ START = build(
     output_tokens=tuples(U32),
     handle=st.none() | HANDLE,
 )
-CLIENT_FRAMES = START | build(CancelLeg, leg_id=U64) | build(Hello) | st.just(SnapshotRequest())
+CLIENT_FRAMES = (
+    START
+    | build(CancelLeg, leg_id=U64)
+    | build(ContinueLeg, leg_id=U64, tokens=tuples(U32))
+    | build(Hello)
+    | st.just(SnapshotRequest())
+)
 LOGPROBS = build(TokenLogprobs, logprob=F32, top=tuples(st.tuples(U32, F32)))
 EVENTS = (
     build(LegAccepted, leg_id=U64)
@@ -104,6 +114,7 @@ EVENTS = (
     | build(LegTransferred, leg_id=U64)
     | build(LegFinished, leg_id=U64, reason=st.sampled_from(FinishReason))
     | build(LegFailed, leg_id=U64, code=st.sampled_from(ErrorCode))
+    | build(LegMove, leg_id=U64)
 )
 REPORT = build(WorkerReport, role=st.sampled_from(Role))
 WORKER_FRAMES = build(
@@ -148,6 +159,11 @@ def test_a_beat_survives_the_wire(beat: WorkerBeat) -> None:
 @given(build(ClusterSnapshot, workers=tuples(INFO)))
 def test_a_snapshot_survives_the_wire(snapshot: ClusterSnapshot) -> None:
     assert cluster_codec.decode_snapshot(cluster_codec.encode_snapshot(snapshot)) == snapshot
+
+
+@given(build(ControlOrder, kind=st.sampled_from(OrderKind), role=st.none() | st.sampled_from(Role)))
+def test_an_order_survives_the_wire(order: ControlOrder) -> None:
+    assert cluster_codec.decode_order(cluster_codec.encode_order(order)) == order
 
 
 @given(STATUS)

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from wire import rpc
-from wire.cluster import ClusterSnapshot, ClusterStatus, WorkerBeat
+from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, OrderKind, WorkerBeat
+from wire.errors import BatonError, ErrorCode
 from wire.messages import CancelLeg, ClientFrame, FinishReason, LegFinished, WorkerFrame
 
 
@@ -23,15 +24,21 @@ class EchoWorker:
 class OneSnapshot:
     """A control plane with one version, which acknowledges every beat."""
 
-    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[str]:
+    async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]:
         async for _ in beats:
-            yield "ack"
+            yield ControlOrder(OrderKind.ACK)
 
     async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
         yield ClusterSnapshot(1)
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(1)
+
+    async def order(self, worker_id: str, order: ControlOrder) -> None:
+        if worker_id != "d0":
+            raise BatonError(ErrorCode.UNAVAILABLE, f"no worker {worker_id!r} is live")
+        if order.role is None:
+            raise BatonError(ErrorCode.INVALID_REQUEST, "a flip needs a role")
 
 
 async def cancels(*leg_ids: int) -> AsyncIterator[ClientFrame]:

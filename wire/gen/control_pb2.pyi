@@ -42,7 +42,7 @@ class PairStatus(_message.Message):
     def __init__(self, source: _Optional[str] = ..., latency_s: _Optional[float] = ..., bandwidth_bytes_s: _Optional[float] = ..., transport: _Optional[str] = ..., alarms: _Optional[_Iterable[str]] = ..., wanted_transport: _Optional[str] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("worker_id", "epoch", "role", "address", "fabric", "fingerprint", "max_model_len", "num_blocks", "draining", "pid", "metrics_url", "pairs")
+    __slots__ = ("worker_id", "epoch", "role", "address", "fabric", "fingerprint", "max_model_len", "num_blocks", "draining", "pid", "metrics_url", "pairs", "role_epoch", "flipping")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +55,8 @@ class WorkerInfo(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     METRICS_URL_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FLIPPING_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     epoch: int
     role: str
@@ -67,7 +69,9 @@ class WorkerInfo(_message.Message):
     pid: int
     metrics_url: str
     pairs: _containers.RepeatedCompositeFieldContainer[PairStatus]
-    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., fabric: _Optional[_Union[_worker_pb2.FabricAddress, _Mapping]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., draining: _Optional[bool] = ..., pid: _Optional[int] = ..., metrics_url: _Optional[str] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ...) -> None: ...
+    role_epoch: int
+    flipping: bool
+    def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., fabric: _Optional[_Union[_worker_pb2.FabricAddress, _Mapping]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., draining: _Optional[bool] = ..., pid: _Optional[int] = ..., metrics_url: _Optional[str] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., role_epoch: _Optional[int] = ..., flipping: _Optional[bool] = ...) -> None: ...
 
 class WorkerBeat(_message.Message):
     __slots__ = ("info", "report")
@@ -78,10 +82,26 @@ class WorkerBeat(_message.Message):
     def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., report: _Optional[_Union[_worker_pb2.WorkerReport, _Mapping]] = ...) -> None: ...
 
 class ControlOrder(_message.Message):
-    __slots__ = ("kind",)
+    __slots__ = ("kind", "role", "count")
     KIND_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     kind: str
-    def __init__(self, kind: _Optional[str] = ...) -> None: ...
+    role: str
+    count: int
+    def __init__(self, kind: _Optional[str] = ..., role: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class OrderRequest(_message.Message):
+    __slots__ = ("worker_id", "order")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    order: ControlOrder
+    def __init__(self, worker_id: _Optional[str] = ..., order: _Optional[_Union[ControlOrder, _Mapping]] = ...) -> None: ...
+
+class OrderReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("client_id",)

@@ -49,6 +49,11 @@ class ControlStub:
                 request_serializer=wire_dot_gen_dot_control__pb2.StatusRequest.SerializeToString,
                 response_deserializer=wire_dot_gen_dot_control__pb2.ClusterStatus.FromString,
                 _registered_method=True)
+        self.Order = channel.unary_unary(
+                '/baton.v1.Control/Order',
+                request_serializer=wire_dot_gen_dot_control__pb2.OrderRequest.SerializeToString,
+                response_deserializer=wire_dot_gen_dot_control__pb2.OrderReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -72,6 +77,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Order(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +100,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=wire_dot_gen_dot_control__pb2.StatusRequest.FromString,
                     response_serializer=wire_dot_gen_dot_control__pb2.ClusterStatus.SerializeToString,
+            ),
+            'Order': grpc.unary_unary_rpc_method_handler(
+                    servicer.Order,
+                    request_deserializer=wire_dot_gen_dot_control__pb2.OrderRequest.FromString,
+                    response_serializer=wire_dot_gen_dot_control__pb2.OrderReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +188,33 @@ class Control:
             '/baton.v1.Control/Status',
             wire_dot_gen_dot_control__pb2.StatusRequest.SerializeToString,
             wire_dot_gen_dot_control__pb2.ClusterStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Order(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Control/Order',
+            wire_dot_gen_dot_control__pb2.OrderRequest.SerializeToString,
+            wire_dot_gen_dot_control__pb2.OrderReply.FromString,
             options,
             channel_credentials,
             insecure,

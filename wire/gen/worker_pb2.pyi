@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClientFrame(_message.Message):
-    __slots__ = ("hello", "start", "cancel", "snapshot")
+    __slots__ = ("hello", "start", "cancel", "snapshot", "continue_leg")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUE_LEG_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     start: StartLeg
     cancel: CancelLeg
     snapshot: SnapshotRequest
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., start: _Optional[_Union[StartLeg, _Mapping]] = ..., cancel: _Optional[_Union[CancelLeg, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotRequest, _Mapping]] = ...) -> None: ...
+    continue_leg: ContinueLeg
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., start: _Optional[_Union[StartLeg, _Mapping]] = ..., cancel: _Optional[_Union[CancelLeg, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., continue_leg: _Optional[_Union[ContinueLeg, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("client_id", "protocol")
@@ -65,7 +67,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ..., bias_tokens: _Optional[_Iterable[int]] = ..., bias_values: _Optional[_Iterable[float]] = ..., grammar_kind: _Optional[str] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class StartLeg(_message.Message):
-    __slots__ = ("leg_id", "request_id", "prompt_tokens", "output_tokens", "sampling", "block_hashes", "prefill_only", "handle", "priority", "cache_salt")
+    __slots__ = ("leg_id", "request_id", "prompt_tokens", "output_tokens", "sampling", "block_hashes", "prefill_only", "handle", "priority", "cache_salt", "share", "waits")
     LEG_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +78,8 @@ class StartLeg(_message.Message):
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     leg_id: int
     request_id: str
     prompt_tokens: bytes
@@ -86,13 +90,25 @@ class StartLeg(_message.Message):
     handle: KVHandle
     priority: int
     cache_salt: str
-    def __init__(self, leg_id: _Optional[int] = ..., request_id: _Optional[str] = ..., prompt_tokens: _Optional[bytes] = ..., output_tokens: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., block_hashes: _Optional[bytes] = ..., prefill_only: _Optional[bool] = ..., handle: _Optional[_Union[KVHandle, _Mapping]] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    share: bool
+    waits: bool
+    def __init__(self, leg_id: _Optional[int] = ..., request_id: _Optional[str] = ..., prompt_tokens: _Optional[bytes] = ..., output_tokens: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., block_hashes: _Optional[bytes] = ..., prefill_only: _Optional[bool] = ..., handle: _Optional[_Union[KVHandle, _Mapping]] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., share: _Optional[bool] = ..., waits: _Optional[bool] = ...) -> None: ...
 
 class CancelLeg(_message.Message):
     __slots__ = ("leg_id",)
     LEG_ID_FIELD_NUMBER: _ClassVar[int]
     leg_id: int
     def __init__(self, leg_id: _Optional[int] = ...) -> None: ...
+
+class ContinueLeg(_message.Message):
+    __slots__ = ("leg_id", "index", "tokens")
+    LEG_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    leg_id: int
+    index: int
+    tokens: bytes
+    def __init__(self, leg_id: _Optional[int] = ..., index: _Optional[int] = ..., tokens: _Optional[bytes] = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
     __slots__ = ()
@@ -143,7 +159,7 @@ class WorkerFrame(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[LegEvent, _Mapping]]] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., block_events: _Optional[_Iterable[_Union[BlockEvent, _Mapping]]] = ..., snapshot: _Optional[_Union[BlockSnapshot, _Mapping]] = ...) -> None: ...
 
 class LegEvent(_message.Message):
-    __slots__ = ("leg_id", "accepted", "published", "tokens", "finished", "failed", "transferred")
+    __slots__ = ("leg_id", "accepted", "published", "tokens", "finished", "failed", "transferred", "move")
     LEG_ID_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +167,7 @@ class LegEvent(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     TRANSFERRED_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     leg_id: int
     accepted: LegAccepted
     published: KVHandle
@@ -158,7 +175,14 @@ class LegEvent(_message.Message):
     finished: LegFinished
     failed: LegFailed
     transferred: LegTransferred
-    def __init__(self, leg_id: _Optional[int] = ..., accepted: _Optional[_Union[LegAccepted, _Mapping]] = ..., published: _Optional[_Union[KVHandle, _Mapping]] = ..., tokens: _Optional[_Union[LegTokens, _Mapping]] = ..., finished: _Optional[_Union[LegFinished, _Mapping]] = ..., failed: _Optional[_Union[LegFailed, _Mapping]] = ..., transferred: _Optional[_Union[LegTransferred, _Mapping]] = ...) -> None: ...
+    move: LegMove
+    def __init__(self, leg_id: _Optional[int] = ..., accepted: _Optional[_Union[LegAccepted, _Mapping]] = ..., published: _Optional[_Union[KVHandle, _Mapping]] = ..., tokens: _Optional[_Union[LegTokens, _Mapping]] = ..., finished: _Optional[_Union[LegFinished, _Mapping]] = ..., failed: _Optional[_Union[LegFailed, _Mapping]] = ..., transferred: _Optional[_Union[LegTransferred, _Mapping]] = ..., move: _Optional[_Union[LegMove, _Mapping]] = ...) -> None: ...
+
+class LegMove(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class LegAccepted(_message.Message):
     __slots__ = ("num_cached_tokens",)
@@ -221,7 +245,7 @@ class LegTransferred(_message.Message):
     def __init__(self, num_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., transport: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("role", "num_steps", "has_work", "draining", "num_running", "num_waiting", "waiting_tokens", "num_blocks", "num_free_blocks", "context_tokens", "num_exports", "num_imports", "step_s", "progress", "totals")
+    __slots__ = ("role", "num_steps", "has_work", "draining", "num_running", "num_waiting", "waiting_tokens", "num_blocks", "num_free_blocks", "context_tokens", "num_exports", "num_imports", "step_s", "progress", "totals", "role_epoch", "flipping")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     HAS_WORK_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +261,8 @@ class WorkerReport(_message.Message):
     STEP_S_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     TOTALS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FLIPPING_FIELD_NUMBER: _ClassVar[int]
     role: str
     num_steps: int
     has_work: bool
@@ -252,7 +278,9 @@ class WorkerReport(_message.Message):
     step_s: float
     progress: int
     totals: StepTotals
-    def __init__(self, role: _Optional[str] = ..., num_steps: _Optional[int] = ..., has_work: _Optional[bool] = ..., draining: _Optional[bool] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., context_tokens: _Optional[int] = ..., num_exports: _Optional[int] = ..., num_imports: _Optional[int] = ..., step_s: _Optional[float] = ..., progress: _Optional[int] = ..., totals: _Optional[_Union[StepTotals, _Mapping]] = ...) -> None: ...
+    role_epoch: int
+    flipping: bool
+    def __init__(self, role: _Optional[str] = ..., num_steps: _Optional[int] = ..., has_work: _Optional[bool] = ..., draining: _Optional[bool] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., context_tokens: _Optional[int] = ..., num_exports: _Optional[int] = ..., num_imports: _Optional[int] = ..., step_s: _Optional[float] = ..., progress: _Optional[int] = ..., totals: _Optional[_Union[StepTotals, _Mapping]] = ..., role_epoch: _Optional[int] = ..., flipping: _Optional[bool] = ...) -> None: ...
 
 class StepTotals(_message.Message):
     __slots__ = ("num_steps", "num_prefill_steps", "step_s", "num_decode_tokens", "num_context_tokens", "num_prefill_tokens", "num_prefill_pairs")
