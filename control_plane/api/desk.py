@@ -9,6 +9,7 @@ import msgspec
 from control_plane.actuators.actuator import Actuator, ActuatorConflict, ActuatorRefused
 from control_plane.api import bodies
 from control_plane.api.audit import AuditLog
+from control_plane.api.refusal import Refused, check_highest, check_sizes, refusal_of
 from control_plane.api.resize import Step, describe, ratio_steps, sizes_steps
 from control_plane.api.shapes import ActionResult, AuditEntry
 from control_plane.leadership import Leadership, NotLeader
@@ -18,19 +19,6 @@ from control_plane.planner.types import Add, Flip, PoolSizes
 from wire.cluster import ControlOrder, OrderKind, WorkerStatus
 from wire.errors import BatonError
 from wire.messages import Role
-
-
-class Refused(Exception):
-    """Nothing was changed. code: for programs. field, limit: what was wrong with the input."""
-
-    def __init__(
-        self, message: str, *, code: str = "refused", field: str = "", limit: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
-        self.field = field
-        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +34,14 @@ class DeskParts:
     overrides: Overrides
     leadership: Leadership
     config: Callable[[], PlannerConfig]
+    configure: Callable[[PlannerConfig], None]
     wall_s: Callable[[], float]
+
+
+class _Configured(bodies.ActionBody, frozen=True, kw_only=True):
+    """A PUT of the configuration, as the audit log keeps it."""
+
+    config: PlannerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class ActionDesk:
             await self._parts.leadership.confirm()
             outcome = await self._actions[action](body, who)
         except (Refused, ActuatorRefused, ActuatorConflict, NotLeader, BatonError) as error:
-            refused = _refusal(error)
+            refused = refusal_of(error)
             self._write_down(number, action, body, who, key, "refused", refused.message)
             raise refused from error
         word = "dry_run" if body.dry_run else "done"
@@ -104,18 +99,32 @@ class ActionDesk:
             plan=list(outcome.steps),
         )
 
+    async def configure(self, config: PlannerConfig, who: str) -> None:
+        """Replaces the planner's configuration. Raises Refused where this process may not act."""
+        number = self._audit.next_id()
+        body = _Configured(config=config)
+        try:
+            await self._parts.leadership.confirm()
+        except NotLeader as error:
+            refused = refusal_of(error)
+            self._write_down(number, "config", body, who, "", "refused", refused.message)
+            raise refused from error
+        self._parts.configure(config)
+        message = "the planner's configuration is replaced"
+        self._write_down(number, "config", body, who, "", "done", message)
+
     async def _ratio(self, body: bodies.RatioBody, who: str) -> _Outcome:
         if body.prefill + body.decode == 0:
             raise Refused("0:0 is no ratio", code="invalid", field="prefill", limit="0:1 or more")
         workers = self._parts.workers()
         steps = ratio_steps(workers, body.prefill, body.decode)
         sizes = _sizes_after(workers, steps)
-        self._check_bounds(sizes)
+        check_sizes(self._parts.config(), sizes)
         return await self._resize(steps, sizes, body, who, until_s=0.0)
 
     async def _pin(self, body: bodies.PinBody, who: str) -> _Outcome:
         sizes = PoolSizes(body.prefill, body.decode)
-        self._check_bounds(sizes)
+        check_sizes(self._parts.config(), sizes)
         until_s = self._parts.wall_s() + body.minutes * 60 if body.minutes else 0.0
         steps = sizes_steps(self._parts.workers(), sizes)
         return await self._resize(steps, sizes, body, who, until_s)
@@ -193,7 +202,7 @@ class ActionDesk:
                 limit=", ".join(kinds),
             )
         count = sum(worker.info.role is role for worker in self._parts.workers()) + body.count
-        self._check_highest(role, count)
+        check_highest(config, role, count)
         step = Add(role, body.count, body.hardware, "asked for")
         if not body.dry_run:
             await self._take(step)
@@ -220,30 +229,6 @@ class ActionDesk:
             code="not_found",
             field="worker_id",
         )
-
-    def _check_bounds(self, sizes: PoolSizes) -> None:
-        config = self._parts.config()
-        for role in Role:
-            lowest = config.min_prefill if role is Role.PREFILL else config.min_decode
-            if sizes.of(role) < lowest:
-                raise Refused(
-                    f"{sizes.of(role)} {role.value} workers are fewer than the planner's minimum "
-                    f"of {lowest}; PUT /api/v1/config changes it",
-                    field=role.value,
-                    limit=f"min_{role.value} = {lowest}",
-                )
-            self._check_highest(role, sizes.of(role))
-
-    def _check_highest(self, role: Role, count: int) -> None:
-        config = self._parts.config()
-        highest = config.max_prefill if role is Role.PREFILL else config.max_decode
-        if count > highest:
-            raise Refused(
-                f"{count} {role.value} workers are more than the planner's maximum of {highest}; "
-                "PUT /api/v1/config changes it",
-                field=role.value,
-                limit=f"max_{role.value} = {highest}",
-            )
 
     def _write_down(
         self,
@@ -280,17 +265,3 @@ def _sizes_after(workers: Sequence[WorkerStatus], steps: Sequence[Step]) -> Pool
     roles |= {step.worker_id: step.to_role for step in steps if isinstance(step, Flip)}
     prefill = sum(role is Role.PREFILL for role in roles.values())
     return PoolSizes(prefill, len(roles) - prefill)
-
-
-def _refusal(error: Exception) -> Refused:
-    match error:
-        case Refused():
-            return error
-        case NotLeader():
-            return Refused(str(error), code="not_leader")
-        case ActuatorConflict():
-            return Refused(f"{error}; try again", code="conflict")
-        case BatonError():
-            return Refused(error.message, code="not_found", field=error.param or "worker_id")
-        case _:
-            return Refused(str(error))

@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from control_plane.api.desk import Refused
+from control_plane.api.refusal import Refused
 from control_plane.api.shapes import ActionResult
 
 MAX_KEY_CHARS = 200

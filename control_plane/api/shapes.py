@@ -3,7 +3,7 @@
 Times are seconds since 1970 unless a name says otherwise; `_s` and `_ms` are durations.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -230,7 +230,7 @@ class AuditEntry(Shape, frozen=True, kw_only=True):
     at_s: float
     who: str
     action: str
-    body: dict[str, str | int | float | bool | None]
+    body: dict[str, Any]
     outcome: str
     message: str
     dry_run: bool = False

@@ -1,0 +1,171 @@
+"""The operator API as it runs: its listener, its samples, and the events once a second."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+
+from control_plane.api.access import Access
+from control_plane.api.app import ApiParts, build_app
+from control_plane.api.audit import AuditLog
+from control_plane.api.delta import flips_between, status_delta
+from control_plane.api.desk import ActionDesk, DeskParts
+from control_plane.api.events import EventHub
+from control_plane.api.history import STEP_S, History
+from control_plane.api.samples import Sampler
+from control_plane.api.shapes import AuditEntry, StatusView
+from control_plane.api.source import OperatorParts, OperatorSource
+from runtime.clock import Clock
+from runtime.log import get_logger
+from runtime.metrics import Metrics
+
+_EVENT_PERIOD_S = 1.0
+_STOP_S = 1
+_KEEP_ALIVE_S = 75
+_log = get_logger("control_plane")
+
+
+class OperatorApi:
+    """One listener for operators. Whoever starts it stops it.
+
+    audit_file: where actions are also written as JSON lines; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        parts: OperatorParts,
+        clock: Clock,
+        metrics: Metrics,
+        access: Access,
+        audit_file: Path | None = None,
+    ) -> None:
+        self.port = 0
+        self._clock = clock
+        self._metrics = metrics
+        self._source = OperatorSource(parts)
+        self._events = EventHub()
+        self._history = History()
+        self._sampler = Sampler()
+        self._planning = parts.planning
+        self._seen_decision = 0
+        self._view: StatusView | None = None
+        audit = AuditLog(audit_file)
+        desk_parts = DeskParts(
+            workers=parts.registry.status,
+            order=parts.order,
+            actuator=parts.actuator,
+            overrides=parts.overrides,
+            leadership=parts.leadership,
+            config=parts.planning.config,
+            configure=parts.planning.configure,
+            wall_s=parts.wall_s,
+        )
+        api = ApiParts(
+            source=self._source,
+            desk=ActionDesk(desk_parts, audit, self._acted),
+            audit=audit,
+            history=self._history,
+            events=self._events,
+            planning=parts.planning,
+            access=access,
+            wall_s=parts.wall_s,
+        )
+        self._app = build_app(api, version("baton-serve"))
+        self._server: _Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, host: str, port: int) -> None:
+        """Listens; port 0 picks a free one. Raises OSError naming the port when it is taken."""
+        listener = _listen(host, port)
+        self.port = int(listener.getsockname()[1])
+        config = uvicorn.Config(
+            self._app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_STOP_S,
+        )
+        self._server = _Server(config)
+        self._tasks = [
+            asyncio.create_task(self._server.serve(sockets=[listener]), name="operator-api"),
+            asyncio.create_task(self._tell(), name="operator-events"),
+            asyncio.create_task(self._remember(), name="operator-history"),
+        ]
+
+    async def stop(self) -> None:
+        """Ends every stream and frees the port."""
+        if self._server is None:
+            return
+        self._events.close()
+        self._server.should_exit = True
+        serving, *others = self._tasks
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await serving
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(_EVENT_PERIOD_S)
+            self._tell_decisions()
+            if not self._events.is_heard:
+                self._view = None
+                continue
+            view = await self._source.status()
+            for flip in flips_between(self._view, view):
+                self._events.publish("flip", flip)
+            self._events.publish("status", status_delta(self._view, view))
+            self._view = view
+
+    def _tell_decisions(self) -> None:
+        for decision in self._source.decisions(limit=10)[::-1]:
+            if decision.id > self._seen_decision:
+                self._seen_decision = decision.id
+                self._events.publish("decision", decision)
+
+    async def _remember(self) -> None:
+        while True:
+            facts = await self._source.facts()
+            self._history.add(facts.at_s, self._sampler.sample(facts, self._clock.now()))
+            await asyncio.sleep(STEP_S)
+
+    def _acted(self, entry: AuditEntry) -> None:
+        labels = {"action": entry.action, "outcome": entry.outcome}
+        self._metrics.counter("baton_control_actions_total", **labels).inc()
+        self._events.publish("action", entry)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process, which has more to stop than this server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            _log.info("the operator API listens", url=f"http://{host}:{port}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises OSError naming the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = f"the operator API's port {host}:{port} is not free: {error.strerror}"
+        raise OSError(reason) from error
+    return listener
