@@ -11,6 +11,7 @@
            <- Released                                 (was the lease valid all along?)
     Ping ->
            <- Pong                                     (renews the leases of this connection)
+    Renew ->                                           (of handles whose readers wait for room)
     Probe ->
            <- Probed | Refused                         (blocks of no request, for preflight)
 
@@ -26,7 +27,8 @@ from kv_transfer.errors import FailReason, TransferError
 
 MAX_FRAME_BYTES = 1 << 20
 MAX_HANDSHAKE_BYTES = 4096
-PROTOCOL = 1
+MAX_RENEWED = 4096
+PROTOCOL = 2
 
 _LENGTH = struct.Struct("<I")
 
@@ -132,6 +134,13 @@ class Pong(msgspec.Struct, frozen=True, tag=13, array_like=True):
     number: Ticket
 
 
+class Renew(msgspec.Struct, frozen=True, tag=18, array_like=True):
+    """The reader will attach these handles once it has room. Not answered; a handle that has ended
+    is passed over."""
+
+    handle_ids: Annotated[tuple[HandleId, ...], msgspec.Meta(max_length=MAX_RENEWED)]
+
+
 class Read(msgspec.Struct, frozen=True, tag=14, array_like=True):
     """On a tcp data connection: send these regions, as they become ready. On a ucx connection:
     send these regions, which are ready."""
@@ -183,7 +192,7 @@ class Meet(msgspec.Struct, frozen=True, tag=21, array_like=True):
 Frame = (
     Challenge | Hello | Welcome | Refused | Attach | Attached | Ready | Complete | Ended
     | Release | Released | Ping | Pong | Read | Digests
-    | Offer | Meet | Probe | Probed
+    | Offer | Meet | Probe | Probed | Renew
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -19,6 +19,7 @@ from kv_transfer.control import (
     Refused,
     Release,
     Released,
+    Renew,
 )
 from kv_transfer.digests import MAX_DIGESTS, DigestWalk, RegionHasher, Sample
 from kv_transfer.errors import FailReason, TransferError
@@ -79,6 +80,8 @@ class ControlSession(Session):
             case Ping():
                 self._source.exports.renew([r.export.handle_id for r in self._readers.values()])
                 self._to_send.append(Pong(frame.number))
+            case Renew():
+                self._source.exports.renew(frame.handle_ids)
             case Probe():
                 self._to_send.append(self._probe(frame))
             case _:

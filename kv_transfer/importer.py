@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.handshake import Identity
-from kv_transfer.link import Link
+from kv_transfer.link import Hold, Link
 from kv_transfer.memory import KVMemory, host_id
 from kv_transfer.opening import Reader
 from kv_transfer.pace import SETTINGS
@@ -113,6 +113,18 @@ class Importer:
         whole.begun([pull.ticket for pull in pulls])
         return pulls[0].ticket
 
+    def hold(self, handle: KVHandle) -> None:
+        """Keeps the lease of a handle that waits for room here, until it is pulled or let go. A
+        source that cannot be reached is found out by the pull."""
+        self._ask(handle, lambda link: link.hold(Hold(handle.handle_id)))
+
+    def let_go(self, handle: KVHandle) -> None:
+        """Ends `hold`; the lease then ends by itself."""
+        with self._lock:
+            link = self._links.get(self._peer(handle))
+        if link is not None:
+            link.hold(Hold(handle.handle_id, is_on=False))
+
     def cancel(self, ticket: int) -> None:
         """Ends a pull early; on_done comes all the same. Does nothing once it has come."""
         with self._lock:
@@ -153,17 +165,27 @@ class Importer:
         return Pull(ticket, handle, tuple(block_ids), num_skip_blocks, layout, on_done, share)
 
     def _submit(self, pull: Pull) -> None:
-        handle = pull.handle
-        source = Identity(handle.worker_id, handle.epoch, self._reader.layout.signature)
-        peer = (handle.address, source)
+        self._ask(pull.handle, lambda link: link.submit(pull), pull.ticket)
+
+    def _ask(
+        self, handle: KVHandle, ask: Callable[[Link], bool], ticket: int | None = None
+    ) -> None:
+        """Of the link to the handle's source, or of a new one. ask: False when the link has ended.
+        ticket: of a pull that runs from here on."""
+        peer = self._peer(handle)
         with self._lock:
-            assert not self._is_closed, "pull after close"
+            assert not self._is_closed, "asked after close"
             link = self._links.get(peer)
-            if link is None or not link.submit(pull):
+            if link is None or not ask(link):
                 link = self._open(peer)
-                link.submit(pull)
+                ask(link)
                 link.start()
-            self._running[pull.ticket] = link
+            if ticket is not None:
+                self._running[ticket] = link
+
+    def _peer(self, handle: KVHandle) -> _Peer:
+        layout = self._reader.layout
+        return handle.address, Identity(handle.worker_id, handle.epoch, layout.signature)
 
     def _open(self, peer: _Peer) -> Link:
         """A new link; those whose threads have ended are forgotten on this occasion."""

@@ -3,9 +3,10 @@
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kv_transfer.channel import Channel, Waker, wait_readable
-from kv_transfer.control import Ping
+from kv_transfer.control import MAX_RENEWED, Frame, Ping, Renew
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
 from kv_transfer.opening import Reader, open_channel, open_lane
@@ -14,6 +15,14 @@ from kv_transfer.pulls import Pulls
 from kv_transfer.pulse import Pulse
 from kv_transfer.transport import Lane
 from wire.kv import FabricAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the lease of a handle that is pulled later, or do so no more."""
+
+    handle_id: bytes
+    is_on: bool = True
 
 
 class Link:
@@ -34,7 +43,8 @@ class Link:
         self._address = address
         self._source = source
         self._on_end = on_end
-        self._inbox: deque[Pull | int] = deque()  # pulls to begin, tickets to cancel
+        self._inbox: deque[Pull | Hold | int] = deque()  # an int: a ticket to cancel
+        self._held: dict[bytes, None] = {}  # handles whose pulls have not begun
         self._lock = threading.Lock()
         self._has_ended = False  # under the lock: no pull is taken any more
         self._is_closing = False
@@ -57,6 +67,10 @@ class Link:
         """False when the link has ended."""
         return self._leave(pull)
 
+    def hold(self, hold: Hold) -> bool:
+        """False when the link has ended."""
+        return self._leave(hold)
+
     def cancel(self, ticket: int) -> None:
         self._leave(ticket)
 
@@ -68,7 +82,7 @@ class Link:
     def join(self) -> None:
         self._thread.join()
 
-    def _leave(self, word: Pull | int) -> bool:
+    def _leave(self, word: Pull | Hold | int) -> bool:
         with self._lock:
             if self._has_ended:
                 return False
@@ -111,7 +125,7 @@ class Link:
 
     def _wait_s(self, lane: Lane, pulls: Pulls) -> float | None:
         limits = [lane.wait_s()]
-        if pulls:
+        if pulls or self._held:
             now_s = self._reader.clock.now()
             limits += [pulls.wait_s(now_s), self._pulse.next_s(now_s)]
         return min((max(0.0, limit) for limit in limits if limit is not None), default=None)
@@ -119,25 +133,41 @@ class Link:
     def _take_inbox(self, pulls: Pulls) -> None:
         while self._inbox:
             word = self._inbox.popleft()
-            if isinstance(word, Pull):
-                if not pulls:
-                    self._pulse.begin(self._reader.clock.now())
-                self._pulse.ask(self._reader.clock.now())
-                pulls.begin(word)
-            else:
+            if isinstance(word, int):
                 pulls.cancel(word)
+                continue
+            if not pulls and not self._held:
+                self._pulse.begin(self._reader.clock.now())
+            if isinstance(word, Hold):
+                self._take_hold(word)
+                continue
+            self._held.pop(word.handle.handle_id, None)
+            self._pulse.ask(self._reader.clock.now())
+            pulls.begin(word)
+
+    def _take_hold(self, hold: Hold) -> None:
+        if hold.is_on:
+            self._held[hold.handle_id] = None
+        else:
+            self._held.pop(hold.handle_id, None)
 
     def _beat(self, channel: Channel, pulls: Pulls) -> None:
         """Renews the leases and finds a source that hangs."""
-        if not pulls:
+        if not pulls and not self._held:
             self._pulse.heard()
             return
         now_s = self._reader.clock.now()
         if self._pulse.is_due(now_s):
-            channel.send(Ping(0))
+            channel.send(Ping(0), *self._renewals())
         silence_s = self._pulse.silence_s(now_s)
         if silence_s > self._reader.config.dead_after_s:
             raise TransferError(FailReason.PEER_HUNG, f"the source is silent for {silence_s:.1f} s")
+
+    def _renewals(self) -> list[Frame]:
+        held = tuple(self._held)
+        return [
+            Renew(held[start : start + MAX_RENEWED]) for start in range(0, len(held), MAX_RENEWED)
+        ]
 
     def _end(self, error: TransferError) -> None:
         with self._lock:

@@ -159,3 +159,39 @@ def test_heartbeats_keep_a_lease_alive(make_rig, until):
     assert rig.released == []
     rig.exporter.complete(1, (1,))
     assert results.get(timeout=20).ok
+
+
+def test_a_handle_that_waits_for_room_is_held_beyond_its_lease(make_rig, until):
+    clock = VirtualClock()
+    rig = make_rig(clock=clock, config=TransferConfig(lease_s=30.0, heartbeat_s=0.02))
+    held = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    rig.importer.hold(held)
+    table = rig.exporter._exports
+    for _ in range(5):
+        clock.advance(20.0)
+        until(lambda: table.expire() == 30.0)  # the lease is a whole one again
+    assert rig.released == []
+    assert rig.pull(held, BLOCKS).ok
+    until(lambda: rig.released == [1])
+
+
+def test_a_handle_that_was_let_go_ends_with_its_lease(make_rig, until):
+    clock = VirtualClock()
+    rig = make_rig(clock=clock, config=TransferConfig(lease_s=30.0, heartbeat_s=0.02))
+    handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    rig.importer.hold(handle)
+    clock.advance(20.0)
+    until(lambda: rig.exporter._exports.expire() == 30.0)
+    rig.importer.let_go(handle)
+    assert rig.pull(rig.publish_whole(2, [50], 16), [60]).ok  # behind it on the same link
+    clock.advance(31.0)
+    until(lambda: rig.released == [2, 1])
+
+
+def test_a_hold_on_a_source_that_is_gone_is_forgotten(make_rig):
+    rig = make_rig()
+    handle = rig.publish_whole(1, BLOCKS, NUM_TOKENS)
+    rig.exporter.close()
+    rig.importer.hold(handle)
+    rig.importer.let_go(handle)
+    assert rig.pull(handle, BLOCKS).reason is FailReason.UNREACHABLE

@@ -106,7 +106,8 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
         config = MODEL if directory is None else ModelConfig.from_directory(directory)
         layout = kv_layout(config, torch.float32, num_blocks, block_size)
         memory = KVMemory.allocate(layout.pool_bytes)
-        inbox, clock, transfer = Inbox(), SystemClock(), TransferConfig(lease_s=lease_s)
+        inbox, clock = Inbox(), SystemClock()
+        transfer = TransferConfig(lease_s=lease_s, heartbeat_s=min(1.0, lease_s / 8))
         kv = host_kv = kv_tensor(memory.buffer, layout)
         mirror = None
         device = "cuda" if request.param == "gpu" else "cpu"
