@@ -26,7 +26,7 @@ from control_plane.planner.types import (
     Traffic,
     WorkerFigures,
 )
-from control_plane.planner.wishes import Wishes
+from control_plane.planner.wishes import Targets, Wishes
 from wire.messages import Role
 
 _SETTLE_S = 20.0  # after an action, until the latencies of before it have left their window
@@ -79,9 +79,13 @@ class Planner:
         if found is None:
             return self._without_costs(seen, bounds, late)
         near = found.grown(self._growth(traffic, self._config.flip_s))
-        desired = self._stable(seen, bounds, found.grown(self._growth(traffic, self._start_s)))
+        ahead = found.grown(self._growth(traffic, self._start_s))
+        desired = self._stable(seen, bounds, ahead)
+        enough = bounds.clamp(_needed(ahead, 0.0), ahead)
         wishes = Wishes(self._config, self._models, self._cooldowns, self._evidence)
-        actions, alarms = wishes.actions(seen, traffic, bounds, near, desired, self._mode)
+        actions, alarms = wishes.actions(
+            seen, traffic, bounds, near, Targets(desired, enough, self._mode)
+        )
         self._note(seen.at_s, actions)
         alarms = (*late, *_complaints(seen, near), *alarms)
         return self._decision(seen, desired, actions, alarms, near, traffic)

@@ -1,6 +1,7 @@
 """From needs to the next steps: flips first, then adding, then removing."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from control_plane.planner.bounds import Bounds, best_kind
 from control_plane.planner.config import PlannerConfig
@@ -26,6 +27,15 @@ _REMOVED_SHARE = 10  # one worker in so many may go at once
 _FINITE = 100.0
 
 
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """desired: where the pools should go, with patience. enough: what the load needs at least."""
+
+    desired: PoolSizes
+    enough: PoolSizes
+    mode: Mode
+
+
 class Wishes:
     """The steps of one tick. Evidence and cool-downs belong to the planner."""
 
@@ -47,20 +57,19 @@ class Wishes:
         traffic: Traffic,
         bounds: Bounds,
         near: Needs,
-        desired: PoolSizes,
-        mode: Mode,
+        targets: Targets,
     ) -> tuple[tuple[Action, ...], tuple[str, ...]]:
         """At least one action, and alarms."""
         found = self.to_floors(seen, bounds)
         if found:
             return found, ()
-        flips = self._flips(seen, bounds, near, mode)
+        flips = self._flips(seen, bounds, near, targets.mode)
         if flips:
             return flips, ()
-        added, alarms = self._adds(seen, traffic, bounds, near, desired)
+        added, alarms = self._adds(seen, traffic, bounds, near, targets.enough)
         if added:
             return added, alarms
-        removed = self._removes(seen, bounds, desired)
+        removed = self._removes(seen, targets.desired)
         return removed or (Hold(self._why(near)),), alarms
 
     def to_floors(self, seen: Observation, bounds: Bounds) -> tuple[Action, ...]:
@@ -90,7 +99,7 @@ class Wishes:
         donor = near.of(_other(hungry.role))
         if mode is Mode.AGGREGATED:
             hungry, donor = near.decode, near.prefill
-        room = bounds.most.of(hungry.role) - hungry.num_workers
+        room = bounds.most.of(hungry.role) - hungry.num_workers - seen.starting(hungry.role)
         donors = self._donors(seen, donor.role, bounds)[: max(0, room)]
         count = min(len(donors), self._flip_room(seen))
         is_one_pool = mode is Mode.AGGREGATED and count > 0
@@ -148,24 +157,27 @@ class Wishes:
         traffic: Traffic,
         bounds: Bounds,
         near: Needs,
-        desired: PoolSizes,
+        enough: PoolSizes,
     ) -> tuple[tuple[Action, ...], tuple[str, ...]]:
         here = {role: len(seen.of(role)) + seen.starting(role) for role in Role}
-        shortage = desired.total - sum(here.values())
+        missing = {role: max(0, enough.of(role) - here[role]) for role in Role}
+        shortage = sum(missing.values())
+        if self._config.can_flip:
+            shortage = min(shortage, enough.total - sum(here.values()))
         alarms = self._at_the_limit(near, bounds, sum(here.values()))
         wish = "add" if shortage > 0 and self._config.can_scale else None
         excess = min(_FINITE, near.hungry.pressure()) - 1 - self._config.dead_band / 2
         is_sure = self._evidence["add"].add(wish, excess)
         if not is_sure or self._cooldowns.until_add_s(seen.at_s):
             return (), alarms
-        role = max(Role, key=lambda role: desired.of(role) - here[role])
+        role = max(Role, key=lambda role: missing[role])
         kind, room = best_kind(self._config, seen, role, traffic, self._models)
-        count = min(shortage, desired.of(role) - here[role], room)
+        count = min(shortage, missing[role], room)
         if kind is None or count <= 0:
             return (), (*alarms, f"{shortage} more workers are needed, the budget has none left")
         self._evidence["add"].clear()
         reason = (
-            f"{desired} are needed, {here[Role.PREFILL]}P{here[Role.DECODE]}D are here or coming"
+            f"{enough} are needed, {here[Role.PREFILL]}P{here[Role.DECODE]}D are here or coming"
         )
         return (Add(role, count, kind.name, reason),), alarms
 
@@ -175,7 +187,7 @@ class Wishes:
             return (f"{wanted} workers are needed, the budget allows {bounds.max_total}",)
         return ()
 
-    def _removes(self, seen: Observation, bounds: Bounds, desired: PoolSizes) -> tuple[Action, ...]:
+    def _removes(self, seen: Observation, desired: PoolSizes) -> tuple[Action, ...]:
         total = len(seen.of(Role.PREFILL)) + len(seen.of(Role.DECODE))
         surplus = total - desired.total
         wish = "remove" if surplus > 0 and self._config.can_scale else None

@@ -1,12 +1,16 @@
 """Workers as the registry sees them."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from wire.cluster import Fingerprint, WorkerBeat, WorkerInfo
 from wire.kv import FabricAddress
 from wire.messages import Role, WorkerReport
+
+sys.path.insert(0, str(Path(__file__).parent))  # for planner_cases
 
 
 def make_beat(worker_id: str = "decode-0", epoch: int = 1, **changes: object) -> WorkerBeat:
