@@ -14,7 +14,8 @@ class RouterConfig:
     most. hold_share: of the objective of the first token, how long a prompt may wait at the least
     loaded worker before requests wait for admission instead. reject_ratio: predicted latency over
     its objective from which a request is refused. max_traces: ended requests that are
-    remembered. breaker_failures: of a worker within
+    remembered. trace_log: a file for all of them as JSON lines, of trace_log_bytes at most before
+    it is turned over; empty: none. breaker_failures: of a worker within
     breaker_window_s, after which it rests as long.
     heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
@@ -43,6 +44,8 @@ class RouterConfig:
     hold_share: float = 0.25
     reject_ratio: float = 3.0
     max_traces: int = 1024
+    trace_log: str = ""
+    trace_log_bytes: int = 64 << 20
     breaker_failures: int = 5
     breaker_window_s: float = 30.0
     speculative_ttl_s: float = 2.0

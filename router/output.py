@@ -19,6 +19,8 @@ class CandidateTrace:
 class RequestTrace:
     """Where and how one request ran; the last attempt's workers, times in seconds.
 
+    arrived_s: on the router's clock. admitted_s: from then until admission let it in. tenant,
+    model: of the request's terms. num_cached_tokens: of the prompt, before the first token.
     kind: remote, local or degraded; empty if it was placed nowhere. outcome: a finish reason, an
     error's code, or cancelled. ttft_s, tpot_s: as the router saw them, from the request's arrival.
     predicted, candidates: the chosen pair's forecast and the best pairs, the chosen one first,
@@ -44,6 +46,15 @@ class RequestTrace:
     tpot_s: float = 0.0
     predicted: Forecast | None = None
     candidates: tuple[CandidateTrace, ...] = ()
+    arrived_s: float = 0.0
+    admitted_s: float = 0.0
+    total_s: float = 0.0
+    tenant: str = ""
+    model: str = ""
+    priority: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
 
     def prediction_errors_s(self) -> dict[str, float]:
         """Actual less predicted by stage, of what the request did once and undisturbed."""
@@ -55,6 +66,8 @@ class RequestTrace:
             "queue": self.queue_s - predicted.queue_s,
             "prefill": self.prefill_s - predicted.prefill_s,
         }
+        if self.num_output_tokens > 1:
+            errors_s["tpot"] = self.tpot_s - predicted.tpot_s
         if self.kind == "remote" and self.transfer_s:
             errors_s["exposed"] = self.exposed_s - predicted.exposed_s
         return errors_s

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from random import Random
 
 from router.admission import Admission
@@ -68,6 +69,7 @@ class Relay:
         self._num_cached_tokens = 0
         self._arrived_s = clock.now()
         self._placed_s = 0.0
+        self._admitted_s = 0.0
 
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
         """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""
@@ -77,6 +79,7 @@ class Relay:
         try:
             await self._admission.enter(ticket)
             is_admitted = True
+            self._admitted_s = self._clock.now() - self._arrived_s
             async for delta in deltas:
                 if not self._first_s and delta.tokens:
                     self._first_s = self._clock.now()
@@ -199,12 +202,32 @@ class Relay:
         return OutputDelta(tokens, reason, self._num_cached_tokens, self._trace(), logprobs)
 
     def _trace(self) -> RequestTrace:
-        if self._attempt is None:
-            return RequestTrace("", "", "", 0, outcome=self._outcome)
-        placement, times = self._attempt.placement, self._attempt.times
+        request, total_s = self._request, self._clock.now() - self._arrived_s
+        asked = RequestTrace(
+            kind="",
+            prefill_worker="",
+            decode_worker="",
+            attempts=0,
+            outcome=self._outcome,
+            arrived_s=self._arrived_s,
+            admitted_s=self._admitted_s,
+            total_s=total_s,
+            tenant=request.terms.tenant,
+            model=request.terms.model,
+            priority=request.priority,
+            num_prompt_tokens=len(request.prompt_tokens),
+            num_cached_tokens=self._num_cached_tokens,
+            num_output_tokens=self._stitcher.num_sent,
+        )
+        return asked if self._attempt is None else self._traced(asked, self._attempt)
+
+    def _traced(self, asked: RequestTrace, attempt: Attempt) -> RequestTrace:
+        """What was asked, and how the last attempt at it ran."""
+        placement, times = attempt.placement, attempt.times
         num_gaps = max(1, self._stitcher.num_sent - 1)
         ranking = placement.ranking
-        return RequestTrace(
+        return replace(
+            asked,
             kind=placement.kind.value,
             prefill_worker=placement.prefill or "",
             decode_worker=placement.decode,
@@ -216,7 +239,6 @@ class Relay:
             exposed_s=times.exposed_s,
             transfer_failure=times.transfer_failure,
             explanation=placement.explanation,
-            outcome=self._outcome,
             ttft_s=self._first_s - self._arrived_s if self._first_s else 0.0,
             tpot_s=(self._clock.now() - self._first_s) / num_gaps if self._first_s else 0.0,
             predicted=ranking[0].forecast if ranking else None,

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from random import Random
 
 from router.admission import Admission
@@ -16,8 +17,9 @@ from router.prospects import Prospects
 from router.relay import Relay
 from router.saturation import Saturation, saturation
 from router.sessions import Sessions
-from router.traces import Traces
-from runtime.clock import Clock
+from router.trace_log import TraceLog
+from router.traces import NamedTrace, Traces
+from runtime.clock import Clock, wall_time_s
 from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
@@ -51,7 +53,9 @@ class Router:
         )
         self._looked_s = -math.inf
         self._saturation = Saturation()
-        self._traces = Traces(config.max_traces, metrics)
+        self._trace_log = _trace_log(config, metrics)
+        tell = None if self._trace_log is None else self._trace_log.put
+        self._traces = Traces(config.max_traces, metrics, tell)
         self._placer = Placer(
             config,
             self._sessions,
@@ -72,6 +76,8 @@ class Router:
         """Leaves all workers; requests still under way end with UNAVAILABLE."""
         await self._watch.stop()
         await self._sessions.stop()
+        if self._trace_log is not None:
+            self._trace_log.close()
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[OutputDelta, None]:
         """The answer to one request, token by token.
@@ -114,6 +120,10 @@ class Router:
         """How a request ran that has ended lately; None for any other."""
         return self._traces.get(request_id)
 
+    def traces(self, count: int, slowest: bool = False) -> list[NamedTrace]:
+        """The last requests that have ended, or the slowest of those that are remembered."""
+        return self._traces.slowest(count) if slowest else self._traces.latest(count)
+
     def _look(self) -> Saturation:
         """How full the cluster is, as of the last few milliseconds."""
         now_s = self._clock.now()
@@ -130,3 +140,11 @@ class Router:
         """Raises AssertionError when sessions, loads or the prefix map are inconsistent."""
         self._sessions.check_integrity()
         self._admission.check_integrity()
+
+
+def _trace_log(config: RouterConfig, metrics: Metrics) -> TraceLog | None:
+    """Raises TraceLogError for a file that cannot be written."""
+    if not config.trace_log:
+        return None
+    dropped = metrics.counter("baton_traces_dropped_total")
+    return TraceLog(Path(config.trace_log), config.trace_log_bytes, wall_time_s, dropped.inc)

@@ -1,17 +1,31 @@
 """How the last requests ran, by request id, and how far predictions were from it."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from heapq import nlargest
+from itertools import islice
 
 from router.output import RequestTrace
 from runtime.metrics import Metrics
 
+NamedTrace = tuple[str, RequestTrace]
+
 
 class Traces:
-    """A ring of the latest ended requests; what is predicted and measured goes to the metrics."""
+    """A ring of the latest ended requests; what is predicted and measured goes to the metrics.
 
-    def __init__(self, capacity: int, metrics: Metrics) -> None:
+    tell: hears of every request that has ended, as a log does.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        metrics: Metrics,
+        tell: Callable[[str, RequestTrace], None] | None = None,
+    ) -> None:
         self._capacity = capacity
         self._metrics = metrics
+        self._tell = tell
         self._by_id: OrderedDict[str, RequestTrace] = OrderedDict()
 
     def __len__(self) -> int:
@@ -19,6 +33,14 @@ class Traces:
 
     def get(self, request_id: str) -> RequestTrace | None:
         return self._by_id.get(request_id)
+
+    def latest(self, count: int) -> list[NamedTrace]:
+        """The last that ended, the last one first."""
+        return list(islice(reversed(self._by_id.items()), count))
+
+    def slowest(self, count: int) -> list[NamedTrace]:
+        """Those that took longest to their first token, or to their end where none came."""
+        return nlargest(count, self._by_id.items(), key=lambda item: _slowness_s(item[1]))
 
     def put(self, request_id: str, trace: RequestTrace) -> None:
         """The request has ended; a trace of the same id gives way."""
@@ -29,3 +51,9 @@ class Traces:
         for stage, error_s in trace.prediction_errors_s().items():
             histogram = self._metrics.histogram("baton_prediction_error_seconds", stage=stage)
             histogram.observe(abs(error_s))
+        if self._tell is not None:
+            self._tell(request_id, trace)
+
+
+def _slowness_s(trace: RequestTrace) -> float:
+    return trace.ttft_s or trace.total_s

@@ -43,7 +43,8 @@ GATEWAY_METRICS = (
     MetricSpec("baton_admission_queued", "gauge", "Requests that wait for admission."),
     MetricSpec("baton_saturation_ratio", "gauge", "The least loaded worker's load over what the objectives allow; 1 is full."),
     MetricSpec("baton_predictor_error_ratio", "gauge", "Median relative error of a worker's predicted step times.", ("worker",)),
-    MetricSpec("baton_prediction_error_seconds", "histogram", "Absolute error of a request's prediction, by stage: ttft, queue, prefill, exposed.", ("stage",)),
+    MetricSpec("baton_prediction_error_seconds", "histogram", "Absolute error of a request's prediction, by stage: ttft, queue, prefill, exposed, tpot.", ("stage",)),
+    MetricSpec("baton_traces_dropped_total", "counter", "Lines left out of the trace log, since the disk did not keep up."),
 )  # fmt: skip
 
 WORKER_METRICS = (

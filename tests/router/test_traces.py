@@ -1,10 +1,14 @@
 """What is remembered of ended requests: candidates, predictions, outcomes."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from scripted_cluster import collect, make_request, until
 
 from router.output import RequestTrace
 from router.policies.policy import Forecast
+from router.trace_log import TraceLog, TraceLogError
 from router.traces import Traces
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire.errors import BatonError
@@ -43,6 +47,34 @@ def test_a_request_that_was_placed_twice_says_nothing_of_the_prediction():
     assert trace.prediction_errors_s() == {}
 
 
+def test_the_slowest_and_the_latest_can_be_listed():
+    traces = Traces(10, metrics())
+    for number, ttft_s in enumerate([0.3, 0.9, 0.0, 0.5]):
+        traces.put(f"r{number}", replace(TRACE, ttft_s=ttft_s, total_s=0.6))
+    assert [name for name, _ in traces.latest(2)] == ["r3", "r2"]
+    assert [name for name, _ in traces.slowest(3)] == ["r1", "r2", "r3"]
+
+
+def test_the_trace_log_has_every_request_and_two_files_bound_it(tmp_path):
+    path = tmp_path / "traces.jsonl"
+    log = TraceLog(path, 4096, lambda: 12.5)
+    traces = Traces(2, metrics(), log.put)
+    for number in range(40):
+        traces.put(f"r{number}", TRACE)
+    log.close()
+    older = (tmp_path / "traces.jsonl.1").read_bytes()
+    lines = [json.loads(line) for line in (older + path.read_bytes()).splitlines()]
+    assert path.stat().st_size <= 4096 and len(older) <= 4096
+    assert lines[-1]["id"] == "r39" and lines[-1]["ended_at_s"] == 12.5
+    assert lines[-1]["predicted"]["ttft_s"] == 0.5
+    assert {file.name for file in tmp_path.iterdir()} == {"traces.jsonl", "traces.jsonl.1"}
+
+
+def test_a_trace_log_that_cannot_be_written_is_said_at_once(tmp_path):
+    with pytest.raises(TraceLogError, match="no_such_folder"):
+        TraceLog(tmp_path / "no_such_folder" / "t.jsonl", 4096, lambda: 0.0)
+
+
 async def test_an_ended_request_can_be_looked_up(start_cluster):
     cluster = await start_cluster()
     request = make_request()
@@ -53,6 +85,9 @@ async def test_an_ended_request_can_be_looked_up(start_cluster):
     assert (trace.prefill_worker, trace.decode_worker) == ("p0", "d0")
     assert 0 < trace.placed_s <= trace.ttft_s
     assert trace.explanation == last.trace.explanation
+    assert (trace.num_prompt_tokens, trace.num_output_tokens) == (200, 8)
+    assert 0 <= trace.admitted_s <= trace.placed_s and trace.total_s >= trace.ttft_s
+    assert cluster.router.traces(5) == [(request.request_id, trace)]
     await cluster.idle()
 
 
