@@ -79,8 +79,8 @@ class Placer:
             self._refuse_hopeless(request.priority, placement.ranking[0], facts)
         self._ordinal += 1
         expires_at_s = now_s + self._config.speculative_ttl_s
-        for worker_id in {placement.prefill or placement.decode, placement.decode}:
-            self._prefix_map.speculate(worker_id, request.block_hashes, expires_at_s)
+        chosen = {placement.prefill or placement.decode, placement.decode}
+        self._prefix_map.speculate(chosen, request.block_hashes, expires_at_s)
         return placement, facts
 
     def ttft_slo_s(self, request: GenerateRequest) -> float:

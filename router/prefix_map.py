@@ -1,7 +1,7 @@
 """Which worker holds which prefix: block hashes to workers, fed by block events and by guesses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -24,49 +24,67 @@ class PrefixMatch:
     confirmed: dict[str, int]
 
 
+_Guess = tuple[float, Sequence[int]]  # when it ends, and the prompt's hashes
+
+
 @dataclass(slots=True, eq=False)
 class _Worker:
     """blocks: what it confirmed, by hash; what goes first at first.
 
-    guesses, stale: hash -> when the guess ends, in two generations; the elder one is let go as a
-    whole when its last guess has ended.
+    guesses, stale: what was routed there lately, by every hash of it, in two generations; the elder
+    one is let go as a whole when its last guess has ended. Until holes_end_s some guess may have
+    lost a block in its middle.
     """
 
     bit: int
     worker_id: str
     sequence_number: int | None = None  # None: events mean nothing until a snapshot comes
     blocks: dict[int, None] = field(default_factory=dict)
-    guesses: dict[int, float] = field(default_factory=dict)
-    stale: dict[int, float] = field(default_factory=dict)
+    guesses: dict[int, _Guess] = field(default_factory=dict)
+    stale: dict[int, _Guess] = field(default_factory=dict)
     guesses_end_s: float = -math.inf
     stale_ends_s: float = -math.inf
+    holes_end_s: float = -math.inf
 
-    def guess(self, hashes: list[int], expires_at_s: float, now_s: float, limit: int) -> None:
+    def guess(self, entries: dict[int, _Guess], ends_s: float, now_s: float, limit: int) -> None:
         if self.stale_ends_s <= now_s or len(self.guesses) > limit:
             self.stale, self.stale_ends_s = self.guesses, self.guesses_end_s
             self.guesses = {}
-        self.guesses.update(dict.fromkeys(hashes, expires_at_s))
-        self.guesses_end_s = max(self.guesses_end_s, expires_at_s)
+        self.guesses.update(entries)
+        self.guesses_end_s = max(self.guesses_end_s, ends_s)
 
-    def unguess(self, hashes: Sequence[int]) -> None:
-        for generation in (self.guesses, self.stale):
-            if generation:
-                for block in hashes:
-                    generation.pop(block, None)
+    def unguess(self, block: int) -> None:
+        in_either = self.guesses.pop(block, None), self.stale.pop(block, None)
+        if in_either != (None, None):
+            self.holes_end_s = max(self.guesses_end_s, self.stale_ends_s)
 
     def reach(self, hashes: Sequence[int], depth: int, now_s: float) -> int:
-        """How far the prompt is held from `depth` on, guesses counted."""
-        if depth == len(hashes) or not (
-            hashes[depth] in self.guesses or hashes[depth] in self.stale
-        ):
-            return depth  # the block behind what is confirmed is no guess
-        guesses, stale, blocks = self.guesses.get, self.stale.get, self.blocks
-        for block in hashes[depth:]:
-            expiry_s = guesses(block) or stale(block)
-            if (expiry_s is None or expiry_s <= now_s) and block not in blocks:
+        """How far the prompt is held from `depth` on, where it is not confirmed."""
+        start, has_holes = depth, now_s < self.holes_end_s
+        while depth < len(hashes):
+            block = hashes[depth]
+            guess = self.guesses.get(block) or self.stale.get(block)
+            if guess is not None and guess[0] > now_s:
+                depth = depth + 1 if has_holes else _common_end(hashes, guess[1], depth)
+            elif depth > start and block in self.blocks:
+                depth += 1
+            else:
                 break
-            depth += 1
         return depth
+
+
+def _common_end(one: Sequence[int], other: Sequence[int], depth: int) -> int:
+    """Where two prompts part that are equal at `depth`: a chained hash stands for all before it."""
+    end = min(len(one), len(other))
+    if one[end - 1] == other[end - 1]:
+        return max(end, depth + 1)
+    while end - depth > 1:
+        middle = (depth + end) // 2
+        if one[middle] == other[middle]:
+            depth = middle
+        else:
+            end = middle
+    return end
 
 
 class PrefixMap:
@@ -128,25 +146,29 @@ class PrefixMap:
             worker.sequence_number = None
             return False
         worker.sequence_number = event.sequence_number
-        worker.unguess(event.removed)
         for block in event.removed:
             if block in worker.blocks:
                 self._drop(worker, block)
+            else:
+                worker.unguess(block)
         self._store(worker, event.stored)
         return True
 
-    def speculate(self, worker_id: str, hashes: Sequence[int], expires_at_s: float) -> None:
-        """Notes that the worker will soon hold these blocks, and that they are in use."""
-        worker = self._workers[worker_id]
-        blocks = worker.blocks
-        if len(blocks) > _CROWDED * self._max_blocks:
-            for block in reversed(hashes):
-                if block in blocks:
-                    blocks[block] = blocks.pop(block)
-        guessed = [block for block in hashes if block not in blocks]
-        if guessed:
-            worker.guess(guessed, expires_at_s, self._now_s, self._max_blocks)
-            self._guessing.add(worker)
+    def speculate(
+        self, worker_ids: Iterable[str], hashes: Sequence[int], expires_at_s: float
+    ) -> None:
+        """Notes that these workers will soon hold these blocks, and that they are in use.
+
+        What a worker has confirmed is guessed as well: that costs less than to look.
+        """
+        guessed = dict.fromkeys(hashes, (expires_at_s, hashes))
+        for worker_id in worker_ids:
+            worker = self._workers[worker_id]
+            if len(worker.blocks) > _CROWDED * self._max_blocks:
+                self._touch(worker, hashes)
+            if guessed:
+                worker.guess(guessed, expires_at_s, self._now_s, self._max_blocks)
+                self._guessing.add(worker)
 
     def expire(self, now_s: float) -> None:
         """The time that matches are for: guesses that have ended by then do not count."""
@@ -178,8 +200,7 @@ class PrefixMap:
         for worker_id, worker in self._workers.items():
             assert self._names[worker.bit] == worker_id, f"{worker_id} has a foreign bit"
             assert len(worker.blocks) <= self._max_blocks, f"{worker_id} holds too many blocks"
-            guessed = worker.guesses.keys() | worker.stale.keys()
-            assert not guessed & worker.blocks.keys(), f"{worker_id}: a confirmed block is a guess"
+            guessed = worker.guesses or worker.stale
             assert not guessed or worker in self._guessing or self._has_ended(worker)
             for block in worker.blocks:
                 holders[block] = holders.get(block, 0) | worker.bit
@@ -220,7 +241,6 @@ class PrefixMap:
 
     def _store(self, worker: _Worker, stored: Sequence[int]) -> None:
         bit, blocks, holders = worker.bit, worker.blocks, self._holders
-        worker.unguess(stored)
         for block in reversed(stored):  # leaves are older than their roots
             blocks.pop(block, None)
             blocks[block] = None
@@ -242,8 +262,15 @@ class PrefixMap:
             for block in list(islice(worker.blocks, len(worker.blocks) - kept)):
                 self._drop(worker, block)
 
+    def _touch(self, worker: _Worker, hashes: Sequence[int]) -> None:
+        blocks = worker.blocks
+        for block in reversed(hashes):
+            if block in blocks:
+                blocks[block] = blocks.pop(block)
+
     def _drop(self, worker: _Worker, block: int) -> None:
         del worker.blocks[block]
+        worker.unguess(block)
         rest = self._holders[block] & ~worker.bit
         if rest:
             self._holders[block] = rest

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from router.candidates import Candidate
 from wire.block_hash import BLOCK_SIZE
@@ -54,8 +54,7 @@ class Forecast:
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Workers for both phases; prefill is None where decode computes the prompt."""
 
     prefill: Candidate | None

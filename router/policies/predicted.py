@@ -12,12 +12,10 @@ A worker that spends the share s of its time on prefill gives its sequences a to
 ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly its time.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from random import Random
-from typing import NamedTuple
 
 from router.candidates import Candidate
 from router.outlook import Outlook
@@ -31,50 +29,20 @@ _STEEP = 8.0
 _FULL = 0.95
 _NO_ROOM = 1e3
 _NUM_SCORED = 16  # least loaded workers of a large pool, and as many with hits
-_NUM_COMBINED = 4  # best ones of either kind
-_NUM_EXPLAINED = 8
+_NUM_COMBINED = 3  # best ones of either kind
+_NUM_EXPLAINED = 4
 _TIE = 1.03
 _COST = itemgetter(0)
 
 
-class _Stand(NamedTuple):
-    """A worker as this request finds it, with the request in its batch.
-
-    tpot: phi of TPOT over its objective, if no more prefill comes.
-    """
-
-    worker: Candidate
-    outlook: Outlook
-    itl_s: float
-    share: float
-    tpot: float
-    uncached_tokens: int
-
-
-class _Seat(NamedTuple):
-    """A worker seen as the one that decodes. cost: of the decode alone."""
-
-    cost: float
-    tpot_s: float
-    stand: _Stand
-
-
-class _Source(NamedTuple):
-    """A worker seen as the one that prefills for another."""
-
-    cost: float
-    queue_s: float
-    prefill_s: float
-    worker: Candidate
-
-
-class _Offer(NamedTuple):
-    """A pair before it is worth an explanation."""
-
-    cost: float
-    forecast: tuple[float, float, float, float, float, float]  # the other fields of Forecast
-    prefill: Candidate | None
-    decode: Candidate
+# Plain tuples: a decision makes some ten of each, and a named one takes a third of a microsecond.
+# A worker as the one that decodes: cost, seconds a token, phi of that, tokens to pull, itself.
+_Seat = tuple[float, float, float, int, Candidate, Outlook]
+# A worker as the one that prefills: cost, queue_s, prefill_s, itself.
+_Source = tuple[float, float, float, Candidate]
+# A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode.
+_Times = tuple[float, float, float, float, float, float]
+_Offer = tuple[float, _Times, Candidate | None, Candidate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,27 +82,25 @@ class Predicted:
         """The chosen pair, then the best of the others; empty while a worker is cold."""
         if any(worker.outlook is None for worker in (*prefill, *decode)):
             return ()
-        ask = _Ask(self, facts)
         homes = (*decode, *prefill) if self.anywhere & 1 else decode
         makers = (*prefill, *decode) if self.anywhere & 2 else prefill
         homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
-        known = {worker.worker_id: worker for worker in (*homes, *makers)}
-        stands = {worker_id: ask.stand(worker) for worker_id, worker in known.items()}
-        seats = [ask.seat(stands[worker.worker_id]) for worker in homes]
-        offers = [ask.local(seat) for seat in seats]
-        if facts.num_left_tokens > 1:
-            busy = sum(map(_busy, prefill)) / max(1, len(prefill))
-            sources = [ask.source(stands[worker.worker_id], busy) for worker in makers]
-            best_seats = sorted(seats, key=_COST)[:_NUM_COMBINED]
-            for source in sorted(sources, key=_COST)[:_NUM_COMBINED]:
-                offers += [ask.remote(source, seat) for seat in best_seats if _fit(source, seat)]
-        return _chosen_first(facts, offers, rng)
+        busy = sum(map(_busy, prefill)) / max(1, len(prefill))
+        ask = _Ask(self, facts, busy / (1 - busy))
+        maker_ids = {worker.worker_id for worker in makers}
+        for worker in homes:
+            ask.weigh(worker, True, worker.worker_id in maker_ids)
+            maker_ids.discard(worker.worker_id)
+        for worker in makers:
+            if worker.worker_id in maker_ids:
+                ask.weigh(worker, False, True)
+        return _chosen_first(facts, ask.offers(), rng)
 
 
 class _Ask:
-    """One request's prices."""
+    """One request's prices. price: of a prefill second in shares of the TTFT objective."""
 
-    def __init__(self, policy: Predicted, facts: RequestFacts) -> None:
+    def __init__(self, policy: Predicted, facts: RequestFacts, price: float) -> None:
         self._facts = facts
         self._num_tokens = facts.num_tokens
         self._chunk = policy.chunk_tokens
@@ -143,81 +109,100 @@ class _Ask:
         ttft_s = policy.ttft_ms / 1e3 or facts.ttft_slo_s
         tpot_s = policy.tpot_ms / 1e3 or facts.tpot_slo_s
         self._ttft_s, self._tpot_s = policy.target * ttft_s, policy.target * tpot_s
+        self._price = price / self._ttft_s
         self._answer = max(1.0, min(policy.answer_tokens, facts.num_left_tokens - 1))
+        self._seats: list[_Seat] = []
+        self._sources: list[_Source] = []
+        self._locals: list[_Offer] = []
 
-    def stand(self, worker: Candidate) -> _Stand:
-        outlook = _outlook(worker)
-        context = outlook.context_tokens + self._num_tokens
-        itl_s = outlook.margin * outlook.costs.itl_s(outlook.num_seqs + 1, context)
-        share = _share(outlook, 0.0)
-        tpot = _phi(itl_s / (1 - share) / self._tpot_s)
+    def weigh(self, worker: Candidate, is_home: bool, is_maker: bool) -> None:
+        """What the worker costs in each part that it can take."""
+        outlook, num_tokens = _outlook(worker), self._num_tokens
+        costs, margin, num_seqs = outlook.costs, outlook.margin, outlook.num_seqs
+        itl_s = margin * costs.itl_s(num_seqs + 1, outlook.context_tokens + num_tokens)
+        queue_s, share = margin * outlook.queue_s, _share(outlook, 0.0)
+        tpot_s = itl_s / (1 - share)
+        tpot = _phi(tpot_s / self._tpot_s)
         uncached = self._facts.uncached_tokens(worker.worker_id)
-        return _Stand(worker, outlook, itl_s, share, tpot, uncached)
+        own_s = margin * costs.prefill_s(uncached, num_tokens - uncached)
+        harm = self._harm(outlook, itl_s, tpot, own_s)
+        room = _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < uncached)
+        if is_maker:
+            prefill_s = own_s + itl_s
+            cost = self._lateness(queue_s + prefill_s) + self._price * own_s + harm + room
+            self._sources.append((cost, queue_s, prefill_s, worker))
+        if is_home:
+            cost = tpot + self._crowding(outlook, tpot, share) + room
+            if worker.role is Role.PREFILL:
+                cost += self._foreign
+            seat = cost, tpot_s, tpot, uncached, worker, outlook
+            self._seats.append(seat)
+            self._locals.append(self._local(seat, itl_s, queue_s, own_s, harm))
 
-    def seat(self, stand: _Stand) -> _Seat:
-        worker, outlook, itl_s, share, cost, uncached_tokens = stand
-        if outlook.num_seqs:
-            before_s = outlook.costs.itl_s(outlook.num_seqs, outlook.context_tokens)
-            before = _phi(outlook.margin * before_s / (1 - share) / self._tpot_s)
-            cost += outlook.num_seqs * (cost - before)
-        if worker.role is Role.PREFILL:
-            cost += self._foreign
-        if worker.num_free_blocks * BLOCK_SIZE < uncached_tokens:
-            cost += _NO_ROOM
-        return _Seat(cost, itl_s / (1 - share), stand)
+    def offers(self) -> list[_Offer]:
+        """Every worker alone, and the best of both parts together."""
+        offers = self._locals
+        if self._facts.num_left_tokens > 1:
+            self._seats.sort(key=_COST)
+            self._sources.sort(key=_COST)
+            seats = self._seats[:_NUM_COMBINED]
+            for source in self._sources[:_NUM_COMBINED]:
+                maker = source[3]
+                for seat in seats:
+                    if seat[4] is not maker and seat[4].group == maker.group:
+                        offers.append(self._remote(source, seat))
+        return offers
 
-    def source(self, stand: _Stand, busy: float) -> _Source:
-        worker, outlook, num_new = stand.worker, stand.outlook, stand.uncached_tokens
-        own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
-        queue_s = outlook.margin * outlook.queue_s
-        prefill_s = own_s + stand.itl_s
-        cost = self._lateness(queue_s + prefill_s) + busy / (1 - busy) * own_s / self._ttft_s
-        cost += self._disturbance(stand, own_s)
-        if worker.num_free_blocks * BLOCK_SIZE < num_new:
-            cost += _NO_ROOM
-        return _Source(cost, queue_s, prefill_s, worker)
-
-    def local(self, seat: _Seat) -> _Offer:
-        stand = seat.stand
-        worker, outlook = stand.worker, stand.outlook
+    def _local(
+        self, seat: _Seat, itl_s: float, queue_s: float, own_s: float, harm: float
+    ) -> _Offer:
+        cost, tpot_s, _, uncached, worker, outlook = seat
         num_new = self._facts.surely_uncached_tokens(worker.worker_id)
-        own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
-        num_steps = math.ceil((num_new + worker.waiting_tokens) / self._chunk)
-        prefill_s = own_s + num_steps * stand.itl_s
-        queue_s = outlook.margin * outlook.queue_s
-        cost = seat.cost + self._lateness(queue_s + prefill_s) + self._disturbance(stand, own_s)
-        tpot_s = stand.itl_s / (1 - _share(outlook, own_s))
-        ttft_s = queue_s + prefill_s
-        return _Offer(cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker)
+        if num_new != uncached:
+            own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
+            harm = self._harm(outlook, itl_s, seat[2], own_s)
+        num_steps = -(-(num_new + worker.waiting_tokens) // self._chunk)
+        prefill_s = own_s + num_steps * itl_s
+        cost += self._lateness(queue_s + prefill_s) + harm
+        tpot_s = itl_s / (1 - _share(outlook, own_s))
+        return (cost, (queue_s + prefill_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker)
 
-    def remote(self, source: _Source, seat: _Seat) -> _Offer:
+    def _remote(self, source: _Source, seat: _Seat) -> _Offer:
         source_cost, queue_s, prefill_s, maker = source
-        outlook = seat.stand.outlook
+        cost, tpot_s, tpot, num_pulled, worker, outlook = seat
         link = outlook.link
-        fetch_s = link.token_s * seat.stand.uncached_tokens
+        fetch_s = link.token_s * num_pulled
         # A pull begins with its prefill; what was on the link before may be through by then.
         behind_s = fetch_s - (1 - link.tail_share) * prefill_s
         if outlook.backlog_s > queue_s:
             behind_s += outlook.backlog_s - queue_s
-        exposed_s = link.latency_s + max(link.tail_share * fetch_s, behind_s)
-        tpot_s = seat.tpot_s + exposed_s / self._answer
-        cost = source_cost + seat.cost + _phi(tpot_s / self._tpot_s) - seat.stand.tpot
-        forecast = (queue_s + prefill_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
-        return _Offer(cost, forecast, maker, seat.stand.worker)
+        tail_s = link.tail_share * fetch_s
+        exposed_s = link.latency_s + (tail_s if tail_s > behind_s else behind_s)
+        tpot_s += exposed_s / self._answer
+        cost += source_cost + _phi(tpot_s / self._tpot_s) - tpot
+        times = (queue_s + prefill_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
+        return (cost, times, maker, worker)
 
     def _lateness(self, ttft_s: float) -> float:
         """The request's own, and that of those who will queue behind it in that time."""
         z = ttft_s / self._ttft_s
         return _phi(z) * (1 + self._followers * z)
 
-    def _disturbance(self, stand: _Stand, prefill_s: float) -> float:
-        """What prefill_s beside a batch costs the batch."""
-        outlook = stand.outlook
+    def _crowding(self, outlook: Outlook, tpot: float, share: float) -> float:
+        """What one more sequence costs those that decode there. tpot: phi with it."""
         if not outlook.num_seqs:
             return 0.0
-        after = _phi(stand.itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
-        breaks = stand.tpot <= 1 < after
-        return outlook.num_seqs * (after - stand.tpot) + self._guard * breaks
+        before_s = outlook.costs.itl_s(outlook.num_seqs, outlook.context_tokens)
+        before = _phi(outlook.margin * before_s / (1 - share) / self._tpot_s)
+        return outlook.num_seqs * (tpot - before)
+
+    def _harm(self, outlook: Outlook, itl_s: float, tpot: float, prefill_s: float) -> float:
+        """What prefill_s beside a batch costs the batch."""
+        if not outlook.num_seqs:
+            return 0.0
+        after = _phi(itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
+        breaks = tpot <= 1 < after
+        return outlook.num_seqs * (after - tpot) + self._guard * breaks
 
 
 def _outlook(worker: Candidate) -> Outlook:
@@ -231,7 +216,8 @@ def _busy(worker: Candidate) -> float:
 
 def _share(outlook: Outlook, more_s: float) -> float:
     """Of its time that a worker prefills when more_s of it come in."""
-    return min(_FULL, outlook.prefill_share + (outlook.queue_s + more_s) / _WINDOW_S)
+    share = outlook.prefill_share + (outlook.queue_s + more_s) / _WINDOW_S
+    return share if share < _FULL else _FULL
 
 
 def _phi(z: float) -> float:
@@ -259,27 +245,32 @@ def _pruned(
     return list({worker.worker_id: worker for worker in picked}.values())
 
 
-def _fit(source: _Source, seat: _Seat) -> bool:
-    return source.worker is not seat.stand.worker and source.worker.group == seat.stand.worker.group
-
-
 def _chosen_first(facts: RequestFacts, offers: list[_Offer], rng: Random) -> Sequence[Pair]:
     """Ties go to the larger hit, then to the less costly of two random ones."""
     best = sorted(offers, key=_COST)[:_NUM_EXPLAINED]
-    equals = [offer for offer in best if offer.cost <= _TIE * best[0].cost]
+    limit = _TIE * best[0][0]
+    equals = [offer for offer in best if offer[0] <= limit]
     if len(equals) > 1:
         hits = [_hit(facts, offer) for offer in equals]
-        equals = [offer for offer, hit in zip(equals, hits, strict=True) if hit == max(hits)]
+        most = max(hits)
+        equals = [offer for offer, hit in zip(equals, hits, strict=True) if hit == most]
         if len(equals) > 1:
-            equals = rng.sample(equals, 2)
+            equals = _two_of(equals, rng)
     chosen = min(equals, key=_COST)
     ranked = (chosen, *(offer for offer in best if offer is not chosen))
     return [
-        Pair(offer.prefill, offer.decode, Forecast(*offer.forecast, offer.cost)) for offer in ranked
+        Pair(prefill, decode, Forecast(*times, cost)) for cost, times, prefill, decode in ranked
     ]
+
+
+def _two_of(offers: list[_Offer], rng: Random) -> list[_Offer]:
+    """As rng.sample, at a tenth of its time."""
+    first = int(rng.random() * len(offers))
+    second = int(rng.random() * (len(offers) - 1))
+    return [offers[first], offers[second + (second >= first)]]
 
 
 def _hit(facts: RequestFacts, offer: _Offer) -> int:
     held = facts.held_blocks
-    source = offer.prefill or offer.decode
-    return held.get(source.worker_id, 0) + held.get(offer.decode.worker_id, 0)
+    source = offer[2] or offer[3]
+    return held.get(source.worker_id, 0) + held.get(offer[3].worker_id, 0)

@@ -82,7 +82,7 @@ class PrefixMapMachine(RuleBasedStateMachine):
     @rule(data=st.data(), chain=chains)
     def speculate(self, data, chain):
         worker = data.draw(st.sampled_from(sorted(self.model.held)))
-        self.map.speculate(worker, chain, self.now + 2.0)
+        self.map.speculate([worker], chain, self.now + 2.0)
         held = self.model.held[worker]
         held.update({b: self.now + 2.0 for b in chain if held.get(b) != math.inf})
 
@@ -116,7 +116,7 @@ def test_the_bound_drops_the_least_recently_used_leaf_first():
     prefixes.load_snapshot("a", BlockSnapshot(0, (1, 2, 3, 4)))
     prefixes.apply("a", BlockEvent(1, stored=(5,)))
     assert prefixes.match((1, 2, 3, 4)).held == {"a": 3}
-    prefixes.speculate("a", (1, 2), 9.0)
+    prefixes.speculate(["a"], (1, 2), 9.0)
     prefixes.apply("a", BlockEvent(2, stored=(6, 7)))
     assert prefixes.match((1, 2)).held == {"a": 2}
     assert prefixes.num_blocks("a") == 4
@@ -134,7 +134,7 @@ def test_a_worker_that_comes_back_starts_empty():
     prefixes = PrefixMap(10)
     prefixes.add_worker("a")
     prefixes.load_snapshot("a", BlockSnapshot(0, (1, 2)))
-    prefixes.speculate("a", (1, 2, 3), 2.0)
+    prefixes.speculate(["a"], (1, 2, 3), 2.0)
     prefixes.remove_worker("a")
     prefixes.add_worker("a")
     prefixes.expire(3.0)

@@ -37,7 +37,7 @@ def test_the_map_counts_a_unit_as_its_blocks():
     prefix_map.add_worker("d0")
     prefix_map.load_snapshot("d0", BlockSnapshot(0))
     prefix_map.apply("d0", BlockEvent(1, stored=(11, 12)))
-    prefix_map.speculate("d0", (11, 12, 13), 1.0)
+    prefix_map.speculate(["d0"], (11, 12, 13), 1.0)
     match = prefix_map.match((11, 12, 13, 14))
     assert (match.confirmed, match.held) == ({"d0": 64}, {"d0": 96})
 
