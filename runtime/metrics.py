@@ -9,6 +9,8 @@ _LATENCY_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 
+_RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -20,6 +22,7 @@ class MetricSpec:
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = _LATENCY_BUCKETS_S
 
 
 GATEWAY_METRICS = (
@@ -44,6 +47,17 @@ GATEWAY_METRICS = (
     MetricSpec("baton_saturation_ratio", "gauge", "The least loaded worker's load over what the objectives allow; 1 is full."),
     MetricSpec("baton_predictor_error_ratio", "gauge", "Median relative error of a worker's predicted step times.", ("worker",)),
     MetricSpec("baton_prediction_error_seconds", "histogram", "Absolute error of a request's prediction, by stage: ttft, queue, prefill, exposed, tpot.", ("stage",)),
+    MetricSpec("baton_requests_accepted_total", "counter", "Valid requests that came in."),
+    MetricSpec("baton_requests_without_worker", "gauge", "Requests that wait for a first live worker."),
+    MetricSpec("baton_answers_total", "counter", "Answers that ended with at least one token; what the length sums below are over."),
+    MetricSpec("baton_answer_tokens_total", "counter", "Tokens of those answers."),
+    MetricSpec("baton_answer_cached_tokens_total", "counter", "Cached prompt tokens of those answers."),
+    MetricSpec("baton_uncached_tokens_total", "counter", "Prompt tokens u of those answers that had to be computed."),
+    MetricSpec("baton_uncached_token_squares_total", "counter", "Sum of u^2: the second moment that queues grow with."),
+    MetricSpec("baton_prefill_pairs_total", "counter", "Sum of (p + u)^2 - p^2 behind p cached tokens: what attention over them costs."),
+    MetricSpec("baton_context_token_steps_total", "counter", "Tokens held in KV, summed over the decode steps of those answers."),
+    MetricSpec("baton_slo_ratio", "histogram", "Latency over its objective, by objective (ttft, tpot) and kind (measured, predicted).", ("objective", "kind"), _RATIO_BUCKETS),
+    MetricSpec("baton_goodput_total", "counter", "Answers by the objectives they met: both, ttft, tpot, none.", ("met",)),
     MetricSpec("baton_traces_dropped_total", "counter", "Lines left out of the trace log, since the disk did not keep up."),
 )  # fmt: skip
 
@@ -55,7 +69,15 @@ WORKER_METRICS = (
     MetricSpec("baton_worker_prefill_tokens_total", "counter", "Prompt tokens computed."),
     MetricSpec("baton_worker_decode_tokens_total", "counter", "Tokens generated."),
     MetricSpec("baton_worker_preemptions_total", "counter", "Sequences sent back to be recomputed."),
-    MetricSpec("baton_worker_kv_blocks", "gauge", "KV blocks by state: free, cached, used.", ("state",)),
+    MetricSpec("baton_worker_kv_blocks", "gauge", "KV blocks by state: free (unreferenced: empty or cached) and used.", ("state",)),
+    MetricSpec("baton_worker_info", "gauge", "1, with the worker's id and role.", ("worker", "role")),
+    MetricSpec("baton_worker_waiting_tokens", "gauge", "Prompt tokens that wait to be computed, cached ones left out."),
+    MetricSpec("baton_worker_context_tokens", "gauge", "Tokens that the running sequences hold in KV."),
+    MetricSpec("baton_worker_cached_tokens_total", "counter", "Prompt tokens found in this worker's prefix cache."),
+    MetricSpec("baton_worker_busy_seconds_total", "counter", "Time spent in engine steps."),
+    MetricSpec("baton_worker_prefill_steps_total", "counter", "Engine steps with prompt tokens in them."),
+    MetricSpec("baton_worker_prefill_pairs_total", "counter", "Sum of (p + c)^2 - p^2 over prompt chunks of c tokens behind p."),
+    MetricSpec("baton_worker_decode_context_tokens_total", "counter", "Tokens held in KV, summed over decode steps."),
     MetricSpec("baton_worker_exports", "gauge", "Published handles that hold blocks."),
     MetricSpec("baton_worker_imports", "gauge", "Transfers into this worker under way."),
     MetricSpec("baton_worker_transfer_bytes_total", "counter", "KV bytes pulled, by transport.", ("transport",)),
@@ -74,6 +96,13 @@ CONTROL_METRICS = (
     MetricSpec("baton_control_restarts_total", "counter", "Processes restarted by the local actuator.", ("kind",)),
     MetricSpec("baton_control_desired_workers", "gauge", "Workers of a role that should run: what an external autoscaler follows.", ("role",)),
     MetricSpec("baton_control_actions_total", "counter", "Operator actions by name and outcome: done, dry_run, refused.", ("action", "outcome")),
+    MetricSpec("baton_control_pressure_ratio", "gauge", "A pool's load over what it carries within its objective; over 1 it needs more.", ("role",)),
+    MetricSpec("baton_control_decisions_total", "counter", "Planner decisions by action: flip, add, remove, hold.", ("action",)),
+    MetricSpec("baton_control_failed_actions_total", "counter", "Planner actions that were refused or failed, by action.", ("action",)),
+    MetricSpec("baton_control_planner_held", "gauge", "1 while the planner holds for missing or stale data, or a clock that jumped."),
+    MetricSpec("baton_control_observation_age_seconds", "gauge", "Age of the gateways' figures that the planner last saw."),
+    MetricSpec("baton_control_suspect_workers", "gauge", "Workers whose figures contradict the gateways'."),
+    MetricSpec("baton_control_tick_seconds", "histogram", "Time of one planner tick, observation included."),
     MetricSpec("baton_control_is_leader", "gauge", "1 where this control plane may act, else 0."),
     MetricSpec("baton_control_unready_total", "counter", "Workers that were not ready in time and were replaced.", ("role",)),
 )  # fmt: skip
@@ -113,5 +142,5 @@ class Metrics:
         if spec.kind == "gauge":
             return Gauge(spec.name, spec.help, spec.labels, registry=self._registry)
         return Histogram(
-            spec.name, spec.help, spec.labels, registry=self._registry, buckets=_LATENCY_BUCKETS_S
+            spec.name, spec.help, spec.labels, registry=self._registry, buckets=spec.buckets
         )

@@ -1,17 +1,37 @@
 """What a worker exports to Prometheus, taken from each engine turn."""
 
+from kv_transfer.pull import PullResult
 from runtime.metrics import Metrics
+from wire.messages import LegAccepted, Role, StepTotals, WorkerReport
 from worker.outbox import Outbox
 
 
-def observe(metrics: Metrics, outbox: Outbox) -> None:
-    """Counts one turn's steps and pulls and sets the load gauges."""
-    for step in outbox.steps:
-        metrics.counter("baton_worker_steps_total").inc()
-        metrics.histogram("baton_worker_step_seconds").observe(step.step_s)
-        metrics.counter("baton_worker_prefill_tokens_total").inc(step.num_prefill_tokens)
-        metrics.counter("baton_worker_decode_tokens_total").inc(step.num_decode_tokens)
-    for pull in outbox.pulls:
+class WorkerMeter:
+    """One worker's metrics. Sums that the reports carry become counters by their growth."""
+
+    def __init__(self, metrics: Metrics, worker_id: str) -> None:
+        self._metrics = metrics
+        self._worker_id = worker_id
+        self._totals = StepTotals()
+
+    def observe(self, outbox: Outbox) -> None:
+        """Counts one turn's steps and pulls and sets the load gauges."""
+        histogram = self._metrics.histogram("baton_worker_step_seconds")
+        for step in outbox.steps:
+            histogram.observe(step.step_s)
+        for pull in outbox.pulls:
+            self._count_pull(pull)
+        for events in outbox.events.values():
+            for event in events:
+                if isinstance(event, LegAccepted):
+                    self._count("baton_worker_cached_tokens_total", event.num_cached_tokens)
+        for role in outbox.flips:
+            self._metrics.counter("baton_worker_flips_total", role=role.value).inc()
+        self._count_steps(outbox.report.totals)
+        self.show(outbox.report)
+
+    def _count_pull(self, pull: PullResult) -> None:
+        metrics = self._metrics
         metrics.counter("baton_worker_transfer_bytes_total", transport=pull.transport).inc(
             pull.num_bytes
         )
@@ -22,14 +42,40 @@ def observe(metrics: Metrics, outbox: Outbox) -> None:
         if pull.reason is not None:
             reason = pull.reason.value
             metrics.counter("baton_worker_transfer_failures_total", reason=reason).inc()
-    for role in outbox.flips:
-        metrics.counter("baton_worker_flips_total", role=role.value).inc()
-    report = outbox.report
-    metrics.gauge("baton_worker_flipping").set(report.flipping)
-    metrics.gauge("baton_worker_running").set(report.num_running)
-    metrics.gauge("baton_worker_waiting").set(report.num_waiting)
-    metrics.gauge("baton_worker_exports").set(report.num_exports)
-    metrics.gauge("baton_worker_imports").set(report.num_imports)
-    metrics.gauge("baton_worker_kv_blocks", state="free").set(report.num_free_blocks)
-    used = report.num_blocks - report.num_free_blocks
-    metrics.gauge("baton_worker_kv_blocks", state="used").set(used)
+
+    def _count_steps(self, totals: StepTotals) -> None:
+        seen, self._totals = self._totals, totals
+        grown = {
+            "baton_worker_steps_total": totals.num_steps - seen.num_steps,
+            "baton_worker_busy_seconds_total": totals.step_s - seen.step_s,
+            "baton_worker_prefill_steps_total": totals.num_prefill_steps - seen.num_prefill_steps,
+            "baton_worker_prefill_tokens_total": totals.num_prefill_tokens
+            - seen.num_prefill_tokens,
+            "baton_worker_prefill_pairs_total": totals.num_prefill_pairs - seen.num_prefill_pairs,
+            "baton_worker_decode_tokens_total": totals.num_decode_tokens - seen.num_decode_tokens,
+            "baton_worker_decode_context_tokens_total": totals.num_context_tokens
+            - seen.num_context_tokens,
+        }
+        for name, value in grown.items():
+            if value > 0:
+                self._count(name, value)
+
+    def show(self, report: WorkerReport) -> None:
+        """Sets the gauges; before the first turn too, so that an idle worker is seen."""
+        gauge = self._metrics.gauge
+        for role in Role:
+            shown = gauge("baton_worker_info", worker=self._worker_id, role=role.value)
+            shown.set(role is report.role)
+        gauge("baton_worker_flipping").set(report.flipping)
+        gauge("baton_worker_running").set(report.num_running)
+        gauge("baton_worker_waiting").set(report.num_waiting)
+        gauge("baton_worker_waiting_tokens").set(report.waiting_tokens)
+        gauge("baton_worker_context_tokens").set(report.context_tokens)
+        gauge("baton_worker_exports").set(report.num_exports)
+        gauge("baton_worker_imports").set(report.num_imports)
+        gauge("baton_worker_kv_blocks", state="free").set(report.num_free_blocks)
+        used = report.num_blocks - report.num_free_blocks
+        gauge("baton_worker_kv_blocks", state="used").set(used)
+
+    def _count(self, name: str, value: float) -> None:
+        self._metrics.counter(name).inc(value)

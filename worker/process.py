@@ -18,7 +18,7 @@ from worker.build import WorkerParts, build
 from worker.commands import Drain, Flip, Migrate
 from worker.config import WorkerConfig
 from worker.engine_thread import EngineThread
-from worker.metrics import observe
+from worker.metrics import WorkerMeter
 from worker.outbox import Outbox
 from worker.pairs import PairWatch
 from worker.registration import Registration
@@ -151,10 +151,12 @@ def _running_engine(
 ) -> Iterator[EngineThread]:
     """The engine's thread, started; its turns reach the hub on the running loop."""
     loop = asyncio.get_running_loop()
+    meter = WorkerMeter(metrics, parts.worker_id)
+    meter.show(parts.core.report())
 
     def on_loop(outbox: Outbox) -> None:
         hub.deliver(outbox)
-        observe(metrics, outbox)
+        meter.observe(outbox)
 
     def deliver(outbox: Outbox) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to tell
