@@ -11,6 +11,8 @@ class ControlConfig:
 
     settle_s: how long a fresh registry hears beats before it shows its first snapshot, so that
     its restart does not look like the loss of every worker. metrics_port 0: no metrics over HTTP.
+    http_port: of the operator API. operator_token: of those who may act, without one nobody may;
+    protect_reads: reading asks for it too. audit_file: where actions are written as JSON lines.
     parent_pid 0: this process outlives the one that started it.
     """
 
@@ -20,5 +22,14 @@ class ControlConfig:
     beat_timeout_s: float = BEAT_TIMEOUT_S
     settle_s: float = 2.0
     metrics_port: int = 0
+    http_port: int = 0  # the one after port, a free one where that is 0; -1: no operator API
+    operator_token: str = ""
+    protect_reads: bool = False
+    audit_file: str = ""
     parent_pid: int = 0
     log_level: str = "info"
+
+    @property
+    def operator_port(self) -> int:
+        """Where the operator API listens; 0: a free one."""
+        return self.http_port or (self.port + 1 if self.port else 0)

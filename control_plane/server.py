@@ -1,41 +1,91 @@
-"""A control plane that listens: registry, gRPC service, health service, metrics."""
+"""A control plane that listens: registry, gRPC service, operator API, health service, metrics."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from control_plane.actuators.actuator import Actuator
+from control_plane.actuators.advisory import AdvisoryActuator
+from control_plane.actuators.fenced import FencedActuator
+from control_plane.api.access import Access
+from control_plane.api.server import OperatorApi
+from control_plane.api.source import OperatorParts
 from control_plane.config import ControlConfig
+from control_plane.leadership import Leadership, SoleLeadership
+from control_plane.overrides import Overrides
+from control_plane.planning import Planning, Unplanned
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
-from runtime.clock import Clock
+from runtime.clock import Clock, wall_time_s
 from runtime.metrics import CONTROL_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
 from wire.cluster import ProcessStatus
+from wire.messages import Role
 from wire.rpc import add_control_service, bind, build_server
 
 _STOP_GRACE_S = 0.2
 
 
 class ControlServer:
-    """Whoever starts it stops it. One registry in memory: a restart learns it from the beats."""
+    """Whoever starts it stops it. One registry in memory: a restart learns it from the beats.
+
+    actuator None: workers are somebody else's, and what is wanted is only advised.
+    """
 
     def __init__(
         self,
         config: ControlConfig,
         clock: Clock,
         processes: Callable[[], tuple[ProcessStatus, ...]] = tuple,
+        *,
+        actuator: Actuator | None = None,
+        actuator_name: str = "advisory",
+        planning: Planning | None = None,
+        leadership: Leadership | None = None,
     ) -> None:
         self.metrics = Metrics(CONTROL_METRICS)
         self.registry = Registry(clock, config.beat_timeout_s)
         self.plane = ControlPlane(
             self.registry, clock, self.metrics, settle_s=config.settle_s, processes=processes
         )
+        self.overrides = Overrides()
+        self.leadership = leadership or SoleLeadership()
+        self.actuator = FencedActuator(
+            actuator or AdvisoryActuator(self.metrics, self.serving), self.leadership
+        )
         self.port = 0
         self._config = config
+        self._api = OperatorApi(
+            OperatorParts(
+                registry=self.registry,
+                processes=processes,
+                actuator=self.actuator,
+                planning=planning or Unplanned(),
+                overrides=self.overrides,
+                leadership=self.leadership,
+                order=self.plane.order,
+                wall_s=wall_time_s,
+                actuator_name=actuator_name,
+            ),
+            clock,
+            self.metrics,
+            Access(config.operator_token, config.protect_reads),
+            Path(config.audit_file) if config.audit_file else None,
+        )
         self._metrics_server: MetricsServer | None = None
         self._expiry: asyncio.Task[None] | None = None
+
+    @property
+    def http_port(self) -> int:
+        """Of the operator API; 0 where there is none."""
+        return self._api.port
+
+    def serving(self) -> Mapping[str, Role]:
+        """The live workers' roles by id."""
+        return {worker.worker_id: worker.role for worker in self.registry.snapshot.workers}
 
     async def start(self) -> None:
         """Listens. Raises OSError, naming the port, when one is taken."""
@@ -51,6 +101,9 @@ class ControlServer:
             self._metrics_server = MetricsServer(config.host, config.metrics_port, exposition)
             self._metrics_server.start()
         await self._server.start()
+        await self.leadership.start()
+        if config.operator_port >= 0:
+            await self._api.start(config.host, config.operator_port)
         self._expiry = asyncio.create_task(self.plane.watch_expiry(), name="registry-expiry")
 
     async def stop(self) -> None:
@@ -59,7 +112,9 @@ class ControlServer:
             self._expiry.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._expiry
+        await self._api.stop()
         await self._server.stop(_STOP_GRACE_S)
+        await self.leadership.stop()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self.registry.check_integrity()

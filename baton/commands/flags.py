@@ -12,11 +12,12 @@ from runtime.settings import SettingsError, load
 
 T = TypeVar("T")
 
-SECRET_FIELDS = frozenset({"cluster_token"})  # only from BATON_CLUSTER_TOKEN or the config file
+SECRET_FIELDS = frozenset({"cluster_token", "operator_token"})  # from BATON_* or the file only
 _PLAIN_TYPES = (str, int, float, bool)
 
 HELP: Mapping[str, str] = {
     "advertise_host": "Host that others reach this worker at; empty: --host.",
+    "audit_file": "File of operator actions as JSON lines; empty: none.",
     "beat_timeout_s": "Seconds without a heartbeat after which a worker is dropped.",
     "body_timeout_s": "Seconds that a client may take to send a request's body.",
     "control_address": "host:port of the control plane.",
@@ -28,6 +29,7 @@ HELP: Mapping[str, str] = {
     "dtype": "float32, bfloat16, or auto for the checkpoint's.",
     "expected_bytes_s": "KV bytes a second that a link should carry; deadlines come from it.",
     "host": "Address to listen on.",
+    "http_port": "Port of the operator API; 0: the one after --port, -1: none.",
     "kv_memory": "Memory of a worker's KV cache, such as 512MiB or 2GB.",
     "lease_s": "Seconds that published KV blocks wait to be pulled.",
     "log_level": "debug, info, warning or error.",
@@ -42,6 +44,7 @@ HELP: Mapping[str, str] = {
     "port": "Port to listen on; 0: a free one, where another process learns it.",
     "prefill": "Prefill workers to start.",
     "profile": "Take a profile's time and compute nothing, as llama-3.1-8b@h200.",
+    "protect_reads": "Ask for the operator token also where nothing is changed.",
     "ready_timeout_s": "Seconds until the cluster must serve.",
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",

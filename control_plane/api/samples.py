@@ -18,7 +18,7 @@ _FROM_INPUTS = {
 
 
 class Sampler:
-    """Turns totals that only grow into rates; a worker that is new or restarted counts from then."""
+    """Turns totals that only grow into rates; a new or restarted worker counts from then on."""
 
     def __init__(self) -> None:
         self._before: dict[tuple[str, int], StepTotals] = {}
@@ -30,14 +30,14 @@ class Sampler:
         totals = {(w.info.worker_id, w.info.epoch): w.report.totals for w in facts.workers}
         values: Values = {}
         if elapsed_s:
-            pairs = [(self._before.get(key, StepTotals()), now) for key, now in totals.items()]
+            before = self._before
+            pairs = [(before[key], now) for key, now in totals.items() if key in before]
             values["uncached_tokens_s"] = (
-                sum(max(0, now.num_prefill_tokens - old.num_prefill_tokens) for old, now in pairs)
+                sum(now.num_prefill_tokens - old.num_prefill_tokens for old, now in pairs)
                 / elapsed_s
             )
             values["output_tokens_s"] = (
-                sum(max(0, now.num_decode_tokens - old.num_decode_tokens) for old, now in pairs)
-                / elapsed_s
+                sum(now.num_decode_tokens - old.num_decode_tokens for old, now in pairs) / elapsed_s
             )
         self._before, self._at_s = totals, at_s
         return values | _now(facts)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -96,8 +96,8 @@ class OperatorApi:
         self._server = _Server(config)
         self._tasks = [
             asyncio.create_task(self._server.serve(sockets=[listener]), name="operator-api"),
-            asyncio.create_task(self._tell(), name="operator-events"),
-            asyncio.create_task(self._remember(), name="operator-history"),
+            asyncio.create_task(_every(_EVENT_PERIOD_S, self._tell), name="operator-events"),
+            asyncio.create_task(_every(STEP_S, self._remember), name="operator-history"),
         ]
 
     async def stop(self) -> None:
@@ -113,34 +113,38 @@ class OperatorApi:
         await serving
 
     async def _tell(self) -> None:
-        while True:
-            await asyncio.sleep(_EVENT_PERIOD_S)
-            self._tell_decisions()
-            if not self._events.is_heard:
-                self._view = None
-                continue
-            view = await self._source.status()
-            for flip in flips_between(self._view, view):
-                self._events.publish("flip", flip)
-            self._events.publish("status", status_delta(self._view, view))
-            self._view = view
-
-    def _tell_decisions(self) -> None:
+        """One round of events; without a listener there is nobody to compare for."""
         for decision in self._source.decisions(limit=10)[::-1]:
             if decision.id > self._seen_decision:
                 self._seen_decision = decision.id
                 self._events.publish("decision", decision)
+        if not self._events.is_heard:
+            self._view = None
+            return
+        view = await self._source.status()
+        for flip in flips_between(self._view, view):
+            self._events.publish("flip", flip)
+        self._events.publish("status", status_delta(self._view, view))
+        self._view = view
 
     async def _remember(self) -> None:
-        while True:
-            facts = await self._source.facts()
-            self._history.add(facts.at_s, self._sampler.sample(facts, self._clock.now()))
-            await asyncio.sleep(STEP_S)
+        facts = await self._source.facts()
+        self._history.add(facts.at_s, self._sampler.sample(facts, self._clock.now()))
 
     def _acted(self, entry: AuditEntry) -> None:
         labels = {"action": entry.action, "outcome": entry.outcome}
         self._metrics.counter("baton_control_actions_total", **labels).inc()
         self._events.publish("action", entry)
+
+
+async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
+    """Until cancelled; a step that fails is logged, and the next one comes."""
+    while True:
+        try:
+            await step()
+        except Exception:
+            _log.exception("a round of the operator API failed", round=step.__name__)
+        await asyncio.sleep(period_s)
 
 
 class _Server(uvicorn.Server):
