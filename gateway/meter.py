@@ -15,6 +15,7 @@ class GatewayMeter:
         self.ttft = metrics.histogram("baton_ttft_seconds")
         self.itl = metrics.histogram("baton_itl_seconds")
         self.e2e = metrics.histogram("baton_e2e_seconds")
+        self.accepted = metrics.counter("baton_requests_accepted_total")
         self.prompt_tokens = metrics.counter("baton_prompt_tokens_total")
         self.cached_tokens = metrics.counter("baton_cached_tokens_total")
         self.output_tokens = metrics.counter("baton_output_tokens_total")
@@ -42,6 +43,7 @@ class RequestMeter:
         self._is_accepted = True
         self._account = account
         self._meter.in_flight.inc()
+        self._meter.accepted.inc()
         self._meter.prompt_tokens.inc(num_prompt_tokens)
 
     def tokens(self, num_tokens: int) -> None:

@@ -21,6 +21,7 @@ class RequestTrace:
 
     arrived_s: on the router's clock. admitted_s: from then until admission let it in. tenant,
     model: of the request's terms. num_cached_tokens: of the prompt, before the first token.
+    ttft_slo_s, tpot_slo_s: the request's objectives.
     kind: remote, local or degraded; empty if it was placed nowhere. outcome: a finish reason, an
     error's code, or cancelled. ttft_s, tpot_s: as the router saw them, from the request's arrival.
     predicted, candidates: the chosen pair's forecast and the best pairs, the chosen one first,
@@ -55,6 +56,8 @@ class RequestTrace:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
+    ttft_slo_s: float = 0.0
+    tpot_slo_s: float = 0.0
 
     def prediction_errors_s(self) -> dict[str, float]:
         """Actual less predicted by stage, of what the request did once and undisturbed."""

@@ -132,7 +132,8 @@ class Relay:
                 raise BatonError(
                     ErrorCode.UNAVAILABLE, "no worker is live", retry_after_s=_RETRY_AFTER_S
                 )
-            await self._sessions.wait_for_change(left_s)
+            with self._metrics.gauge("baton_requests_without_worker").track_inprogress():
+                await self._sessions.wait_for_change(left_s)
         placement, facts = placed
         self._num_attempts += 1
         self._placed_s = self._clock.now() - self._arrived_s
@@ -218,6 +219,8 @@ class Relay:
             num_prompt_tokens=len(request.prompt_tokens),
             num_cached_tokens=self._num_cached_tokens,
             num_output_tokens=self._stitcher.num_sent,
+            ttft_slo_s=self._placer.ttft_slo_s(request),
+            tpot_slo_s=request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
         )
         return asked if self._attempt is None else self._traced(asked, self._attempt)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from heapq import nlargest
 from itertools import islice
 
+from router.answer_meter import AnswerMeter
 from router.output import RequestTrace
 from runtime.metrics import Metrics
 
@@ -25,6 +26,7 @@ class Traces:
     ) -> None:
         self._capacity = capacity
         self._metrics = metrics
+        self._answers = AnswerMeter(metrics)
         self._tell = tell
         self._by_id: OrderedDict[str, RequestTrace] = OrderedDict()
 
@@ -48,6 +50,7 @@ class Traces:
         self._by_id[request_id] = trace
         while len(self._by_id) > self._capacity:
             self._by_id.popitem(last=False)
+        self._answers.ended(trace)
         for stage, error_s in trace.prediction_errors_s().items():
             histogram = self._metrics.histogram("baton_prediction_error_seconds", stage=stage)
             histogram.observe(abs(error_s))
