@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.mailbox import Mailbox
+from router.mover import FindTarget, Mover
 from router.placement import Placement
 from router.policies.policy import RequestFacts
 from router.session import WorkerSession
@@ -18,6 +19,7 @@ from wire.messages import (
     LegEvent,
     LegFailed,
     LegFinished,
+    LegMove,
     LegPublished,
     LegTokens,
     LegTransferred,
@@ -59,6 +61,7 @@ class Attempt:
                  PREFILL, BOTH --the first token ends the answer--> finished
         whole:   DECODE --> finished
         PREFILL --prefill lost--> failed;  any --decode lost--> failed
+        DECODE --moved, or decode lost while it moves (Mover)--> DECODE on another worker
 
     Owns its legs: close() ends whatever is still open on either worker, an export that nobody has
     pulled included. Tokens go through the request's stitcher, shared by its attempts.
@@ -74,6 +77,7 @@ class Attempt:
         next_leg_id: Callable[[], int],
         metrics: Metrics,
         rescue_s: float,
+        find_target: FindTarget,
     ) -> None:
         self.placement = placement
         self.times = LegTimes()
@@ -95,10 +99,20 @@ class Attempt:
         self._is_decode_started = False
         self._early_end: FinishReason | None = None  # decode's, before prefill gave its token
         self._decode_spoke = False  # tokens or a transfer's outcome came from it
+        self._mover = Mover(request, stitcher, next_leg_id, self.mailbox.put, find_target, metrics)
 
     @property
     def is_over(self) -> bool:
         return self.finish is not None or self.failure is not None
+
+    @property
+    def decode_worker(self) -> str:
+        """Where the answer is decoded."""
+        return self._decode.info.worker_id
+
+    @property
+    def num_moves(self) -> int:
+        return self._mover.num_moves
 
     def start(self) -> None:
         facts, decode, num_tokens = self._facts, self._decode, self._facts.num_tokens
@@ -128,7 +142,11 @@ class Attempt:
                 self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
             return ()
         is_prefill = event.leg_id == self._prefill_leg
-        if isinstance(event, LegAccepted):
+        if self._mover.owns(event.leg_id):
+            self._mover.handle(event)
+        elif not is_prefill and event.leg_id != self._decode_leg:
+            pass  # the last words of a leg that has moved
+        elif isinstance(event, LegAccepted):
             if is_prefill or self._prefill is None:
                 self.num_cached_tokens = event.num_cached_tokens
         elif is_prefill:
@@ -140,6 +158,8 @@ class Attempt:
     def _stitch(self, event: LegTokens) -> tuple[int, ...]:
         if event.leg_id == self._decode_leg:
             self._decode_spoke = True
+        elif (target := self._mover.take(event.leg_id)) is not None:
+            self._go_on(target, event.leg_id)
         if event.logprobs:
             self._stitcher.note_logprobs(event.index, event.logprobs)
         tokens = self._stitcher.push(event.index, event.tokens)
@@ -151,6 +171,7 @@ class Attempt:
         """Ends what is open on both workers; safe to repeat."""
         if self._rescue is not None:
             self._rescue.cancel()
+        self._mover.close()
         self._decode.cancel_leg(self._decode_leg)
         if self._prefill is not None:
             self._prefill.cancel_leg(self._prefill_leg)
@@ -207,12 +228,26 @@ class Attempt:
     def _handle_decode(self, event: LegEvent) -> None:
         if isinstance(event, LegTransferred):
             self._note_transfer(event)
+        elif isinstance(event, LegMove):
+            self._mover.ask(self._decode, event)
         elif isinstance(event, LegFailed):
-            self._fail(event.code, event.message, self._decode)
+            self._lose_decode(event)
         elif isinstance(event, LegFinished):
             if self._prefill is None:
                 self._note_times(event)
             self._end_decode(event.reason)
+
+    def _lose_decode(self, event: LegFailed) -> None:
+        taken = self._mover.take_over()
+        if taken is None:
+            self._fail(event.code, event.message, self._decode)
+        else:
+            self._go_on(*taken)
+
+    def _go_on(self, worker: WorkerSession, leg_id: int) -> None:
+        """The answer comes from this leg from here on."""
+        self._decode.cancel_leg(self._decode_leg)
+        self._decode, self._decode_leg = worker, leg_id
 
     def _end_decode(self, reason: FinishReason) -> None:
         if reason is FinishReason.CANCELLED:

@@ -27,6 +27,8 @@ class RequestTrace:
     predicted, candidates: the chosen pair's forecast and the best pairs, the chosen one first,
     where the policy predicts; of the last placement. prefill_worker is empty where decode_worker
     did all.
+    moves: how often the answer moved to another worker while it ran; pause_s: the longest gap that
+    a move left in the stream.
     transfer_s, exposed_s: the KV transfer, and what of it prefill did not hide. transfer_failure:
     why decode_worker computed the prompt again, empty if it did not.
     """
@@ -47,6 +49,8 @@ class RequestTrace:
     tpot_s: float = 0.0
     predicted: Forecast | None = None
     candidates: tuple[CandidateTrace, ...] = ()
+    moves: int = 0
+    pause_s: float = 0.0
     arrived_s: float = 0.0
     admitted_s: float = 0.0
     total_s: float = 0.0

@@ -9,10 +9,12 @@ from router.admission import Admission
 from router.attempt import Attempt, Failure
 from router.breaker import CircuitBreaker
 from router.config import RouterConfig
+from router.migration import choose_target
 from router.output import CandidateTrace, OutputDelta, RequestTrace
 from router.placement import Placement
 from router.placer import Placer
 from router.policies.policy import Pair, RequestFacts
+from router.session import WorkerSession
 from router.sessions import Sessions
 from router.stitcher import Stitcher
 from router.traces import Traces
@@ -69,6 +71,9 @@ class Relay:
         self._num_cached_tokens = 0
         self._arrived_s = clock.now()
         self._placed_s = 0.0
+        self._last_s = 0.0  # of the last token, on the clock
+        self._num_moves = 0
+        self._pause_s = 0.0
         self._admitted_s = 0.0
 
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
@@ -109,6 +114,7 @@ class Relay:
                         yield self._last(tokens, attempt.finish)
                         return
                     if tokens:
+                        self._note_move(attempt)
                         yield OutputDelta(
                             tokens,
                             num_cached_tokens=self._num_cached_tokens,
@@ -148,7 +154,20 @@ class Relay:
             self._next_leg_id,
             self._metrics,
             self._config.rescue_s,
+            self._find_target,
         )
+
+    def _find_target(
+        self, source: WorkerSession, num_tokens: int, only_to_room: bool
+    ) -> WorkerSession | None:
+        """Where a running sequence moves to."""
+        num_free_blocks = source.load.num_free_blocks if only_to_room else 0
+        excluded = self._excluded | self._breaker.open_workers(self._clock.now())
+        worker_id = source.info.worker_id
+        found = choose_target(
+            self._sessions.view(), worker_id, source.group, num_tokens, num_free_blocks, excluded
+        )
+        return None if found is None else self._sessions.get(found.worker_id)
 
     def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
         try:
@@ -188,6 +207,15 @@ class Relay:
         """What counts for the client is what was cached before its first token."""
         if self._num_attempts == 1 or self._stitcher.num_sent == num_new:
             self._num_cached_tokens = attempt.num_cached_tokens
+
+    def _note_move(self, attempt: Attempt) -> None:
+        """Takes the time of the stream's tokens; the first gap behind a move is its pause."""
+        now_s = self._clock.now()
+        if attempt.num_moves > self._num_moves:
+            self._num_moves = attempt.num_moves
+            self._pause_s = max(self._pause_s, now_s - self._last_s)
+            self._metrics.histogram("baton_migration_pause_seconds").observe(now_s - self._last_s)
+        self._last_s = now_s
 
     @property
     def _num_computed(self) -> int:
@@ -233,7 +261,9 @@ class Relay:
             asked,
             kind=placement.kind.value,
             prefill_worker=placement.prefill or "",
-            decode_worker=placement.decode,
+            decode_worker=attempt.decode_worker,
+            moves=self._num_moves,
+            pause_s=self._pause_s,
             attempts=self._num_attempts,
             placed_s=self._placed_s,
             queue_s=times.queue_s,

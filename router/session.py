@@ -16,6 +16,7 @@ from wire.cluster import WorkerInfo
 from wire.errors import ErrorCode
 from wire.messages import (
     CancelLeg,
+    ContinueLeg,
     FinishReason,
     LegAccepted,
     LegEvent,
@@ -82,8 +83,18 @@ class WorkerSession:
     @property
     def role(self) -> Role:
         """The role that the worker reports; it may flip while it serves."""
-        report = self.load.report
-        return self.info.role if report is None else report.role
+        report, info = self.load.report, self.info
+        return info.role if report is None or info.role_epoch > report.role_epoch else report.role
+
+    @property
+    def group(self) -> int:
+        """Sessions of one group may take over from each other."""
+        return self._group
+
+    @property
+    def is_leaving(self) -> bool:
+        """The worker decodes nothing from here on."""
+        return self.state is WorkerState.DRAINING or self.role is Role.PREFILL
 
     @property
     def num_legs(self) -> int:
@@ -163,6 +174,11 @@ class WorkerSession:
         num_tokens = len(leg.request.prompt_tokens) + len(leg.output_tokens)
         self._legs[leg.leg_id] = _OpenLeg(sink, num_tokens)
         self._stream.send(leg)
+
+    def continue_leg(self, told: ContinueLeg) -> None:
+        """Tells a leg that waits the tokens so far; nothing happens when it has ended."""
+        if told.leg_id in self._legs:
+            self._stream.send(told)
 
     def cancel_leg(self, leg_id: int) -> None:
         """Ends a reserved or open leg, or an export; its sink hears no more. Safe to repeat."""

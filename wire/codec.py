@@ -236,7 +236,7 @@ def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
         failed = worker_pb2.LegFailed(code=event.code.value, message=event.message)
         return worker_pb2.LegEvent(leg_id=event.leg_id, failed=failed)
     if isinstance(event, LegMove):
-        move = worker_pb2.LegMove(reason=event.reason)
+        move = worker_pb2.LegMove(reason=event.reason, only_to_room=event.only_to_room)
         return worker_pb2.LegEvent(leg_id=event.leg_id, move=move)
     transferred = worker_pb2.LegTransferred(
         num_bytes=event.num_bytes,
@@ -286,7 +286,7 @@ _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
     "finished": _decode_finished,
     "failed": lambda m: LegFailed(m.leg_id, ErrorCode(m.failed.code), m.failed.message),
     "transferred": _decode_transferred,
-    "move": lambda m: LegMove(m.leg_id, m.move.reason),
+    "move": lambda m: LegMove(m.leg_id, m.move.reason, m.move.only_to_room),
 }
 
 

@@ -232,10 +232,14 @@ class LegFailed:
 
 @dataclass(frozen=True, slots=True)
 class LegMove:
-    """The worker would give this leg to another one; it goes on here until it is cancelled."""
+    """The worker would give this leg to another one; it goes on here until it is cancelled.
+
+    only_to_room: to one with more room in its KV pool, else it stays.
+    """
 
     leg_id: int
     reason: str
+    only_to_room: bool = False
 
 
 LegEvent = (

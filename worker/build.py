@@ -38,6 +38,7 @@ from wire.messages import Role
 from worker.commands import Pulled, Released
 from worker.config import WorkerConfig
 from worker.core import WorkerCore
+from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
 from worker.inbox import Inbox
 from worker.modelled import PacedImporter, load_modelled, with_profile
@@ -90,13 +91,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         stack.callback(grammars.close)
         engine = Engine(_with_graphs(model, kv, options), kv, options, clock, grammars.open)
         secret = config.cluster_token.encode()
-        transfer = TransferConfig(
-            transport=config.transport,
-            lease_s=config.lease_s,
-            verify_share=config.verify_share,
-            wire_format=config.wire_format,
-            expected_bytes_s=config.expected_bytes_s,
-        )
+        transfer = transfer_config(config)
         exporter = Exporter(
             plan.layout, memory, worker_id, epoch, clock, secret, transfer,
             on_released=lambda seq_id: inbox.post(Released(seq_id)),

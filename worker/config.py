@@ -30,6 +30,9 @@ class WorkerConfig:
     verify_share: float = 0.05
     wire_format: str = "auto"
     expected_bytes_s: float = 5e8
+    kv_tls_ca: str = ""  # KV connections without TLS
+    kv_tls_cert: str = ""  # with kv_tls_ca alone
+    kv_tls_key: str = ""  # with kv_tls_ca alone
     lease_s: float = 30.0
     drain_timeout_s: float = 30.0
     move_above: float = 0.0  # never: a share of the KV pool from which requests are moved away

@@ -194,7 +194,8 @@ class WorkerCore:
                 self._flip(role)
             case commands.Migrate(count):
                 for seq_id in self._moves.longest(count):
-                    self._ask_to_move(seq_id, "the control plane asks for it")
+                    leg_id = self._legs[seq_id].start.leg_id
+                    self._emit(seq_id, LegMove(leg_id, "the control plane asks for it"))
 
     def _flip(self, role: Role) -> None:
         was_prefill = role is Role.DECODE
@@ -210,7 +211,8 @@ class WorkerCore:
         self._outbox.flips.append(role)
 
     def _ask_to_move(self, seq_id: int, reason: str) -> None:
-        self._emit(seq_id, LegMove(self._legs[seq_id].start.leg_id, reason))
+        leg_id = self._legs[seq_id].start.leg_id
+        self._emit(seq_id, LegMove(leg_id, reason, only_to_room=not self._moves.is_leaving))
 
     # --- commands ----------------------------------------------------------------------------
 

@@ -30,6 +30,11 @@ class Moves:
         """Legs of the role before are still running."""
         return bool(self._before)
 
+    @property
+    def is_leaving(self) -> bool:
+        """No leg is to decode here."""
+        return self.is_draining or self.role is Role.PREFILL
+
     def flip(self, role: Role, legs: Iterable[int]) -> bool:
         """Takes a role; `legs`: those under way for the other one. False when it is the role."""
         if role is self.role:

@@ -179,10 +179,12 @@ class LegEvent(_message.Message):
     def __init__(self, leg_id: _Optional[int] = ..., accepted: _Optional[_Union[LegAccepted, _Mapping]] = ..., published: _Optional[_Union[KVHandle, _Mapping]] = ..., tokens: _Optional[_Union[LegTokens, _Mapping]] = ..., finished: _Optional[_Union[LegFinished, _Mapping]] = ..., failed: _Optional[_Union[LegFailed, _Mapping]] = ..., transferred: _Optional[_Union[LegTransferred, _Mapping]] = ..., move: _Optional[_Union[LegMove, _Mapping]] = ...) -> None: ...
 
 class LegMove(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "only_to_room")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ONLY_TO_ROOM_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    only_to_room: bool
+    def __init__(self, reason: _Optional[str] = ..., only_to_room: _Optional[bool] = ...) -> None: ...
 
 class LegAccepted(_message.Message):
     __slots__ = ("num_cached_tokens",)
