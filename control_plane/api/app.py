@@ -22,7 +22,7 @@ from control_plane.api.history import MAX_MINUTES, History
 from control_plane.api.idempotency import MAX_KEY_CHARS, Idempotency
 from control_plane.api.openapi import openapi_document
 from control_plane.api.refusal import Refused
-from control_plane.api.shapes import AuditView, DecisionsView, ErrorBody, ErrorView
+from control_plane.api.shapes import AuditView, DecisionsView, ErrorBody, ErrorView, StatusView
 from control_plane.api.source import OperatorSource
 from control_plane.planning import Planning, SupposedLoad
 from wire.errors import BatonError
@@ -44,13 +44,15 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ApiParts:
-    """What the routes answer from; wall_s: seconds since 1970."""
+    """What the routes answer from; first_view: what a listener starts from. wall_s: seconds
+    since 1970."""
 
     source: OperatorSource
     desk: ActionDesk
     audit: AuditLog
     history: History
     events: EventHub
+    first_view: Callable[[], Awaitable[StatusView]]
     planning: Planning
     access: Access
     wall_s: Callable[[], float]
@@ -113,7 +115,7 @@ class _Api:
 
     async def events(self, request: Request) -> Response:
         """The whole status first, then what changes."""
-        first = status_delta(None, await self._parts.source.status())
+        first = status_delta(None, await self._parts.first_view())
         try:
             frames = self._parts.events.listen(event_bytes("status", first))
         except TooManyListeners as error:

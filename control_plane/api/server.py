@@ -70,6 +70,7 @@ class OperatorApi:
             audit=audit,
             history=self._history,
             events=self._events,
+            first_view=self._first_view,
             planning=parts.planning,
             access=access,
             wall_s=parts.wall_s,
@@ -111,6 +112,12 @@ class OperatorApi:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await serving
+
+    async def _first_view(self) -> StatusView:
+        """What a listener starts from; the rounds compare with what the first one saw."""
+        view = await self._source.status()
+        self._view = self._view or view
+        return view
 
     async def _tell(self) -> None:
         """One round of events; without a listener there is nobody to compare for."""
