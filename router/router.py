@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -11,6 +11,7 @@ from router.breaker import CircuitBreaker
 from router.candidates import RouterSnapshot
 from router.config import RouterConfig
 from router.output import OutputDelta, RequestTrace
+from router.outside import OutsidePlacements
 from router.parts import LIVE_PARTS, Parts
 from router.placer import Placer
 from router.prospects import Prospects
@@ -23,6 +24,7 @@ from runtime.clock import Clock, wall_time_s
 from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
+from wire.router_messages import PlaceReply
 
 _LOOK_EVERY_S = 0.01
 
@@ -53,6 +55,9 @@ class Router:
         )
         self._looked_s = -math.inf
         self._saturation = Saturation()
+        self.outside = OutsidePlacements(
+            self._sessions, self._leg_ids.__next__, config.outside_ttl_s
+        )
         self._trace_log = _trace_log(config, metrics)
         tell = None if self._trace_log is None else self._trace_log.put
         self._traces = Traces(config.max_traces, metrics, tell)
@@ -105,6 +110,25 @@ class Router:
             self._traces,
         )
         return relay.run()
+
+    def place_outside(
+        self, place_id: str, request: GenerateRequest, excluded: Sequence[str] = ()
+    ) -> PlaceReply:
+        """A pair for a request that the caller carries itself; it counts until its release.
+
+        Raises BatonError: INVALID_REQUEST for an id in use, OVERLOADED, UNAVAILABLE.
+        """
+        self.outside.check_free(place_id, self._clock.now())
+        names = frozenset(
+            (session.info.worker_id, session.info.epoch)
+            for session in self._sessions.all()
+            if session.info.worker_id in excluded
+        )
+        placed = self._placer.place(request, 0, names)
+        if placed is None:
+            raise BatonError(ErrorCode.UNAVAILABLE, "no worker is live", retry_after_s=1.0)
+        self._metrics.counter("baton_placements_total", kind=placed[0].kind.value).inc()
+        return self.outside.reserve(place_id, *placed, self._clock.now())
 
     def snapshot(self) -> RouterSnapshot:
         """The workers as the router sees them."""

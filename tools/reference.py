@@ -14,6 +14,7 @@ from baton.commands.flags import HELP, SECRET_FIELDS
 from baton.up_config import UpConfig
 from control_plane.config import ControlConfig
 from gateway.config import GatewayConfig
+from router.server_config import RouterServerConfig
 from runtime.metrics import CONTROL_METRICS, GATEWAY_METRICS, WORKER_METRICS, MetricSpec
 from wire.errors import ErrorCode
 from worker.config import WorkerConfig
@@ -22,6 +23,7 @@ TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 CONFIGS: dict[str, type[Any]] = {
     "up": UpConfig,
     "gateway": GatewayConfig,
+    "router": RouterServerConfig,
     "prefill, decode": WorkerConfig,
     "control": ControlConfig,
 }
@@ -47,6 +49,12 @@ GATEWAY_ERRORS = {
     "invalid_api_key": (401, "There is a file of tenants, and no key of it came."),
     "rate_limit_exceeded": (429, "The tenant's minute is used up; see Retry-After."),
     "body_too_large": (413, "The body is over max_body_bytes."),
+    "header_timeout": (408, "The headers did not come within header_timeout_s."),
+    "headers_too_large": (431, "The headers are over 64 KiB."),
+    "prompt_too_long": (400, "The prompt is over max_prompt_tokens."),
+    "model_not_allowed": (403, "The API key may not use the model."),
+    "first_token_timeout": (503, "No token came within first_token_timeout_s."),
+    "request_timeout": (504, "The answer took over request_timeout_s."),
     "body_timeout": (408, "The body did not come within body_timeout_s."),
     "unsupported_endpoint": (400, "The model cannot do what the endpoint is for."),
     "not_found": (404, "No such route."),

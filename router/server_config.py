@@ -1,0 +1,25 @@
+"""The settings of a router that runs as a process of its own."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RouterServerConfig:
+    """`baton router`. policy: as router.policies.named takes it.
+
+    drain_s: how long running answers may go on after SIGTERM. parent_pid: if set, this process
+    ends when that one does.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8002
+    control_address: str = "127.0.0.1:8090"
+    cluster_token: str = ""
+    policy: str = "uncached_tokens"
+    ttft_slo_ms: float = 2000.0
+    tpot_slo_ms: float = 50.0
+    trace_log: str = ""
+    drain_s: float = 30.0
+    metrics_port: int = 0
+    log_level: str = "info"
+    parent_pid: int = 0
