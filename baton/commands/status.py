@@ -80,7 +80,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     share = f"{used / report.num_blocks:.0%}" if report.num_blocks else "-"
     return (
         info.worker_id,
-        info.role.value + (", drains" if info.draining else ""),
+        info.role.value + (", drains" if info.draining else "") + (", flips" if info.flipping else ""),
         info.address,
         f"{worker.beat_age_s:.1f} s",
         str(report.num_running),
