@@ -5,12 +5,14 @@ import fcntl
 import os
 import select
 import socket
+import ssl
 import struct
 import termios
 import threading
 
 from kv_transfer.control import MAX_HANDSHAKE_BYTES, Frame, FrameBuffer, encode
 from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.tls import TlsSocket
 
 _RECEIVE_BYTES = 1 << 16
 _INT = struct.Struct("i")
@@ -50,7 +52,7 @@ def wait_readable(fds: list[int], timeout_s: float | None) -> set[int]:
     return {fd for fd, event in poller.poll(timeout_ms) if event & (_READABLE | select.POLLNVAL)}
 
 
-def wait_writable(sock: socket.socket, timeout_s: float) -> None:
+def wait_writable(sock: socket.socket | TlsSocket, timeout_s: float) -> None:
     """Raises TransferError (PEER_HUNG) when the peer takes no bytes for `timeout_s`."""
     poller = select.poll()
     poller.register(sock.fileno(), select.POLLOUT)
@@ -63,7 +65,7 @@ def wait_writable(sock: socket.socket, timeout_s: float) -> None:
             raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes")
 
 
-def _untaken_bytes(sock: socket.socket) -> int:
+def _untaken_bytes(sock: socket.socket | TlsSocket) -> int:
     """Bytes in the kernel's buffer that the peer has not acknowledged."""
     (count,) = _INT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))
     return int(count)
@@ -74,7 +76,9 @@ class Channel:
 
     def __init__(self, sock: socket.socket, stall_s: float) -> None:
         """Owns `sock`. Raises TransferError (PEER_LOST) when it has ended already."""
-        self.sock = sock
+        self.sock: socket.socket | TlsSocket = sock
+        self._stall_s = stall_s
+        self._is_shut = False
         self._frames = FrameBuffer(MAX_HANDSHAKE_BYTES)
         self._waiting: list[Frame] = []
         try:
@@ -86,6 +90,20 @@ class Channel:
     @property
     def fd(self) -> int:
         return self.sock.fileno()
+
+    @property
+    def has_pending(self) -> bool:
+        """Bytes are here that no poll tells of."""
+        return isinstance(self.sock, TlsSocket) and self.sock.has_pending
+
+    def secure(self, context: ssl.SSLContext, timeout_s: float, *, serves: bool) -> None:
+        """Goes on under TLS, which has to come first. Raises TransferError (NOT_A_MEMBER,
+        PEER_HUNG, PEER_LOST)."""
+        assert isinstance(self.sock, socket.socket)
+        secured = self.sock = TlsSocket(self.sock, context, serves=serves)
+        if self._is_shut:  # by another thread, which may have seen the socket from before
+            self.shutdown()
+        secured.handshake(timeout_s, self._stall_s)
 
     def allow_long_frames(self, max_bytes: int) -> None:
         """After the handshake: until then nobody may make this process hold much memory."""
@@ -110,6 +128,8 @@ class Channel:
             data = self.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return frames
+        except ssl.SSLError as error:  # such as a certificate that the other side refuses
+            raise TransferError(FailReason.NOT_A_MEMBER, f"TLS: {error}") from error
         except OSError as error:
             raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
         if not data:
@@ -126,6 +146,7 @@ class Channel:
 
     def shutdown(self) -> None:
         """Ends both directions; a thread that waits on the socket sees its end."""
+        self._is_shut = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 

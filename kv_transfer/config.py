@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kv_transfer.tls import Tls
+
 
 @dataclass(frozen=True, slots=True)
 class TransferConfig:
@@ -22,6 +24,8 @@ class TransferConfig:
     precision), or a format's name, always.
     strikes, quarantine_s: so many corrupt pulls from one source within quarantine_s, and nothing
     is read from it for as long.
+    tls: of the TCP connections; None: they are plain. What goes by shared memory, RDMA or UCX is
+    never encrypted, so with it `auto` knows only shm and tcp.
     """
 
     transport: str = "auto"
@@ -39,6 +43,7 @@ class TransferConfig:
     wire_format: str = "auto"
     strikes: int = 3
     quarantine_s: float = 60.0
+    tls: Tls | None = None
 
     def deadline_s(self, num_bytes: int) -> float:
         """Seconds that `num_bytes` readable bytes may take."""

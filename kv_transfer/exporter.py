@@ -79,7 +79,14 @@ class Exporter:
         if self._hub is not None:
             self._hub.offer(port, self._memory)
             names = ("memory", *names)
-        self._address = FabricAddress(advertised_host or host, port, host_id(), shm_path, names)
+        self._address = FabricAddress(
+            advertised_host or host,
+            port,
+            host_id(),
+            shm_path,
+            names,
+            tls=self._config.tls is not None,
+        )
         return self._address
 
     @property

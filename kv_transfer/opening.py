@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
+from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, join
 from kv_transfer.memory import KVMemory
 from kv_transfer.quarantine import Quarantine
 from kv_transfer.transport import Lane, LaneContext
 from kv_transfer.transports.registry import Transports, candidates
-from kv_transfer.transports.tcp import connect
 from runtime.clock import Clock
 from runtime.log import Logger
 from wire.kv import FabricAddress, KVLayout
@@ -35,9 +35,8 @@ class Reader:
 
 
 def open_channel(reader: Reader, address: FabricAddress) -> Channel:
-    """A connection to the source; nothing is proved yet. Raises TransferError (UNREACHABLE)."""
-    sock = connect(address.host, address.port, reader.config.connect_s)
-    return Channel(sock, reader.config.stall_s)
+    """A connection to the source; nothing is proved yet. Raises what dial raises."""
+    return dial(address, reader.config)
 
 
 def open_lane(

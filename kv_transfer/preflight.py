@@ -4,9 +4,9 @@ import queue
 from dataclasses import replace
 from statistics import median
 
-from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
 from kv_transfer.control import Probe, Probed, Refused
+from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, join
 from kv_transfer.importer import Importer
@@ -14,7 +14,6 @@ from kv_transfer.matrix import Measurement
 from kv_transfer.memory import KVMemory
 from kv_transfer.pull import PullResult
 from kv_transfer.transports.registry import TRANSPORTS, Transports
-from kv_transfer.transports.tcp import connect
 from runtime.clock import Clock
 from wire.kv import FabricAddress, KVHandle, KVLayout
 
@@ -72,8 +71,7 @@ class Preflight:
     def _handles(self, address: FabricAddress, worker_id: str, epoch: int) -> list[KVHandle]:
         """One to open the link, some of one block, a large one. Raises TransferError."""
         config = self._config
-        sock = connect(address.host, address.port, config.connect_s)
-        channel = Channel(sock, config.stall_s)
+        channel = dial(address, config)
         try:
             source = Identity(worker_id, epoch, self._layout.signature)
             layout = join(channel, self._secret, "control", source, config.connect_s)

@@ -111,13 +111,16 @@ class Server:
                 raise
 
     def _serve(self, channel: Channel) -> None:
+        config = self._source.config
         try:
+            if config.tls is not None and channel.sock.family != socket.AF_UNIX:
+                channel.secure(config.tls.source, config.connect_s, serves=True)
             purpose = admit(
                 channel,
                 self._secret,
                 self._me,
                 self._source.layout.num_blocks,
-                self._source.config.connect_s,
+                config.connect_s,
             )
             self._run_session(purpose, channel)
         except TransferError as error:

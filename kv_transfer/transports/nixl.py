@@ -9,7 +9,6 @@ under way later, over verbs and EFA, are written from the documentation and coul
 """
 
 import secrets
-import socket
 from collections import deque
 from dataclasses import dataclass
 from types import ModuleType
@@ -18,13 +17,13 @@ import numpy as np
 
 from kv_transfer.channel import Channel
 from kv_transfer.control import Offer, Ping
+from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import join
 from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports.interfaces import ucx_devices
 from kv_transfer.transports.nixl_agent import AgentRead, Indices, NixlAgent, ReadState
-from kv_transfer.transports.tcp import connect
 from wire.kv import KVLayout
 
 _MAX_READS = 8  # posted and not done, so that a device is never idle between two looks
@@ -192,8 +191,7 @@ def _region_numbers(piece: Piece, layout: KVLayout, blocks: Indices) -> Indices:
 def _ask(context: LaneContext) -> tuple[Channel, Offer]:
     """A proved connection and what the source offers on it. Raises TransferError."""
     address, config = context.address, context.config
-    sock: socket.socket = connect(address.host, address.port, config.connect_s)
-    channel = Channel(sock, config.stall_s)
+    channel = dial(address, config)
     try:
         join(channel, context.secret, "nixl", context.source, config.connect_s)
         channel.send(Ping(0))

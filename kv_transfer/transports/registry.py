@@ -54,6 +54,6 @@ def candidates(
         return (config.transport,)
     if address.host_id == my_host_id:
         return ("shm", "tcp")
-    if has_rdma or "nixl" in address.transports:
+    if config.tls is None and (has_rdma or "nixl" in address.transports):
         return ("nixl", "tcp")
     return ("tcp",)

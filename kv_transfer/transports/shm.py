@@ -33,6 +33,7 @@ def hand_out(channel: Channel, memory: KVMemory, timeout_s: float) -> None:
     """
     if not isinstance(channel.receive_one(timeout_s), Ping):
         raise TransferError(FailReason.MALFORMED, "the peer did not ask for the memory")
+    assert isinstance(channel.sock, socket.socket), "descriptors ride on Unix sockets alone"
     fd = memory.open_read_only()
     try:
         socket.send_fds(channel.sock, [b"m"], [fd])

@@ -59,14 +59,17 @@ class StripedTcpLane:
             next(self._next).post(part)
 
     def progress(self) -> list[Moved]:
+        readable = {fd for fd, _ in self._poller.poll(0)}
         return [
             self._told(moved)
-            for fd, _ in self._poller.poll(0)
-            for moved in self._lanes[fd].progress()
+            for fd, lane in self._lanes.items()
+            if fd in readable or lane.wait_s() is not None
+            for moved in lane.progress()
         ]
 
     def wait_s(self) -> float | None:
-        return None
+        waits = (lane.wait_s() for lane in self._lanes.values())
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def drop(self, ticket: int) -> None:
         parts = [number for number, part in self._parts.items() if part.ticket == ticket]

@@ -11,13 +11,15 @@ from itertools import islice
 
 import numpy as np
 
-from kv_transfer.channel import Channel, wait_writable
+from kv_transfer.channel import wait_writable
 from kv_transfer.control import Read
+from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.formats import FORMATS, most_bytes, unseal
 from kv_transfer.handshake import join
 from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Cursor, Piece
+from kv_transfer.tls import TlsSocket
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
@@ -25,7 +27,7 @@ HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index
 _SINK_BYTES = 1 << 18
 
 
-def send_views(sock: socket.socket, views: deque[memoryview], stall_s: float) -> None:
+def send_views(sock: socket.socket | TlsSocket, views: deque[memoryview], stall_s: float) -> None:
     """Sends all of `views`. Raises TransferError (PEER_HUNG, PEER_LOST)."""
     while views:
         head = list(islice(views, MAX_VIEWS))
@@ -67,8 +69,7 @@ class TcpLane:
         self._encoded: bytearray | None = None  # payload that is not as it is in the pool
         self._whole: list[tuple[int, Piece]] = []  # what has come in one call of progress
         self._sink = memoryview(bytearray(_SINK_BYTES))
-        sock = connect(context.address.host, context.address.port, context.config.connect_s)
-        self._channel = Channel(sock, context.config.stall_s)
+        self._channel = dial(context.address, context.config)
         try:
             join(self._channel, context.secret, "data", context.source, context.config.connect_s)
         except TransferError:
@@ -120,7 +121,7 @@ class TcpLane:
         ]
 
     def wait_s(self) -> float | None:
-        return None
+        return 0.0 if self._channel.has_pending else None
 
     def drop(self, ticket: int) -> None:
         if self._reads.pop(ticket, None) is not None and ticket == self._ticket:
@@ -202,14 +203,3 @@ class TcpLane:
             self._whole.append((self._ticket, self._piece))
         self._ticket, self._piece, self._encoded = None, None, None
         self._views.append(memoryview(self._header))
-
-
-def connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Raises TransferError (UNREACHABLE)."""
-    try:
-        sock = socket.create_connection((host, port), timeout_s)
-    except OSError as error:
-        text = f"cannot reach {host}:{port}: {error}"
-        raise TransferError(FailReason.UNREACHABLE, text) from error
-    sock.settimeout(None)
-    return sock

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from kv_transfer.channel import Channel
 from kv_transfer.control import Meet, Pong, Read
+from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import join
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports.interfaces import ucx_devices
 from kv_transfer.transports.staging import Staging
-from kv_transfer.transports.tcp import connect
 from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
 
 MAX_MESSAGES = 4  # under way at once: while one is unpacked the next ones travel
@@ -129,7 +129,7 @@ def staging_bytes(context: LaneContext) -> int:
 def _meet(open_port: OpenPort, context: LaneContext) -> tuple[Channel, UcxPort]:
     """A proved connection whose other side sends to the port. Raises TransferError."""
     address, config = context.address, context.config
-    channel = Channel(connect(address.host, address.port, config.connect_s), config.stall_s)
+    channel = dial(address, config)
     close: Callable[[], None] = channel.close
     try:
         join(channel, context.secret, "ucx", context.source, config.connect_s)

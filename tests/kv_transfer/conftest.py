@@ -66,6 +66,7 @@ class Rig:
     faults: Faults | None = None
     clock: Clock = field(default_factory=SystemClock)
     reader_secret: bytes = SECRET
+    reader_config: TransferConfig | None = None  # the source's
     reader_heads: int = 2
     dtype: str = "float32"
     layout: KVLayout | None = None
@@ -90,7 +91,7 @@ class Rig:
             self.target.memory,
             SystemClock(),
             self.reader_secret,
-            self.config,
+            replace(self.reader_config or self.config, transport=self.transport),
             transports=transports,
         )
 
