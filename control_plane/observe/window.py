@@ -1,0 +1,78 @@
+"""Growth of counters over the last seconds, across restarts of the processes that count."""
+
+from collections import deque
+from collections.abc import Mapping
+
+Counts = Mapping[str, float]
+
+
+class CounterWindow:
+    """Sums of many sources' counters, remembered for max_s. All times from one clock.
+
+    A source that counts less than before has restarted: what it has now, it counted since. One
+    that is gone contributes nothing more.
+    """
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._last: dict[str, Counts] = {}  # by source
+        self._sums: dict[str, float] = {}
+        self._history: deque[tuple[float, dict[str, float]]] = deque()
+
+    def add(self, at_s: float, by_source: Mapping[str, Counts]) -> None:
+        """The counters as they stand. A new source's first counts are no growth."""
+        for source, counts in by_source.items():
+            before = self._last.get(source)
+            if before is not None:
+                self._grow(before, counts)
+            self._last[source] = counts
+        if self._history and at_s <= self._history[-1][0]:
+            self._history.clear()
+        self._history.append((at_s, dict(self._sums)))
+        while at_s - self._history[0][0] > self._max_s:
+            self._history.popleft()
+
+    def growth(
+        self, least_s: float, name: str = "", least_count: float = 0.0
+    ) -> tuple[float, Counts]:
+        """The shortest stretch of at least least_s in which `name` grew by least_count, or all.
+
+        Gives its seconds (0 before the second reading) and each counter's growth in it.
+        """
+        if len(self._history) < 2:
+            return 0.0, {}
+        now_s, now = self._history[-1]
+        start_s, start = self._history[0]
+        for at_s, sums in reversed(self._history):
+            is_enough = now.get(name, 0.0) - sums.get(name, 0.0) >= least_count
+            if now_s - at_s >= least_s and is_enough:
+                start_s, start = at_s, sums
+                break
+        return now_s - start_s, {key: now[key] - start.get(key, 0.0) for key in now}
+
+    def _grow(self, before: Counts, counts: Counts) -> None:
+        has_restarted = any(value < before.get(name, 0.0) for name, value in counts.items())
+        for name, value in counts.items():
+            added = value if has_restarted else value - before.get(name, 0.0)
+            self._sums[name] = self._sums.get(name, 0.0) + added
+
+
+def quantile(share: float, buckets: Mapping[float, float]) -> float | None:
+    """Of a histogram by its cumulative counts at each upper bound, linear within a bucket.
+
+    None where nothing was counted; the last finite bound where the answer lies beyond it, as
+    Prometheus' histogram_quantile has it.
+    """
+    bounds = sorted(buckets)
+    total = buckets[bounds[-1]] if bounds else 0.0
+    if total <= 0:
+        return None
+    wanted, low, below = share * total, 0.0, 0.0
+    for bound in bounds:
+        if buckets[bound] >= wanted:
+            if bound == float("inf"):
+                return low
+            inside = buckets[bound] - below
+            return low + (bound - low) * (wanted - below) / inside if inside else bound
+        low, below = bound, buckets[bound]
+    return low
