@@ -1,12 +1,13 @@
 """The HTTP application: which path goes where, and the small pages."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,12 +28,33 @@ from runtime.metrics import CONTENT_TYPE, Metrics
 
 DISTRIBUTION = "baton-serve"
 
+_EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    "server-timing",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+)
+
 Page = Callable[[Request], Awaitable[Response]]
 JsonAnswer = Callable[[bytes, int], Awaitable[msgspec.Struct]]
 
 
-def build_app(services: Services, preparer: Preparer, metrics: Metrics, created: int) -> ASGIApp:
-    """created: when this server started, in seconds since 1970, for the list of models."""
+def build_app(
+    services: Services,
+    preparer: Preparer,
+    metrics: Metrics,
+    created: int,
+    cors_origins: Sequence[str] = (),
+) -> ASGIApp:
+    """created: when this server started, in seconds since 1970, for the list of models.
+
+    cors_origins: pages from there may call the server from a browser; "*": from anywhere.
+    """
     chat = GenerateEndpoint("chat", "chatcmpl", preparer.chat, ChatReplies, services)
     completion = GenerateEndpoint("completions", "cmpl", preparer.completion, TextReplies, services)
     responses = GenerateEndpoint(
@@ -78,7 +100,16 @@ def build_app(services: Services, preparer: Preparer, metrics: Metrics, created:
         },
     )
     app.router.redirect_slashes = False
-    return _Front(app, endpoints)
+    front = _Front(app, endpoints)
+    if not cors_origins:
+        return front
+    return CORSMiddleware(
+        front,
+        allow_origins=cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED_HEADERS,
+    )
 
 
 class _Front:
@@ -167,8 +198,8 @@ def _json_page(
             raw = await read_body(
                 request.receive,
                 request.scope["headers"],
-                services.max_body_bytes,
-                services.body_timeout_s,
+                services.limits.max_body_bytes,
+                services.limits.body_timeout_s,
             )
             return _json(await answer(raw, services.max_model_len))
         except ClientGone:

@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass
 
+from gateway.limits import Limits
 from gateway.tenants import ANYONE, Tenant
 from wire.messages import RequestTerms
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """max_model_len: prompt and answer together, in tokens. terms: what the router weighs."""
+    """max_model_len: prompt and answer together, in tokens. terms: what the router weighs.
+
+    traceparent: W3C's, of the span that the client is in; empty: none.
+    """
 
     request_id: str
     max_model_len: int
+    limits: Limits = Limits()
     tenant: Tenant = ANYONE
     terms: RequestTerms = RequestTerms()
+    traceparent: str = ""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from gateway.limits import Limits
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
@@ -11,6 +13,8 @@ class GatewayConfig:
     tenants_file: API keys and limits, see gateway/tenants.py; empty: everybody may use the server.
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
     2,000 tokens, and tpot_slo_ms.
+    The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
+    cors_origins: parted by commas, "*" for all; empty: none.
     drain_s: how long running streams may go on after SIGTERM. parent_pid: if set, this process
     ends when that one does.
     """
@@ -22,7 +26,17 @@ class GatewayConfig:
     control_address: str = "127.0.0.1:8090"
     cluster_token: str = ""
     max_body_bytes: int = 4 << 20
+    max_prompt_tokens: int = 0
+    max_choices: int = 128
+    header_timeout_s: float = 15.0
     body_timeout_s: float = 30.0
+    first_token_timeout_s: float = 0.0
+    request_timeout_s: float = 0.0
+    stall_timeout_s: float = 30.0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_min_version: str = "1.2"
+    cors_origins: str = ""
     max_model_len: int = 0
     tenants_file: str = ""
     policy: str = "uncached_tokens"
@@ -31,3 +45,20 @@ class GatewayConfig:
     drain_s: float = 30.0
     log_level: str = "info"
     parent_pid: int = 0
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_body_bytes=self.max_body_bytes,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_choices=self.max_choices,
+            header_timeout_s=self.header_timeout_s,
+            body_timeout_s=self.body_timeout_s,
+            first_token_timeout_s=self.first_token_timeout_s,
+            request_timeout_s=self.request_timeout_s,
+            stall_timeout_s=self.stall_timeout_s,
+        )
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())

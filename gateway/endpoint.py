@@ -8,14 +8,17 @@ from starlette.types import Receive, Scope, Send
 from gateway.answer import AnswerSet
 from gateway.body import read_body
 from gateway.caller import Caller
+from gateway.connection import ABORT
 from gateway.errors import ApiError, ClientGone, from_baton
 from gateway.gate import Gate
 from gateway.generation import Generation, TokenSource
 from gateway.http_reply import ErrorBody, HttpReply, openai_error
+from gateway.limits import Limits
 from gateway.meter import GatewayMeter, RequestMeter
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
 from gateway.replies import Replies
+from gateway.request_headers import read_headers
 from gateway.sse import stream_answers, whole_answers
 from gateway.terms import asked_terms
 from runtime.clock import wall_time_s
@@ -37,8 +40,7 @@ class Services:
     source: TokenSource
     meter: GatewayMeter
     gate: Gate
-    max_body_bytes: int
-    body_timeout_s: float
+    limits: Limits = Limits()
     live: set[Generation] = field(default_factory=set)
 
     @property
@@ -119,22 +121,36 @@ class GenerateEndpoint:
         meter: RequestMeter,
     ) -> None:
         services = self._services
+        headers = read_headers(scope["headers"])
+        reply.answer_to(headers)
         account = services.gate.account(scope["headers"])
         account.take_request()
         raw = await read_body(
-            receive, scope["headers"], services.max_body_bytes, services.body_timeout_s
+            receive,
+            scope["headers"],
+            services.limits.max_body_bytes,
+            services.limits.body_timeout_s,
         )
-        terms = asked_terms(scope["headers"], account.tenant, services.model.name)
-        caller = Caller(request_id, services.max_model_len, account.tenant, terms)
+        caller = Caller(
+            request_id=request_id,
+            max_model_len=services.max_model_len,
+            limits=services.limits,
+            tenant=account.tenant,
+            terms=asked_terms(scope["headers"], account.tenant, services.model.name),
+            traceparent=headers.traceparent,
+        )
         prepared = await self._prepare(raw, caller)
         account.take_prompt(prepared.num_prompt_tokens)
-        reply.headers = account.headers
+        reply.headers += account.headers
         meter.accept(prepared.num_prompt_tokens, account)
         replies = self._replies(request_id, int(wall_time_s()), services.model, prepared)
         reply.failed_stream = replies.failure
         answers = AnswerSet(prepared, services.model.detokenizers, meter)
         write = stream_answers if prepared.stream else whole_answers
-        async with Generation(services.source, prepared.requests, receive) as generation:
+        abort = scope.get("extensions", {}).get(ABORT)
+        async with Generation(
+            services.source, prepared.requests, receive, services.limits, abort
+        ) as generation:
             services.live.add(generation)
             try:
                 await write(generation, answers, replies, reply)

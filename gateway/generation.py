@@ -1,12 +1,13 @@
 """The running generators of one HTTP request, which a failure or the client can end at once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from starlette.types import Receive
 
-from gateway.errors import ClientGone
+from gateway.errors import ApiError, ClientGone
+from gateway.limits import MAX_WAITING_DELTAS, Limits
 from router.candidates import RouterSnapshot
 from router.output import OutputDelta, RequestTrace
 from runtime.log import get_logger
@@ -30,12 +31,23 @@ class Generation:
     """Pumps one generator per prompt, so that tokens that wait are taken together.
 
     Used as `async with`, whose end cancels every pump: nothing runs on for a client that is gone.
-    What waits is bounded by the requests' max_tokens.
+    What waits is bounded: a client that falls too far behind loses its connection, and whatever
+    takes too long fails.
     """
 
     def __init__(
-        self, source: TokenSource, requests: Sequence[GenerateRequest], receive: Receive
+        self,
+        source: TokenSource,
+        requests: Sequence[GenerateRequest],
+        receive: Receive,
+        limits: Limits,
+        abort: Callable[[], None] | None,
     ) -> None:
+        """abort: drops the client's connection, of a client that reads too slowly."""
+        self._limits = limits
+        self._abort = abort
+        self._num_silent = len(requests)  # that have given no token yet
+        self._timers: list[asyncio.TimerHandle] = []
         self._source = source
         self._requests = requests
         self._receive = receive
@@ -51,9 +63,14 @@ class Generation:
             asyncio.create_task(self._pump(index, request))
             for index, request in enumerate(self._requests)
         ]
+        limits = self._limits
+        self._fail_after(limits.first_token_timeout_s, self._fail_silent)
+        self._fail_after(limits.request_timeout_s, self._fail_late)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        for timer in self._timers:
+            timer.cancel()
         tasks = [task for task in (self._watch, *self._pumps) if task is not None]
         for task in tasks:
             task.cancel()
@@ -87,12 +104,17 @@ class Generation:
                 pump.cancel()
 
     async def _pump(self, index: int, request: GenerateRequest) -> None:
-        is_finished = False
+        is_silent, is_finished = True, False
         try:
             async for delta in self._source.generate(request):
+                if is_silent:
+                    is_silent = False
+                    self._num_silent -= 1
                 is_finished = delta.finish_reason is not None
                 self._waiting.append((index, delta))
                 self._wake.set()
+                if len(self._waiting) > MAX_WAITING_DELTAS:
+                    self._drop()
         except BatonError as error:
             self.fail(error)
         except Exception:
@@ -101,6 +123,25 @@ class Generation:
         else:
             if not is_finished:
                 self.fail(BatonError(ErrorCode.INTERNAL, "the answer stopped without an end"))
+
+    def _drop(self) -> None:
+        """Where nobody can drop the connection, the stall's time limit does."""
+        if self._abort is not None:
+            self._abort()
+            self._abort = None
+
+    def _fail_after(self, seconds: float, fail: Callable[[], None]) -> None:
+        if seconds:
+            self._timers.append(asyncio.get_running_loop().call_later(seconds, fail))
+
+    def _fail_silent(self) -> None:
+        if self._num_silent:
+            message = f"no token came within {self._limits.first_token_timeout_s:g} s"
+            self.fail(ApiError(503, message, code="first_token_timeout", retry_after_s=1.0))
+
+    def _fail_late(self) -> None:
+        message = f"the answer took over {self._limits.request_timeout_s:g} s"
+        self.fail(ApiError(504, message, code="request_timeout"))
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

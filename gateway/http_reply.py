@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 
+from msgspec import UNSET, UnsetType
 from starlette.types import Send
 
 from gateway.errors import ApiError
-from gateway.replies import failed_stream
+from gateway.replies import Stages, failed_stream
+from gateway.request_headers import RequestHeaders
 
 Headers = Iterable[tuple[bytes, bytes]]
 ErrorBody = Callable[[ApiError], bytes]
@@ -35,9 +37,23 @@ class HttpReply:
         self._send = send
         self._error_body = error_body
         self._request_id = (b"x-request-id", request_id.encode())
+        self._shows_timing = False
         self._is_started = False
-        self.headers: Headers = ()  # that go with the answer, whatever it is
+        self.headers: list[tuple[bytes, bytes]] = []  # that go with the answer, whatever it is
         self.failed_stream: ErrorBody = failed_stream  # what ends a stream that fails
+
+    def answer_to(self, headers: RequestHeaders) -> None:
+        """The client's own request id and traceparent go back to it."""
+        self._shows_timing = headers.shows_timing
+        if headers.request_id:
+            self._request_id = (b"x-request-id", headers.request_id.encode())
+        if headers.traceparent:
+            self.headers.append((b"traceparent", headers.traceparent.encode()))
+
+    def show(self, stages: Stages | UnsetType) -> None:
+        """The stages of the answer go with it, where the client asks for them."""
+        if self._shows_timing and stages is not UNSET:
+            self.headers.append((b"server-timing", server_timing(stages)))
 
     async def whole(self, status: int, body: bytes, headers: Headers = ()) -> None:
         length = (b"content-length", b"%d" % len(body))
@@ -67,3 +83,15 @@ class HttpReply:
                 "headers": [self._request_id, *headers, *self.headers],
             }
         )
+
+
+def server_timing(stages: Stages) -> bytes:
+    """The W3C header Server-Timing."""
+    named = (
+        ("placed", stages.placed_ms),
+        ("queue", stages.queue_ms),
+        ("prefill", stages.prefill_ms),
+        ("transfer", stages.transfer_ms),
+        ("exposed", stages.exposed_ms),
+    )
+    return ", ".join([f"{name};dur={milliseconds:g}" for name, milliseconds in named]).encode()

@@ -29,6 +29,8 @@ from gateway.openai import (
 from gateway.responses_body import ResponsesBody, chat_of_response
 from gateway.sampling import (
     answer_limit,
+    check_choices,
+    check_prompt,
     check_ranges,
     check_token_ids,
     sampling_params,
@@ -41,7 +43,6 @@ from gateway.tokenizer import Prompt, PromptEncoder, PromptTokens
 from wire.messages import GenerateRequest, Grammar
 
 MAX_PROMPTS = 128
-MAX_CHOICES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,9 @@ class Preparer:
 
     def _check(self, body: CommonBody, tenant: Tenant) -> None:
         self._check_model(body.model)
+        if tenant.models is not None and body.model not in tenant.models:
+            message = f"this API key may not use the model {body.model!r}"
+            raise ApiError(403, message, code="model_not_allowed", param="model")
         check_ranges(body, self._model.vocab_size)
         ceiling = tenant.highest_priority
         if ceiling is not None and (body.priority or 0) < ceiling:
@@ -187,13 +191,12 @@ class Preparer:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
         num_choices = body.n or 1
         options = body.stream_options or StreamOptions()
-        if len(prompts) * num_choices > MAX_CHOICES:
-            message = f"n times the number of prompts is {len(prompts) * num_choices}"
-            raise invalid(f"{message}, at most {MAX_CHOICES} choices go", "n")
+        check_choices(len(prompts) * num_choices, caller.limits)
         requests: list[GenerateRequest] = []
         for prompt in prompts:
             if not prompt.tokens:
                 raise invalid("the prompt has no tokens", field)
+            check_prompt(len(prompt.tokens), caller.limits, field)
             max_tokens = answer_limit(len(prompt.tokens), asked, caller.max_model_len, field)
             request = GenerateRequest(
                 request_id=caller.request_id,

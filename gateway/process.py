@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,14 @@ from starlette.types import ASGIApp
 
 from gateway.app import build_app
 from gateway.config import GatewayConfig
+from gateway.connection import connections_with
 from gateway.endpoint import Services
 from gateway.gate import Gate
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
 from gateway.tenants import TenantFileError
+from gateway.tls import server_context
 from gateway.tokenizer import PromptEncoder
 from router.config import RouterConfig
 from router.policies.named import policy_named
@@ -53,18 +57,20 @@ def run(config: GatewayConfig) -> int:
     logging.getLogger("uvicorn.error").addHandler(_ServerLog(logging.WARNING))
     if config.parent_pid:
         die_with_parent(config.parent_pid)
+    _allow_connections()
     try:
         model = read_model_directory(
             Path(config.model), config.served_model_name, config.max_model_len
         )
         policy_named(config.policy)
         gate = Gate(Path(config.tenants_file) if config.tenants_file else None, SystemClock())
+        tls = _tls(config)
         listener = _listen(config.host, config.port)
     except (ModelDirectoryError, TenantFileError, OSError, ValueError) as error:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, model, gate, listener))
+        runner.run(_serve(config, model, gate, listener, tls))
     return 0
 
 
@@ -89,23 +95,26 @@ def build(config: GatewayConfig, model: ModelFiles, gate: Gate) -> Gateway:
         source=router,
         meter=GatewayMeter(metrics, clock),
         gate=gate,
-        max_body_bytes=config.max_body_bytes,
-        body_timeout_s=config.body_timeout_s,
+        limits=config.limits,
     )
     encoder = PromptEncoder(model.tokenizer)
     preparer = Preparer(model, encoder)
-    app = build_app(services, preparer, metrics, int(wall_time_s()))
+    app = build_app(services, preparer, metrics, int(wall_time_s()), config.allowed_origins)
     return Gateway(app, services, router, encoder, preparer)
 
 
 async def _serve(
-    config: GatewayConfig, model: ModelFiles, gate: Gate, listener: socket.socket
+    config: GatewayConfig,
+    model: ModelFiles,
+    gate: Gate,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None,
 ) -> None:
     stop = stop_event()
     gateway = build(config, model, gate)
     await gateway.router.start()
     try:
-        await serve_app(gateway.app, gateway.services, listener, stop, config.drain_s)
+        await serve_app(gateway.app, gateway.services, listener, stop, config.drain_s, tls)
     finally:
         await gateway.router.stop()
         gateway.encoder.close()
@@ -118,12 +127,13 @@ async def serve_app(
     listener: socket.socket,
     stop: asyncio.Event,
     drain_s: float,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serves on a bound socket until `stop`; running streams then have drain_s to end."""
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=connections_with(services.limits),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -131,7 +141,8 @@ async def serve_app(
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(drain_s) + _AFTER_DRAIN_S,
-        )
+        ),
+        tls,
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
@@ -156,6 +167,12 @@ class _ServerLog(logging.Handler):
 class _Server(uvicorn.Server):
     """Leaves the signals to the process, which has more to stop than the server."""
 
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        config.load()
+        config.ssl = tls
+        self._scheme = "https" if tls else "http"
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -164,7 +181,20 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            _log.info("the gateway listens", url=f"http://{host}:{port}")
+            _log.info("the gateway listens", url=f"{self._scheme}://{host}:{port}")
+
+
+def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
+    """Raises as server_context."""
+    if not config.tls_certificate:
+        return None
+    return server_context(config.tls_certificate, config.tls_key, config.tls_min_version)
+
+
+def _allow_connections() -> None:
+    """A connection is a file; the usual limit of 1,024 is less than one process serves."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -81,6 +81,7 @@ class Account:
             for header in (
                 (b"x-ratelimit-limit-" + name, b"%d" % bucket.per_minute),
                 (b"x-ratelimit-remaining-" + name, b"%d" % max(0, int(bucket.level))),
+                (b"x-ratelimit-reset-" + name, b"%.3fs" % bucket.wait_s(bucket.per_minute)),
             )
         ]
 

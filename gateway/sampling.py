@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import invalid
+from gateway.limits import Limits
 from gateway.model_directory import SamplingDefaults
 from gateway.openai import CommonBody, body_logprobs
 from wire.messages import Grammar, SamplingParams
@@ -115,6 +116,18 @@ def answer_limit(num_prompt_tokens: int, asked: int | None, max_model_len: int, 
         f"{num_prompt_tokens + (asked or 1)}: {num_prompt_tokens} in the prompt and {answer}"
     )
     raise invalid(message, field, "context_length_exceeded")
+
+
+def check_choices(num_choices: int, limits: Limits) -> None:
+    if num_choices > limits.max_choices:
+        message = f"n times the number of prompts is {num_choices}"
+        raise invalid(f"{message}, at most {limits.max_choices} choices go", "n")
+
+
+def check_prompt(num_tokens: int, limits: Limits, field: str) -> None:
+    if limits.max_prompt_tokens and num_tokens > limits.max_prompt_tokens:
+        message = f"the prompt has {num_tokens} tokens, at most {limits.max_prompt_tokens} go"
+        raise invalid(message, field, "prompt_too_long")
 
 
 def sampling_params(

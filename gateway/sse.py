@@ -53,6 +53,7 @@ async def whole_answers(
         (index, "".join(pieces), ends[index][0], details.get(index), ends[index][1])
         for index, pieces in enumerate(texts)
     ]
+    reply.show(_stages(answers.trace))
     body = replies.whole(choices, _usage(answers))
     await reply.whole(200, body, _worker_headers(answers.trace))
 

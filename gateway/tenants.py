@@ -24,6 +24,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     highest_priority: int | None = None
     cache_salt: str | None = None
     weight: float = 1.0
+    models: list[str] | None = None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +35,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Tenant:
     """A limit of 0 is none. highest_priority: the lowest number that a request may carry, since
     lower numbers go first. cache_salt: keeps the prefix caches of tenants apart. weight: the share
-    of the cluster's work that the tenant gets beside others whose requests wait.
+    of the cluster's work that the tenant gets beside others whose requests wait. models: those it
+    may use; None: all.
     """
 
     name: str = ""
@@ -43,6 +45,7 @@ class Tenant:
     highest_priority: int | None = None
     cache_salt: str = ""
     weight: float = 1.0
+    models: frozenset[str] | None = None
 
     def salted(self, asked: str) -> str:
         """The salt of a request that asks for one of its own: no tenant can name another's."""
@@ -62,7 +65,7 @@ def read_tenants(path: Path) -> Mapping[str, Tenant]:
 
     The file is TOML: a [[tenants]] table for each, with `name`, `key_sha256` (a list), and
     optionally `requests_per_minute`, `tokens_per_minute`, `highest_priority`, `cache_salt`,
-    `weight`.
+    `weight`, `models`.
     """
     try:
         content = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
@@ -95,4 +98,5 @@ def _tenant(entry: _Entry) -> Tenant:
         highest_priority=entry.highest_priority,
         cache_salt=f"tenant:{entry.name}" if entry.cache_salt is None else entry.cache_salt,
         weight=entry.weight,
+        models=None if entry.models is None else frozenset(entry.models),
     )

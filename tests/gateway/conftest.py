@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from gateway.app import build_app
 from gateway.endpoint import Services
 from gateway.gate import Gate
+from gateway.limits import Limits
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelFiles, read_model_directory
 from gateway.prepare import Preparer
@@ -191,21 +192,30 @@ async def running_gateway(
     script: Script,
     drain_s: float = 5.0,
     encoder: PromptEncoder | None = None,
+    send_buffer_bytes: int = 0,
     **limits: Any,
 ) -> AsyncIterator[RunningGateway]:
     router = FakeRouter(script)
     metrics, clock = Metrics(GATEWAY_METRICS), SystemClock()
-    values = {"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}
-    values.setdefault("gate", Gate(None, clock))
-    services = Services(model=model, source=router, meter=GatewayMeter(metrics, clock), **values)
+    gate = limits.pop("gate", None) or Gate(None, clock)
+    origins, tls = limits.pop("cors_origins", ()), limits.pop("tls", None)
+    services = Services(
+        model=model,
+        source=router,
+        meter=GatewayMeter(metrics, clock),
+        gate=gate,
+        limits=Limits(**{"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}),
+    )
     encoder = encoder or PromptEncoder(model.tokenizer)
     preparer = Preparer(model, encoder)
-    app = build_app(services, preparer, metrics, created=1)
+    app = build_app(services, preparer, metrics, 1, origins)
     listener = socket.socket()
+    if send_buffer_bytes:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     stop = asyncio.Event()
-    serving = asyncio.create_task(serve_app(app, services, listener, stop, drain_s))
+    serving = asyncio.create_task(serve_app(app, services, listener, stop, drain_s, tls))
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:

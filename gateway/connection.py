@@ -1,0 +1,119 @@
+"""A client's connection: uvicorn's, with the limits that uvicorn lacks."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.limits import MAX_HEADER_BYTES, Limits
+
+ABORT = "baton.abort"  # the extension of a scope that drops its connection at once
+
+
+class Connection(HttpToolsProtocol):
+    """Bounds what a client can hold without sending a request or reading an answer.
+
+    WAITING -> first byte or connection -> HEADERS -> headers complete -> WAITING; the time in
+    HEADERS and its bytes are bounded. Independently, FLOWING -> write buffer full -> STALLED ->
+    drained -> FLOWING; the time in STALLED is bounded, and its end drops the connection.
+    """
+
+    limits = Limits()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_headers()
+        self._end_stall()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._header_timer is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse(_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
+        if self._header_timer is None:
+            self._await_headers()
+
+    def on_headers_complete(self) -> None:
+        self._end_headers()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """A body that is still being sent would keep the connection open without a time limit."""
+        if self.cycle.more_body and not self.pipeline:
+            self.transport.close()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        timeout_s = self.limits.stall_timeout_s
+        if timeout_s and self._stall_timer is None:
+            self._stall_timer = self.loop.call_later(timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
+
+    def _await_headers(self) -> None:
+        self._header_bytes = 0
+        self._header_timer = self.loop.call_later(
+            self.limits.header_timeout_s, self._refuse, _TOO_SLOW
+        )
+
+    def _refuse(self, answer: bytes) -> None:
+        self._end_headers()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(answer)
+        self.transport.close()
+
+    def _end_headers(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _end_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+
+def connections_with(limits: Limits) -> type[Connection]:
+    """The class of a server's connections."""
+    return type("LimitedConnection", (Connection,), {"limits": limits})
+
+
+def _answer(status: str, code: str, message: str) -> bytes:
+    body = (
+        f'{{"error":{{"message":"{message}","type":"invalid_request_error","param":null,'
+        f'"code":"{code}"}}}}'
+    )
+    return (
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n{body}"
+    ).encode()
+
+
+_TOO_SLOW = _answer(
+    "408 Request Timeout", "header_timeout", "the request's headers did not arrive in time"
+)
+_TOO_LARGE = _answer(
+    "431 Request Header Fields Too Large",
+    "headers_too_large",
+    f"the request's headers are over the limit of {MAX_HEADER_BYTES} bytes",
+)
