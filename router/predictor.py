@@ -71,6 +71,8 @@ class StepPredictor:
         self._factors = np.ones(6)  # coefficients as multiples of the seed
         self._information = _PRIOR_WEIGHT * np.eye(6)
         self._residuals: deque[float] = deque(maxlen=_NUM_RESIDUALS)  # actual / predicted
+        self._error: float | None = None  # these two are kept until a residual comes
+        self._margin: float | None = None
         self._num_samples = 0
         self._num_decode_samples = 0
         self._num_prefill_samples = 0
@@ -95,16 +97,17 @@ class StepPredictor:
     @property
     def error(self) -> float:
         """Median relative error of the last predictions, each made before its sample was seen."""
-        errors = [abs(ratio - 1) for ratio in self._residuals]
-        return float(np.median(errors)) if errors else math.nan
+        if self._error is None:
+            self._error = _quantile([abs(ratio - 1) for ratio in self._residuals], 0.5)
+        return self._error
 
     @property
     def margin(self) -> float:
         """The p80 of actual over predicted, at least 1, to multiply a cautious prediction by."""
-        if not self._residuals:
-            return 1.0
-        ratio = float(np.quantile(self._residuals, _RESIDUAL_QUANTILE))
-        return min(_MAX_MARGIN, max(1.0, ratio))
+        if self._margin is None:
+            ratio = _quantile(list(self._residuals), _RESIDUAL_QUANTILE) if self._residuals else 1.0
+            self._margin = min(_MAX_MARGIN, max(1.0, ratio))
+        return self._margin
 
     def costs(self) -> StepCosts | None:
         """The coefficients; None while this worker and its pool are cold for either phase."""
@@ -144,6 +147,7 @@ class StepPredictor:
         predicted = float(scaled @ self._factors)
         if self._num_samples >= _WARM_SAMPLES and predicted > 0:
             self._residuals.append(1 / predicted)
+            self._error = self._margin = None
         self._num_samples += 1
         self._num_decode_samples += work[1] > 0
         self._num_prefill_samples += work[4] > 0
@@ -162,6 +166,17 @@ class StepPredictor:
             if predictor is not None and getattr(predictor, knows):
                 return predictor
         return None
+
+
+def _quantile(values: list[float], share: float) -> float:
+    """Interpolated between neighbours, as numpy's, which takes far longer for few values."""
+    if not values:
+        return math.nan
+    values.sort()
+    place = share * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (place - low)
 
 
 def _vector(costs: StepCosts) -> Floats:
