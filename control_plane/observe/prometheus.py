@@ -1,8 +1,8 @@
 """The gateways' figures by PromQL from a Prometheus server, over its HTTP API."""
 
-import asyncio
 import math
-from urllib.parse import quote
+from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -24,6 +24,7 @@ _TIMEOUT_S = 5.0
 
 class _Sample(msgspec.Struct):
     value: tuple[float, str]
+    metric: dict[str, str] = {}
 
 
 class _Data(msgspec.Struct):
@@ -48,41 +49,44 @@ class PrometheusServer:
 
     async def read(self) -> Reading:
         """Raises ReadingError: no answer, no PromQL, or no gateway that is scraped."""
-        queries = self._queries()
-        values = await asyncio.gather(*(self.query(query) for query in queries.values()))
-        found = dict(zip(queries, values, strict=True))
-        age_s = found["age"]
+        found = await self.query(self._expressions())
+        age_s = found.get("age")
         if age_s is None:
             raise ReadingError(f"{self._url} has no {ACCEPTED}: it scrapes no gateway")
-        rates = {name: found[name] or 0.0 for name in COUNTERS}
-        waiting = int(found[WAITING] or 0)
+        rates = {name: found.get(name, 0.0) for name in COUNTERS}
+        waiting = int(found.get(WAITING, 0))
         self._traffic = traffic_of(rates, waiting, age_s, self._traffic)
         return Reading(
             self._traffic,
-            PoolFigures(found["ttft"], found["ttft_met"], age_s),
-            PoolFigures(found["tpot"], found["tpot_met"], age_s),
-            found[OUTPUT] or 0.0,
+            PoolFigures(found.get("ttft"), found.get("ttft_met"), age_s),
+            PoolFigures(found.get("tpot"), found.get("tpot_met"), age_s),
+            found.get(OUTPUT, 0.0),
         )
 
-    async def query(self, promql: str) -> float | None:
-        """The value of an instant vector of at most one element; None for none and for NaN."""
-        url = f"{self._url}/api/v1/query?query={quote(promql)}"
-        body = await fetch(url, _TIMEOUT_S, self._token)
+    async def query(self, expressions: Mapping[str, str]) -> dict[str, float]:
+        """The values of PromQL expressions of at most one element each, by name, all of one
+        moment. What has no value, or NaN, is left out."""
+        named = (
+            f'label_replace({promql}, "figure", "{name}", "", "")'
+            for name, promql in expressions.items()
+        )
+        query = urlencode({"query": " or ".join(named)})
+        body = await fetch(f"{self._url}/api/v1/query?{query}", _TIMEOUT_S, self._token)
         try:
             reply = msgspec.json.decode(body, type=_Reply)
         except msgspec.DecodeError as error:
             raise ReadingError(f"{self._url} does not answer like Prometheus: {error}") from error
-        if reply.status != "success" or reply.data is None:
-            raise ReadingError(f"{self._url} refused {promql}: {reply.error}")
-        if not reply.data.result:
-            return None
-        value = float(reply.data.result[0].value[1])
-        return None if math.isnan(value) else value
+        if reply.data is None:
+            raise ReadingError(f"{self._url} refused the query: {reply.error}")
+        values = {
+            sample.metric.get("figure", ""): float(sample.value[1]) for sample in reply.data.result
+        }
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
-    def _queries(self) -> dict[str, str]:
+    def _expressions(self) -> dict[str, str]:
         window = self._window
         queries = {name: f"sum(rate({name}[{window}]))" for name in COUNTERS}
         queries[WAITING] = f"sum({WAITING})"
