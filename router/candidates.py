@@ -33,6 +33,7 @@ class Candidate:
     num_free_blocks: int
     num_blocks: int = 0
     outlook: Outlook | None = None  # None: its predictor is cold
+    model: str = ""  # that it serves; empty: whatever is asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from random import Random
 from typing import Protocol
 
+from router.affinity import ModelViews, SessionHomes, at_home
 from router.breaker import CircuitBreaker
 from router.candidates import ClusterView
 from router.config import RouterConfig
@@ -43,6 +44,8 @@ class Placer:
         self._breaker = breaker
         self._prospects = prospects
         self._ordinal = 0
+        self._models = ModelViews()
+        self._homes = SessionHomes(config.session_ttl_s)
 
     def place(
         self, request: GenerateRequest, num_sent: int, excluded: frozenset[tuple[str, int]]
@@ -52,7 +55,8 @@ class Placer:
         Excluded workers are asked again when only they are left. Raises BatonError OVERLOADED for a
         new request that is predicted to miss its objectives by far.
         """
-        view = self._sessions.view()
+        terms = request.terms
+        view = self._models.of(self._sessions.view(), terms.model)
         if not view.prefill and not view.decode:
             return None
         now_s = self._clock.now()
@@ -69,15 +73,19 @@ class Placer:
             excluded=_useful_exclusions(excluded, view),
             block_hashes=request.block_hashes,
             ttft_slo_s=self.ttft_slo_s(request),
-            tpot_slo_s=request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
+            tpot_slo_s=terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)
         if placement is None:
             return None
+        if terms.session and (home := self._homes.home(terms.session, now_s)):
+            placement = at_home(placement, facts, view, home)
         if num_sent == 0 and placement.ranking:
             self._refuse_hopeless(request.priority, placement.ranking[0], facts)
         self._ordinal += 1
+        if terms.session:
+            self._homes.ran(terms.session, placement.decode, now_s)
         expires_at_s = now_s + self._config.speculative_ttl_s
         chosen = {placement.prefill or placement.decode, placement.decode}
         self._prefix_map.speculate(chosen, request.block_hashes, expires_at_s)

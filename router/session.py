@@ -133,6 +133,7 @@ class WorkerSession:
                 load.num_free_blocks,
                 self.info.num_blocks,
                 self.forecast.outlook(load),
+                self.info.fingerprint.model,
             )
         return self._candidate
 
