@@ -19,6 +19,15 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "status": "Show workers, their load, and the processes that are kept alive.",
         "flip": "Give a live worker the other role, in place.",
         "migrate": "Move a worker's longest running requests to others.",
+        "ratio": "Split the live workers prefill:decode by flips, and pin the split.",
+        "pin": "Hold both pools at these sizes.",
+        "unpin": "Give the pool sizes back to the planner.",
+        "pause": "Have the planner do nothing until `baton resume`.",
+        "resume": "End a pause of the planner.",
+        "add": "Start more workers of a role.",
+        "drain": "Let a worker end when its requests have.",
+        "decisions": "Show the planner's decisions with their reasons.",
+        "what-if": "Ask the planner which pools a supposed load needs.",
         "doctor": "Tell what works on this host.",
         "gateway": "Run one HTTP gateway with its router.",
         "router": "Run the router alone, as a gRPC service.",
@@ -57,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _load(name: str) -> Callable[..., None] | typer.Typer:
     """A command, or a group of them."""
     command: Callable[..., None] | typer.Typer
-    command = importlib.import_module(f"baton.commands.{name}").command
+    command = importlib.import_module(f"baton.commands.{name.replace('-', '_')}").command
     return command
 
 

@@ -26,6 +26,7 @@ def banner(
     rows = [
         ("API", f"{state.http_url}/v1"),
         ("control", state.control_address),
+        *([("operators", f"{state.operator_url}/api/v1")] if state.operator_url else []),
         ("model", f"{model.directory} ({format_bytes(model.weight_bytes)} of weights)"),
         ("context", f"{model.max_model_len:,} tokens of prompt and answer together"),
         *(

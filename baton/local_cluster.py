@@ -15,12 +15,14 @@ from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
 from control_plane.config import ControlConfig
 from control_plane.server import ControlServer
 from runtime.clock import Clock
+from runtime.lifecycle import free_port
 from runtime.settings import load
 from wire.cluster import ClusterStatus
 from worker.config import WorkerConfig
 
 GATEWAY, PREFILL, DECODE = "gateway", "prefill", "decode"
 _POLL_S = 0.05
+_UNREADY_PERIOD_S = 1.0
 # The processes share this host's cores: a thread that waits must not spin on one of them.
 _SHARED_CORES = {"OMP_WAIT_POLICY": "passive"}
 _DRAIN_MARGIN_S = 2.0  # for what a process does after its own drain deadline
@@ -54,6 +56,7 @@ class LocalCluster:
         self._on_exit = on_exit
         self._failure: asyncio.Future[ProcessExit] = asyncio.get_running_loop().create_future()
         self._is_ready = False
+        self._watching: asyncio.Task[None] | None = None
         templates = {GATEWAY: self._gateway, PREFILL: self._worker_of(PREFILL)}
         templates[DECODE] = self._worker_of(DECODE)
         self._actuator = LocalActuator(
@@ -61,6 +64,9 @@ class LocalCluster:
             clock,
             log_dir=None if config.verbose else log_dir,
             on_exit=self._process_ended,
+            max_workers=config.worker_quota,
+            serving=lambda: self._control.serving(),
+            ready_timeout_s=config.ready_timeout_s,
         )
         self._control = ControlServer(
             ControlConfig(
@@ -68,14 +74,25 @@ class LocalCluster:
                 cluster_token=config.cluster_token,
                 metrics_port=config.metrics_port,
                 settle_s=0.0,  # the workers start after it
+                http_port=config.http_port,
+                operator_token=config.operator_token,
+                audit_file=str(log_dir / "audit.jsonl") if log_dir else "",
             ),
             clock,
             self._actuator.processes,
+            actuator=self._actuator,
+            actuator_name="local",
         )
 
     @property
     def control_address(self) -> str:
         return f"127.0.0.1:{self._control.port}"
+
+    @property
+    def operator_url(self) -> str:
+        """Of the operator API; empty where there is none."""
+        port = self._control.http_port
+        return f"http://127.0.0.1:{port}" if port else ""
 
     async def start(self) -> None:
         """Starts everything. Raises OSError when the control or the metrics port is taken."""
@@ -96,6 +113,7 @@ class LocalCluster:
             if not ready.done():
                 raise ClusterStartError(f"not ready in {limit_s:.0f} s")
             self._is_ready = True
+            self._watching = asyncio.create_task(self._watch_unready(), name="unready-workers")
         finally:
             ready.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -103,6 +121,9 @@ class LocalCluster:
 
     async def stop(self) -> None:
         """Gateway first, so that no request is accepted that no worker would serve."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._actuator.stop(GATEWAY)
         await self._actuator.stop(PREFILL, DECODE)
         await self._control.stop()
@@ -127,6 +148,14 @@ class LocalCluster:
             await asyncio.sleep(_POLL_S)
         while await http_status(config.host, config.port, "/readyz") != 200:
             await asyncio.sleep(_POLL_S)
+
+    async def _watch_unready(self) -> None:
+        """Workers that were added later have as long to register as those of the start."""
+        unready = self._control.metrics.counter
+        while True:
+            for name in self._actuator.replace_unready():
+                unready("baton_control_unready_total", role=name.rpartition("-")[0]).inc()
+            await asyncio.sleep(_UNREADY_PERIOD_S)
 
     def _process_ended(self, end: ProcessExit) -> None:
         self._control.plane.process_died(end.name, end.pid)
@@ -163,11 +192,18 @@ class LocalCluster:
                 "dtype": config.dtype or None,
                 "transport": config.transport or None,
                 "drain_timeout_s": config.drain_s,
-                "metrics_port": config.worker_metrics_port(role, number) or None,
+                "metrics_port": self._metrics_port(role, number) or None,
             }
             return self._spec(f"{role}-{number}", role, flags)
 
         return spec
+
+    def _metrics_port(self, role: str, number: int) -> int:
+        """One of those that were set aside; workers that were added later take free ones."""
+        of_start = self._config.prefill if role == PREFILL else self._config.decode
+        if self._config.metrics_port and number >= of_start:
+            return free_port()
+        return self._config.worker_metrics_port(role, number)
 
     def _spec(self, name: str, kind: str, own_flags: dict[str, object]) -> ProcessSpec:
         config = self._config

@@ -23,6 +23,8 @@ class ClusterState:
     cluster_token: str
     model: str
     log_dir: str
+    operator_url: str = ""
+    operator_token: str = ""
     is_ready: bool = False
 
 

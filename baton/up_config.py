@@ -9,6 +9,7 @@ import baton
 DEMO_MODEL = Path(baton.__file__).parent / "demo_model"
 DEMO_NAME = "baton-demo"
 SMALL_MODEL_BYTES = 64 << 20
+_MODELLED_QUOTA = 64  # they compute nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,15 @@ class UpConfig:
     host: str = "127.0.0.1"
     port: int = 8000  # 0: a free one
     control_port: int = 8090  # 0: a free one; the control plane listens on this host only
+    http_port: int = 0  # the one after control_port, a free one where that is 0; -1: none
     kv_memory: str = ""  # the worker's
     threads: int = 0  # one for a small model, else this process's cores split among the workers
     dtype: str = ""  # the worker's
     max_model_len: int = 0  # the model's
     transport: str = ""  # the worker's
     cluster_token: str = ""  # a random one
+    operator_token: str = ""  # a random one, which `baton` commands here know
+    max_workers: int = 0  # one a core, 64 with a profile
     drain_s: float = 5.0
     ready_timeout_s: float = 300.0
     tenants_file: str = ""  # none: everybody may use the server
@@ -61,6 +65,12 @@ class UpConfig:
         """The port of a worker's /metrics, 0 where there is none."""
         first = 1 if role == "prefill" else 1 + self.prefill
         return self.metrics_port + first + number if self.metrics_port else 0
+
+    @property
+    def worker_quota(self) -> int:
+        """Workers that may run at a time; those of the start always may."""
+        most = self.max_workers or (_MODELLED_QUOTA if self.profile else _num_cores())
+        return max(most, self.num_workers)
 
     @property
     def threads_per_worker(self) -> int:

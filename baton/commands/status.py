@@ -10,7 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from baton.operator_client import OperatorError, operator_client
+from baton.operator_summary import summary
 from baton.state_dir import StateDir
+from control_plane.api.shapes import StatusView
 from runtime.settings import environment
 from wire import rpc
 from wire.cluster import ClusterStatus, ProcessStatus, WorkerStatus
@@ -35,11 +38,22 @@ def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> Non
     if as_json:
         typer.echo(msgspec.json.encode(status).decode())
         return
+    for line in _summary(control_address):
+        typer.echo(line)
     console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
     tables = (_worker_table(status), _pair_table(status), _process_table(status.processes))
     for table in tables:
         if table.row_count:
             console.print(table)
+
+
+def _summary(control_address: str) -> list[str]:
+    """What only the operator API knows; nothing for a cluster that does not run here."""
+    client = None if control_address else operator_client("")
+    try:
+        return summary(client.get("status", StatusView)) if client else []
+    except OperatorError as error:
+        return [f"the operator API does not help: {error}"]
 
 
 def where(control_address: str) -> tuple[str, str]:
@@ -80,7 +94,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     share = f"{used / report.num_blocks:.0%}" if report.num_blocks else "-"
     return (
         info.worker_id,
-        info.role.value + (", drains" if info.draining else "") + (", flips" if info.flipping else ""),
+        ", ".join([info.role.value, *["drains"] * info.draining, *["flips"] * info.flipping]),
         info.address,
         f"{worker.beat_age_s:.1f} s",
         str(report.num_running),

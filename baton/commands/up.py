@@ -56,6 +56,7 @@ def _run(config: UpConfig, config_file: Path | None, state_dir: StateDir) -> int
             config,
             port=config.port or free_port(config.host),
             cluster_token=config.cluster_token or secrets.token_hex(16),
+            operator_token=config.operator_token or secrets.token_hex(16),
         )
         with (state_dir.log_dir / "control.log").open("a") as log:
             _configure_log(config, log)
@@ -130,6 +131,8 @@ def _state_of(config: UpConfig, cluster: LocalCluster, state_dir: StateDir) -> C
         cluster_token=config.cluster_token,
         model=config.model_name,
         log_dir=str(state_dir.log_dir),
+        operator_url=cluster.operator_url,
+        operator_token=config.operator_token,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 from runtime.lifecycle import die_with_parent, stop_event
 from wire import rpc
-from wire.cluster import Fingerprint, WorkerBeat, WorkerInfo
+from wire.cluster import Fingerprint, OrderKind, WorkerBeat, WorkerInfo
 from wire.kv import FabricAddress
 from wire.messages import Role, WorkerReport
 
@@ -29,11 +29,11 @@ def parse() -> tuple[str, argparse.Namespace]:
     return known.kind, known
 
 
-def beat_of(kind: str, options: argparse.Namespace) -> WorkerBeat:
+def beat_of(role: Role, epoch: int, options: argparse.Namespace) -> WorkerBeat:
     info = WorkerInfo(
         worker_id=options.worker_id,
-        epoch=time.time_ns(),
-        role=Role(kind),
+        epoch=epoch,
+        role=role,
         address="127.0.0.1:1",
         fabric=FabricAddress("127.0.0.1", 2),
         fingerprint=Fingerprint(options.served_model_name, "r", "float32", 16, "x"),
@@ -41,24 +41,28 @@ def beat_of(kind: str, options: argparse.Namespace) -> WorkerBeat:
         num_blocks=8,
         pid=os.getpid(),
     )
-    return WorkerBeat(info, WorkerReport(Role(kind), num_blocks=8, num_free_blocks=6))
+    return WorkerBeat(info, WorkerReport(role, num_blocks=8, num_free_blocks=6))
 
 
 async def work(kind: str, options: argparse.Namespace) -> None:
     stop = stop_event()
+    roles = [Role(kind)]
 
     async def beats() -> AsyncIterator[WorkerBeat]:
-        beat = beat_of(kind, options)
+        epoch = time.time_ns()
         while not stop.is_set():
-            yield beat
+            yield beat_of(roles[-1], epoch, options)
             try:
-                await asyncio.wait_for(stop.wait(), 0.2)
+                await asyncio.wait_for(stop.wait(), 0.05)
             except TimeoutError:
                 continue
 
     channel = rpc.open_channel(options.control_address)
-    async for _ in rpc.register(channel, beats(), os.environ["BATON_CLUSTER_TOKEN"]):
-        pass
+    async for order in rpc.register(channel, beats(), os.environ["BATON_CLUSTER_TOKEN"]):
+        if order.kind is OrderKind.FLIP and order.role is not None:
+            roles.append(order.role)
+        if order.kind is OrderKind.DRAIN:
+            stop.set()
     await channel.close()
 
 
