@@ -28,6 +28,9 @@ class Orders:
                 case Remove():
                     self._orders[action.worker_id] = _Order(at_s, None)
 
+    def forget(self, worker_id: str) -> None:
+        self._orders.pop(worker_id, None)
+
     def settle(self, seen: Observation) -> tuple[str, ...]:
         """Forgets what is done, and what was not done in time; says the latter."""
         workers = {worker.worker_id: worker for worker in seen.workers}

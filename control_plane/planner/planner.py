@@ -20,6 +20,7 @@ from control_plane.planner.types import (
     Flip,
     Hold,
     Mode,
+    Objectives,
     Observation,
     PoolSizes,
     Remove,
@@ -65,8 +66,11 @@ class Planner:
             self._mode = Mode(config.mode)
         self._configure(config)
 
-    def on_tick(self, seen: Observation) -> Decision:
-        """What should be, and what to do about it. Without fresh data: the last wish, held."""
+    def on_tick(self, seen: Observation, acts: bool = True) -> Decision:
+        """What should be, and what to do about it. Without fresh data: the last wish, held.
+
+        acts: the caller carries the actions out, and calls `failed` for those that it could not.
+        """
         problem = self._trust.problem(seen)
         traffic = seen.traffic
         if problem or traffic is None:
@@ -77,7 +81,7 @@ class Planner:
         bounds = bounds_at(self._config, seen.wall_s, self._may_be_empty(seen.at_s))
         found = self._needs(seen, traffic)
         if found is None:
-            return self._without_costs(seen, bounds, late)
+            return self._without_costs(seen, bounds, late, acts)
         near = found.grown(self._growth(traffic, self._config.flip_s))
         ahead = found.grown(self._growth(traffic, self._start_s))
         desired = self._stable(seen, bounds, ahead)
@@ -86,11 +90,19 @@ class Planner:
         actions, alarms = wishes.actions(
             seen, traffic, bounds, near, Targets(desired, enough, self._mode)
         )
-        self._note(seen.at_s, actions)
+        if acts:
+            self._note(seen.at_s, actions)
         alarms = (*late, *_complaints(seen, near), *alarms)
         return self._decision(seen, desired, actions, alarms, near, traffic)
 
-    def what_if(self, seen: Observation, traffic: Traffic) -> Decision:
+    def failed(self, action: Action) -> None:
+        """The action was not carried out: nothing is in flight for it."""
+        if isinstance(action, Flip | Remove):
+            self._orders.forget(action.worker_id)
+
+    def what_if(
+        self, seen: Observation, traffic: Traffic, objectives: Objectives | None = None
+    ) -> Decision:
         """The pools that a supposed traffic would need, without anything being done."""
         bounds = bounds_at(self._config, seen.wall_s, may_be_empty=True)
         supposed = replace(
@@ -99,7 +111,9 @@ class Planner:
             prefill=replace(seen.prefill, ratio_p90=None),
             decode=replace(seen.decode, ratio_p90=None),
         )
-        found = self._needs(supposed, traffic)
+        found = needs(supposed, traffic, self._models, objectives or self._config.objectives, False)
+        if found is not None and self._mode is Mode.AGGREGATED:
+            found = found.in_one_pool()
         actual = _sizes(seen)
         if found is None:
             hold = Hold("no worker's step times are known yet")
@@ -200,7 +214,7 @@ class Planner:
         )
 
     def _without_costs(
-        self, seen: Observation, bounds: Bounds, alarms: tuple[str, ...]
+        self, seen: Observation, bounds: Bounds, alarms: tuple[str, ...], acts: bool
     ) -> Decision:
         """Nobody's step times are known: the floors are kept, and nothing else."""
         actual = _sizes(seen)
@@ -211,7 +225,8 @@ class Planner:
         actions = wishes.to_floors(seen, bounds) or (
             Hold("no worker's step times are known yet: they are learned from its first steps"),
         )
-        self._note(seen.at_s, actions)
+        if acts:
+            self._note(seen.at_s, actions)
         return Decision(seen.at_s, self._mode, actual, desired, actions, alarms=alarms)
 
     def _decision(
