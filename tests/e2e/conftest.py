@@ -27,7 +27,7 @@ from runtime.lifecycle import free_port
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
-from wire.cluster import ClusterStatus, WorkerStatus
+from wire.cluster import ClusterStatus, ControlOrder, OrderKind, WorkerInfo, WorkerStatus
 from wire.messages import GenerateRequest, Role, SamplingParams, WorkerReport
 
 VOCAB_SIZE = 512
@@ -249,6 +249,57 @@ def _wait_ready(cluster: Cluster) -> None:
             pass
         time.sleep(0.1)
     raise AssertionError(f"not ready in time:\n{cluster.log_path.read_text()[-4000:]}")
+
+
+class Operator:
+    """Orders to the cluster's workers, and what becomes of them."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._channel = rpc.open_channel(f"127.0.0.1:{cluster.control_port}")
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def info(self, worker_id: str) -> WorkerInfo:
+        status = await rpc.fetch_status(self._channel, TOKEN)
+        return next(w for w in status.workers if w.info.worker_id == worker_id).info
+
+    async def report(self, worker_id: str) -> WorkerReport:
+        status = await rpc.fetch_status(self._channel, TOKEN)
+        return next(w for w in status.workers if w.info.worker_id == worker_id).report
+
+    async def ids(self, role: Role) -> list[str]:
+        status = await rpc.fetch_status(self._channel, TOKEN)
+        return [w.info.worker_id for w in status.workers if w.info.role is role]
+
+    async def flip(self, worker_id: str, role: Role) -> tuple[float, float]:
+        """Seconds until the control plane knows the role, and until the old one's legs left."""
+        started_s, taken_s = time.monotonic(), 0.0
+        await self.order(worker_id, ControlOrder(OrderKind.FLIP, role))
+        async with asyncio.timeout(20):
+            while (info := await self.info(worker_id)).role is not role or info.flipping:
+                if info.role is role and not taken_s:
+                    taken_s = time.monotonic() - started_s
+                await asyncio.sleep(0.005)
+        whole_s = time.monotonic() - started_s
+        return taken_s or whole_s, whole_s
+
+    async def order(self, worker_id: str, order: ControlOrder) -> None:
+        await rpc.send_order(self._channel, worker_id, order, TOKEN)
+
+
+@pytest.fixture
+async def open_operator() -> AsyncIterator[Callable[[Cluster], Operator]]:
+    """A function that gives an operator of a running cluster."""
+    opened: list[Operator] = []
+
+    def open_one(cluster: Cluster) -> Operator:
+        opened.append(Operator(cluster))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        await one.close()
 
 
 def num_live(router: Router) -> int:

@@ -1,0 +1,209 @@
+"""Running answers move between real workers, whatever they need to go on, whoever is killed."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import baton
+from wire.block_hash import block_hashes
+from wire.cluster import ControlOrder, OrderKind
+from wire.messages import GenerateRequest, Grammar, GrammarKind, Role, SamplingParams
+
+MODEL = Path(baton.__file__).parent / "demo_model"
+NUM_TOKENS = 160
+SAMPLINGS = {
+    "greedy": SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=NUM_TOKENS),
+    "sampled": SamplingParams(
+        temperature=0.8,
+        top_p=0.9,
+        repetition_penalty=1.1,
+        presence_penalty=0.3,
+        frequency_penalty=0.2,
+        seed=11,
+        ignore_eos=True,
+        max_tokens=NUM_TOKENS,
+    ),
+    "log-probabilities": SamplingParams(
+        temperature=0.5, seed=4, top_logprobs=2, ignore_eos=True, max_tokens=NUM_TOKENS
+    ),
+    "grammar": SamplingParams(
+        temperature=1.0,
+        seed=8,
+        max_tokens=NUM_TOKENS,
+        grammar=Grammar(GrammarKind.REGEX, "([a-z]{2,8} ){600}"),
+    ),
+}
+SLOW_WAYS = ("greedy", "log-probabilities")
+
+
+@pytest.fixture(scope="module")
+def cluster(start_cluster: Callable[..., Any]) -> Any:
+    return start_cluster(MODEL, "--dtype", "float32", decode=2)
+
+
+@pytest.fixture
+async def operator(cluster: Any, open_operator: Callable[..., Any]) -> Any:
+    return open_operator(cluster)
+
+
+@pytest.fixture
+async def router(cluster: Any, connect: Callable[..., Any]) -> AsyncIterator[Any]:
+    yield await connect(cluster, 3)
+    await cluster.wait_idle()
+
+
+def request_of(name: str, sampling: SamplingParams, num_prompt: int = 120) -> GenerateRequest:
+    generator = random.Random(5)
+    prompt = tuple(generator.randrange(10, 2000) for _ in range(num_prompt))
+    return GenerateRequest(name, prompt, sampling, tuple(block_hashes(prompt)))
+
+
+class Stream:
+    """One request's deltas, gathered while a test does something to its workers."""
+
+    def __init__(self, router: Any, request: GenerateRequest) -> None:
+        self.tokens: list[int] = []
+        self.logprobs: list[Any] = []
+        self.trace: Any = None
+        self._arrived = asyncio.Event()
+        self._task = asyncio.create_task(self._run(router, request))
+
+    async def has(self, num_tokens: int) -> None:
+        while len(self.tokens) < num_tokens and self.trace is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def end(self) -> "Stream":
+        async with asyncio.timeout(60):
+            await self._task
+        return self
+
+    async def _run(self, router: Any, request: GenerateRequest) -> None:
+        async for delta in router.generate(request):
+            self.tokens += delta.tokens
+            self.logprobs += delta.logprobs
+            self.trace = delta.trace or self.trace
+            self._arrived.set()
+
+
+async def decoder(operator: Any) -> tuple[Any, Any]:
+    """The decode worker that runs a sequence, and another."""
+    async with asyncio.timeout(10):
+        while True:
+            infos = [await operator.info(name) for name in await operator.ids(Role.DECODE)]
+            busy = [info for info in infos if (await operator.report(info.worker_id)).num_running]
+            if len(busy) == 1 and len(infos) == 2:
+                return busy[0], next(info for info in infos if info is not busy[0])
+            await asyncio.sleep(0.02)
+
+
+async def migrate(operator: Any) -> None:
+    for worker_id in await operator.ids(Role.DECODE):
+        await operator.order(worker_id, ControlOrder(OrderKind.MIGRATE, count=1))
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["sampled", "grammar", *(pytest.param(way, marks=pytest.mark.slow) for way in SLOW_WAYS)],
+)
+async def test_a_moved_answer_is_the_one_that_stayed(way: str, router: Any, operator: Any) -> None:
+    stayed = await Stream(router, request_of(f"{way}-stays", SAMPLINGS[way])).end()
+    moving = Stream(router, request_of(f"{way}-moves", SAMPLINGS[way]))
+    for num_tokens in (10, 80):
+        await moving.has(num_tokens)
+        await migrate(operator)
+    moved = await moving.end()
+    assert stayed.trace.moves == 0
+    assert moved.trace.moves >= 1
+    assert moved.trace.attempts == 1
+    assert moved.tokens == stayed.tokens
+    assert len(moved.tokens) == NUM_TOKENS
+    assert len(moved.logprobs) == len(stayed.logprobs)
+    for one, other in zip(moved.logprobs, stayed.logprobs, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+
+
+async def test_a_terminated_worker_hands_its_answers_over_and_ends(
+    router: Any, operator: Any
+) -> None:
+    stayed = await Stream(router, request_of("t-stays", SAMPLINGS["sampled"])).end()
+    streams = [Stream(router, request_of(f"t{i}", SAMPLINGS["sampled"])) for i in range(4)]
+    for stream in streams:
+        await stream.has(10)
+    infos = [await operator.info(name) for name in await operator.ids(Role.DECODE)]
+    os.kill(infos[0].pid, signal.SIGTERM)
+    ended = [await stream.end() for stream in streams]
+    assert all(stream.tokens == stayed.tokens for stream in ended)
+    assert all(stream.trace.attempts == 1 for stream in ended)
+    assert not any(stream.trace.decode_worker == infos[0].worker_id for stream in ended)
+    await back(operator)
+
+
+async def back(operator: Any) -> None:
+    """Waits until both decode workers are live."""
+    async with asyncio.timeout(30):
+        while len(await operator.ids(Role.DECODE)) < 2:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_a_target_that_never_answers_costs_the_stream_nothing(
+    router: Any, operator: Any
+) -> None:
+    stayed = await Stream(router, request_of("k-stays", SAMPLINGS["sampled"])).end()
+    stream = Stream(router, request_of("k", SAMPLINGS["sampled"]))
+    await stream.has(10)
+    source, target = await decoder(operator)
+    os.kill(target.pid, signal.SIGSTOP)
+    await operator.order(source.worker_id, ControlOrder(OrderKind.MIGRATE, count=1))
+    await stream.has(60)
+    os.kill(target.pid, signal.SIGKILL)
+    ended = await stream.end()
+    assert ended.tokens == stayed.tokens
+    assert (ended.trace.moves, ended.trace.attempts) == (0, 1)
+    await back(operator)
+
+
+async def test_a_source_that_dies_while_it_is_read_is_taken_over(
+    router: Any, operator: Any
+) -> None:
+    stayed = await Stream(router, request_of("s-stays", SAMPLINGS["sampled"])).end()
+    stream = Stream(router, request_of("s", SAMPLINGS["sampled"]))
+    await stream.has(10)
+    source, target = await decoder(operator)
+    os.kill(target.pid, signal.SIGSTOP)
+    await operator.order(source.worker_id, ControlOrder(OrderKind.MIGRATE, count=1))
+    async with asyncio.timeout(10):
+        while not (await operator.report(source.worker_id)).num_exports:
+            await asyncio.sleep(0.02)
+    os.kill(source.pid, signal.SIGKILL)
+    os.kill(target.pid, signal.SIGCONT)
+    ended = await stream.end()
+    assert ended.tokens == stayed.tokens
+    assert (ended.trace.moves, ended.trace.attempts) == (1, 1)
+    await back(operator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["source", "target"])
+async def test_a_kill_at_any_moment_of_a_migration_changes_no_token(
+    victim: str, router: Any, operator: Any
+) -> None:
+    stayed = await Stream(router, request_of("a-stays", SAMPLINGS["sampled"])).end()
+    generator = random.Random(3)
+    for number in range(12):
+        stream = Stream(router, request_of(f"{victim}{number}", SAMPLINGS["sampled"]))
+        await stream.has(10)
+        pair = dict(zip(("source", "target"), await decoder(operator), strict=True))
+        worker_id = pair["source"].worker_id
+        await operator.order(worker_id, ControlOrder(OrderKind.MIGRATE, count=1))
+        await asyncio.sleep(generator.uniform(0.0, 0.02))
+        os.kill(pair[victim].pid, signal.SIGKILL)
+        assert (await stream.end()).tokens == stayed.tokens
+        await back(operator)
