@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from baton.probe import http_status
+from baton.probe import http_status, local_host
 from baton.up_config import UpConfig
 from control_plane.actuators.local import LocalActuator
 from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
@@ -77,6 +77,9 @@ class LocalCluster:
                 http_port=config.http_port,
                 operator_token=config.operator_token,
                 audit_file=str(log_dir / "audit.jsonl") if log_dir else "",
+                plan=config.plan,
+                planner_file=config.planner_file,
+                gateway_metrics=f"http://{local_host(config.host)}:{config.port}/metrics",
             ),
             clock,
             self._actuator.processes,

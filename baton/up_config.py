@@ -33,6 +33,8 @@ class UpConfig:
     cluster_token: str = ""  # a random one
     operator_token: str = ""  # a random one, which `baton` commands here know
     max_workers: int = 0  # one a core, 64 with a profile
+    plan: str = "advise"
+    planner_file: str = ""  # the planner's defaults
     drain_s: float = 5.0
     ready_timeout_s: float = 300.0
     tenants_file: str = ""  # none: everybody may use the server

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from control_plane.actuators.actuator import Actuator, ActuatorConflict, ActuatorRefused
+from control_plane.leadership import NotLeader
 from control_plane.observe.observer import Observer
 from control_plane.overrides import Overrides
 from control_plane.planner.config import PlannerConfig, PlannerConfigError
@@ -35,6 +36,7 @@ _KEPT_DECISIONS = 500
 _MODE_PERIOD_S = 180.0
 _HISTORY_S = 600.0
 _SUPPOSED_CV2 = 1.0  # of prompt lengths, where no traffic shows theirs
+_UNDONE = (ActuatorRefused, ActuatorConflict, NotLeader, BatonError, OSError)
 _log = get_logger("control_plane")
 
 
@@ -156,7 +158,7 @@ class Autopilot:
                     await self._parts.actuator.remove(worker_id)
                 case Hold():
                     return ""
-        except (ActuatorRefused, ActuatorConflict, BatonError, OSError) as error:
+        except _UNDONE as error:
             self._planner.failed(action)
             name = type(action).__name__.lower()
             self._parts.metrics.counter("baton_control_failed_actions_total", action=name).inc()
@@ -174,7 +176,7 @@ class Autopilot:
             return
         try:
             await self._parts.actuator.recommend(desired.prefill, desired.decode)
-        except (ActuatorRefused, ActuatorConflict, BatonError, OSError) as error:
+        except _UNDONE as error:
             _log.warning("the recommendation was not taken", reason=str(error))
 
     # --- what is kept and told -------------------------------------------------------------------

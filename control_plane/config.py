@@ -13,6 +13,8 @@ class ControlConfig:
     its restart does not look like the loss of every worker. metrics_port 0: no metrics over HTTP.
     http_port: of the operator API. operator_token: of those who may act, without one nobody may;
     protect_reads: reading asks for it too. audit_file: where actions are written as JSON lines.
+    plan: off, advise or act. planner_file: TOML with the planner's bounds. prometheus_url: where
+    the gateways' figures are asked for; without one, gateway_metrics lists their /metrics.
     parent_pid 0: this process outlives the one that started it.
     """
 
@@ -26,6 +28,11 @@ class ControlConfig:
     operator_token: str = ""
     protect_reads: bool = False
     audit_file: str = ""
+    plan: str = "off"
+    planner_file: str = ""
+    gateway_metrics: str = ""
+    prometheus_url: str = ""
+    prometheus_token: str = ""
     parent_pid: int = 0
     log_level: str = "info"
 

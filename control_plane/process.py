@@ -7,10 +7,11 @@ from control_plane.server import ControlServer
 from runtime.clock import SystemClock
 from runtime.lifecycle import die_with_parent, stop_event
 from runtime.log import configure, get_logger
+from runtime.settings import SettingsError
 
 
 def run(config: ControlConfig) -> int:
-    """Serves until SIGTERM or SIGINT and gives the exit code: 2 when a port is taken."""
+    """Serves until SIGTERM or SIGINT and gives the exit code: 2 for a taken port or a wrong setting."""
     if config.parent_pid:
         die_with_parent(config.parent_pid)
     configure("control", level=config.log_level)
@@ -20,10 +21,10 @@ def run(config: ControlConfig) -> int:
 async def _serve(config: ControlConfig) -> int:
     log = get_logger("control_plane")
     stop = stop_event()
-    server = ControlServer(config, SystemClock())
     try:
+        server = ControlServer(config, SystemClock())
         await server.start()
-    except OSError as error:
+    except (OSError, SettingsError) as error:
         log.error("cannot start", reason=str(error))
         return 2
     log.info("listening", address=f"{config.host}:{server.port}")

@@ -13,9 +13,12 @@ from control_plane.actuators.fenced import FencedActuator
 from control_plane.api.access import Access
 from control_plane.api.server import OperatorApi
 from control_plane.api.source import OperatorParts
+from control_plane.autopilot import Autopilot, AutopilotParts, ModeSimulator
 from control_plane.config import ControlConfig
 from control_plane.leadership import Leadership, SoleLeadership
+from control_plane.observe.observer import Observer, Seen
 from control_plane.overrides import Overrides
+from control_plane.planner_settings import build_autopilot, traffic_source
 from control_plane.planning import Planning, Unplanned
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
@@ -32,7 +35,8 @@ _STOP_GRACE_S = 0.2
 class ControlServer:
     """Whoever starts it stops it. One registry in memory: a restart learns it from the beats.
 
-    actuator None: workers are somebody else's, and what is wanted is only advised.
+    actuator None: workers are somebody else's, and what is wanted is only advised. planning None:
+    the configuration says whether an autopilot runs. Raises SettingsError for what it cannot use.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ControlServer:
         actuator: Actuator | None = None,
         actuator_name: str = "advisory",
         planning: Planning | None = None,
+        modes: ModeSimulator | None = None,
         leadership: Leadership | None = None,
     ) -> None:
         self.metrics = Metrics(CONTROL_METRICS)
@@ -58,12 +63,14 @@ class ControlServer:
         )
         self.port = 0
         self._config = config
+        self._autopilot = None if planning else self._build_autopilot(clock, modes)
+        self._flight: asyncio.Task[None] | None = None
         self._api = OperatorApi(
             OperatorParts(
                 registry=self.registry,
                 processes=processes,
                 actuator=self.actuator,
-                planning=planning or Unplanned(),
+                planning=planning or self._autopilot or Unplanned(),
                 overrides=self.overrides,
                 leadership=self.leadership,
                 order=self.plane.order,
@@ -105,16 +112,39 @@ class ControlServer:
         if config.operator_port >= 0:
             await self._api.start(config.host, config.operator_port)
         self._expiry = asyncio.create_task(self.plane.watch_expiry(), name="registry-expiry")
+        if self._autopilot is not None:
+            self._flight = asyncio.create_task(self._autopilot.run(), name="autopilot")
 
     async def stop(self) -> None:
         """Ends every stream after a short grace and frees the ports."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._expiry
+        for task in (self._flight, self._expiry):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         await self._api.stop()
         await self._server.stop(_STOP_GRACE_S)
         await self.leadership.stop()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self.registry.check_integrity()
+
+    def _build_autopilot(self, clock: Clock, modes: ModeSimulator | None) -> Autopilot | None:
+        if self._config.plan == "off":
+            return None
+
+        def parts(observer: Observer) -> AutopilotParts:
+            return AutopilotParts(
+                observer=observer,
+                actuator=self.actuator,
+                order=self.plane.order,
+                overrides=self.overrides,
+                clock=clock,
+                wall_s=wall_time_s,
+                metrics=self.metrics,
+                may_act=lambda: self.leadership.term().is_me,
+            )
+
+        source = traffic_source(self._config, clock)
+        seen = Seen(self.registry.status, self.actuator.status, source)
+        return build_autopilot(self._config, parts, seen, clock, wall_time_s, modes)

@@ -12,7 +12,8 @@ from runtime.settings import SettingsError, load
 
 T = TypeVar("T")
 
-SECRET_FIELDS = frozenset({"cluster_token", "operator_token"})  # from BATON_* or the file only
+# These come from BATON_* variables or the file only.
+SECRET_FIELDS = frozenset({"cluster_token", "operator_token", "prometheus_token"})
 _PLAIN_TYPES = (str, int, float, bool)
 
 HELP: Mapping[str, str] = {
@@ -29,6 +30,7 @@ HELP: Mapping[str, str] = {
     "move_above": "Share of the KV pool from which the longest request is moved away; 0: never.",
     "dtype": "float32, bfloat16, or auto for the checkpoint's.",
     "expected_bytes_s": "KV bytes a second that a link should carry; deadlines come from it.",
+    "gateway_metrics": "Addresses of the gateways' /metrics, separated by commas.",
     "host": "Address to listen on.",
     "http_port": "Port of the operator API; 0: the one after the control port, -1: none.",
     "kv_memory": "Memory of a worker's KV cache, such as 512MiB or 2GB.",
@@ -46,6 +48,9 @@ HELP: Mapping[str, str] = {
     "max_prompt_tokens": "Longest prompt in tokens; 0: what the context holds.",
     "request_timeout_s": "Seconds that an answer may take to its end; 0: no limit.",
     "stall_timeout_s": "Seconds until a client that reads nothing of its answer is cut off.",
+    "tenants_redis": "URL of the Redis that has the tenants, in place of tenants_file.",
+    "usage_log": "File that gets a line of JSON per request, for bills; empty: none.",
+    "usage_log_bytes": "Size at which the usage log is renamed and begun anew.",
     "tls_certificate": "PEM file of the server's certificate and its chain; empty: plain HTTP.",
     "tls_key": "PEM file of the certificate's key; empty: in the certificate's file.",
     "tls_min_version": "Oldest version of TLS that is spoken: 1.2 or 1.3.",
@@ -55,11 +60,15 @@ HELP: Mapping[str, str] = {
     "metrics_port": "Port of /metrics; 0: none. Under `up`, workers take the ports after it.",
     "model": "A Hugging Face model directory.",
     "parent_pid": "End when this process ends; 0: never.",
+    "plan": "The planner: off, advise (decides and shows), or act (flips, adds, removes workers).",
+    "planner_file": "TOML file of the planner's bounds, budget, hardware kinds and schedules.",
     "policy": "How workers are chosen: uncached_tokens, predicted, or a peer's rule.",
     "port": "Port to listen on; 0: a free one, where another process learns it.",
     "prefill": "Prefill workers to start.",
     "profile": "Take a profile's time and compute nothing, as llama-3.1-8b@h200.",
     "protect_reads": "Ask for the operator token also where nothing is changed.",
+    "prometheus_token": "Bearer token for the Prometheus server.",
+    "prometheus_url": "Prometheus server to ask for traffic; empty: the gateways themselves.",
     "ready_timeout_s": "Seconds until the cluster must serve.",
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",

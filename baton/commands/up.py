@@ -23,6 +23,7 @@ from control_plane.actuators.process_spec import ProcessExit
 from runtime.clock import SystemClock
 from runtime.lifecycle import die_with_parent, free_port, stop_event
 from runtime.log import configure
+from runtime.settings import SettingsError
 
 DetachFlag = Annotated[bool, typer.Option("--detach", help="Return once the cluster serves.")]
 
@@ -37,7 +38,7 @@ def up(detach: DetachFlag = False, config: Path | None = None, **flags: object) 
         die_with_parent(settings.parent_pid)
     try:
         raise typer.Exit(_run(settings, config, state_dir))
-    except (PreflightError, AlreadyRunning) as error:
+    except (PreflightError, AlreadyRunning, SettingsError) as error:
         typer.echo(f"baton up: {error}", err=True)
         raise typer.Exit(2) from error
 
