@@ -11,7 +11,7 @@ from runtime.settings import SettingsError
 
 
 def run(config: ControlConfig) -> int:
-    """Serves until SIGTERM or SIGINT and gives the exit code: 2 for a taken port or a wrong setting."""
+    """Serves until SIGTERM or SIGINT. Gives the exit code: 2 for a taken port or wrong setting."""
     if config.parent_pid:
         die_with_parent(config.parent_pid)
     configure("control", level=config.log_level)
