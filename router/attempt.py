@@ -113,6 +113,9 @@ class Attempt:
     @property
     def num_moves(self) -> int:
         return self._mover.num_moves
+    def starter(self) -> WorkerSession:
+        """Who computes the prompt."""
+        return self._prefill or self._decode
 
     def start(self) -> None:
         facts, decode, num_tokens = self._facts, self._decode, self._facts.num_tokens

@@ -1,11 +1,14 @@
 """What the router expects of one worker at this moment, as values that a policy can read."""
 
+from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 from router.load import WorkerLoad
 from router.predictor import StepCosts, StepPredictor
 from wire.messages import StepTotals
 
+_NUM_ANSWERS = 32  # that tell the time around the engine
 _FADE = 0.02  # how fast an old best rate and old latencies lose their say, per transfer
 
 
@@ -23,7 +26,9 @@ class Outlook:
     """A warm worker. num_seqs, context_tokens: its decode batch, with all that is on its way.
 
     queue_s: prefill work that waits. prefill_share: the share of its recent time that prefill took.
-    backlog_s: transfers under way. margin: cautious over expected time, at least 1.
+    backlog_s: transfers under way. margin: cautious over expected time, at least 1. path_s: of the
+    time to a first token what is neither queue nor prefill, as measured: hops, loops, a step that
+    was under way.
     """
 
     costs: StepCosts
@@ -35,6 +40,7 @@ class Outlook:
     link: LinkCosts
     backlog_s: float
     tpot_s: float = 0.0  # what a sequence of the batch gets at present
+    path_s: float = 0.0
 
 
 class WorkerForecast:
@@ -49,6 +55,8 @@ class WorkerForecast:
         self.steps = StepPredictor(seed, pool)
         self._link = link
         self._has_link = link.token_s > 0
+        self._around_s: deque[float] = deque(maxlen=_NUM_ANSWERS)
+        self._path_s = 0.0
 
     def reported(self, totals: StepTotals, now_s: float) -> None:
         self.steps.observe(totals, now_s)
@@ -64,6 +72,11 @@ class WorkerForecast:
         latency_s = self._link.latency_s + _FADE * 5 * (rest_s - self._link.latency_s)
         self._link = LinkCosts(token_s, latency_s, self._link.tail_share)
         self._has_link = True
+
+    def answered(self, predicted_s: float, taken_s: float) -> None:
+        """A first token came taken_s after its placement; its queue and prefill were predicted."""
+        self._around_s.append(taken_s - predicted_s)
+        self._path_s = max(0.0, median(self._around_s))
 
     def outlook(self, load: WorkerLoad) -> Outlook | None:
         """None while the predictor is cold."""
@@ -82,4 +95,5 @@ class WorkerForecast:
             link=self._link,
             backlog_s=load.pulling_tokens * self._link.token_s,
             tpot_s=costs.itl_s(num_seqs, context) / max(0.05, 1 - share),
+            path_s=self._path_s,
         )

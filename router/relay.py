@@ -88,6 +88,7 @@ class Relay:
             async for delta in deltas:
                 if not self._first_s and delta.tokens:
                     self._first_s = self._clock.now()
+                    self._learn_path()
                 yield delta
         except BatonError as error:
             self._outcome = error.code.value
@@ -97,6 +98,15 @@ class Relay:
             if is_admitted:
                 self._admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
             self._traces.put(self._request.request_id, self._trace())
+
+    def _learn_path(self) -> None:
+        """What this first token took beside queue and prefill is expected of the next one."""
+        assert self._attempt is not None, "somebody gave the token"
+        placement = self._attempt.placement
+        if placement.ranking and self._num_attempts == 1:
+            predicted, taken_s = placement.ranking[0].forecast, self._first_s - self._arrived_s
+            engine_s = predicted.queue_s + predicted.prefill_s
+            self._attempt.starter.forecast.answered(engine_s, taken_s - self._placed_s)
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:

@@ -9,7 +9,8 @@ computed (on d, or on a prefill worker p), with phi(z) = z up to 1 and 1 + 8 (z 
       + rho / (1 - rho) T_p / TTFT SLO                   the price of prefill, rho of it in use
 
 A worker that spends the share s of its time on prefill gives its sequences a token each
-ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly its time.
+ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly its time. Costs are of
+cautious times, which `margin` has lengthened; forecasts are of the times that are expected.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ _COST = itemgetter(0)
 # A worker as the one that decodes: cost, seconds a token, phi of that, tokens to pull, itself.
 _Seat = tuple[float, float, float, int, Candidate, Outlook]
 # A worker as the one that prefills: cost, queue_s, prefill_s, itself.
-_Source = tuple[float, float, float, Candidate]
+_Source = tuple[float, float, float, Candidate, Outlook]
 # A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode.
 _Times = tuple[float, float, float, float, float, float]
 _Offer = tuple[float, _Times, Candidate | None, Candidate]
@@ -63,9 +64,9 @@ class Predicted:
     chunk_tokens: float = 1024.0
     answer_tokens: float = 200.0
     anywhere: int = 3
-    foreign: float = 3.0
+    foreign: float = 1.0
     followers: float = 8.0
-    guard: float = 100.0
+    guard: float = 10.0
 
     def __call__(
         self, facts: RequestFacts, phase: Role, candidates: Sequence[Candidate], rng: Random
@@ -121,6 +122,7 @@ class _Ask:
         costs, margin, num_seqs = outlook.costs, outlook.margin, outlook.num_seqs
         itl_s = margin * costs.itl_s(num_seqs + 1, outlook.context_tokens + num_tokens)
         queue_s, share = margin * outlook.queue_s, _share(outlook, 0.0)
+        before_s = queue_s + outlook.path_s
         tpot_s = itl_s / (1 - share)
         tpot = _phi(tpot_s / self._tpot_s)
         uncached = self._facts.uncached_tokens(worker.worker_id)
@@ -129,8 +131,8 @@ class _Ask:
         room = _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < uncached)
         if is_maker:
             prefill_s = own_s + itl_s
-            cost = self._lateness(queue_s + prefill_s) + self._price * own_s + harm + room
-            self._sources.append((cost, queue_s, prefill_s, worker))
+            cost = self._lateness(before_s + prefill_s) + self._price * own_s + harm + room
+            self._sources.append((cost, queue_s, prefill_s, worker, outlook))
         if is_home:
             cost = tpot + self._crowding(outlook, tpot, share) + room
             if worker.role is Role.PREFILL:
@@ -163,12 +165,14 @@ class _Ask:
             harm = self._harm(outlook, itl_s, seat[2], own_s)
         num_steps = -(-(num_new + worker.waiting_tokens) // self._chunk)
         prefill_s = own_s + num_steps * itl_s
-        cost += self._lateness(queue_s + prefill_s) + harm
-        tpot_s = itl_s / (1 - _share(outlook, own_s))
-        return (cost, (queue_s + prefill_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker)
+        cost += self._lateness(queue_s + outlook.path_s + prefill_s) + harm
+        tpot_s = itl_s / (1 - _share(outlook, own_s)) / outlook.margin
+        queue_s, prefill_s = queue_s / outlook.margin, prefill_s / outlook.margin
+        ttft_s = queue_s + outlook.path_s + prefill_s
+        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker)
 
     def _remote(self, source: _Source, seat: _Seat) -> _Offer:
-        source_cost, queue_s, prefill_s, maker = source
+        source_cost, queue_s, prefill_s, maker, before = source
         cost, tpot_s, tpot, num_pulled, worker, outlook = seat
         link = outlook.link
         fetch_s = link.token_s * num_pulled
@@ -180,7 +184,9 @@ class _Ask:
         exposed_s = link.latency_s + (tail_s if tail_s > behind_s else behind_s)
         tpot_s += exposed_s / self._answer
         cost += source_cost + _phi(tpot_s / self._tpot_s) - tpot
-        times = (queue_s + prefill_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
+        queue_s, prefill_s = queue_s / before.margin, prefill_s / before.margin
+        ttft_s, tpot_s = queue_s + before.path_s + prefill_s, tpot_s / outlook.margin
+        times = (ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
         return (cost, times, maker, worker)
 
     def _lateness(self, ttft_s: float) -> float:
