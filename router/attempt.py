@@ -113,6 +113,8 @@ class Attempt:
     @property
     def num_moves(self) -> int:
         return self._mover.num_moves
+
+    @property
     def starter(self) -> WorkerSession:
         """Who computes the prompt."""
         return self._prefill or self._decode
