@@ -11,6 +11,8 @@ class GatewayConfig:
 
     max_model_len: tokens of prompt and answer together, 0 means what the model allows.
     tenants_file: API keys and limits, see gateway/tenants.py; empty: everybody may use the server.
+    tenants_redis: URL of the Redis that has them instead, see gateway/redis_tenants.py.
+    usage_log: file that gets a line per request, see gateway/usage.py; empty: none.
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
     2,000 tokens, and tpot_slo_ms.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
@@ -39,6 +41,9 @@ class GatewayConfig:
     cors_origins: str = ""
     max_model_len: int = 0
     tenants_file: str = ""
+    tenants_redis: str = ""
+    usage_log: str = ""
+    usage_log_bytes: int = 64 << 20
     policy: str = "uncached_tokens"
     ttft_slo_ms: float = 2000.0
     tpot_slo_ms: float = 50.0

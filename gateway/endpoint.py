@@ -21,6 +21,7 @@ from gateway.replies import Replies
 from gateway.request_headers import read_headers
 from gateway.sse import stream_answers, whole_answers
 from gateway.terms import asked_terms
+from gateway.usage import Used
 from runtime.clock import wall_time_s
 from runtime.lifecycle import new_id
 from runtime.log import get_logger
@@ -48,6 +49,35 @@ class Services:
         """The least of the model's own limit and the live workers'."""
         of_workers = self.source.snapshot().max_model_len
         return min(self.model.max_model_len, of_workers or self.model.max_model_len)
+
+    async def write(
+        self,
+        generation: Generation,
+        prepared: Prepared,
+        answers: AnswerSet,
+        replies: Replies,
+        reply: HttpReply,
+    ) -> None:
+        """Runs the generation to its end, as one of those that are live."""
+        write = stream_answers if prepared.stream else whole_answers
+        async with generation:
+            self.live.add(generation)
+            try:
+                await write(generation, answers, replies, reply)
+            finally:
+                self.live.discard(generation)
+
+    def used(self, request_id: str, prepared: Prepared, answers: AnswerSet) -> Used:
+        """What a request took, once its generation has ended in whatever way."""
+        traces = [self.source.trace(request.request_id) for request in prepared.requests]
+        return Used(
+            request_id=request_id,
+            model=self.model.name,
+            num_prompt_tokens=answers.num_prompt_tokens,
+            num_cached_tokens=answers.num_cached_tokens,
+            num_output_tokens=answers.num_output_tokens,
+            traces=[trace for trace in traces if trace is not None],
+        )
 
     def fail_all(self) -> None:
         """Ends what is under way with an error that asks the clients to try again."""
@@ -146,13 +176,14 @@ class GenerateEndpoint:
         replies = self._replies(request_id, int(wall_time_s()), services.model, prepared)
         reply.failed_stream = replies.failure
         answers = AnswerSet(prepared, services.model.detokenizers, meter)
-        write = stream_answers if prepared.stream else whole_answers
-        abort = scope.get("extensions", {}).get(ABORT)
-        async with Generation(
-            services.source, prepared.requests, receive, services.limits, abort
-        ) as generation:
-            services.live.add(generation)
-            try:
-                await write(generation, answers, replies, reply)
-            finally:
-                services.live.discard(generation)
+        generation = Generation(
+            services.source,
+            prepared.requests,
+            receive,
+            services.limits,
+            scope.get("extensions", {}).get(ABORT),
+        )
+        try:
+            await services.write(generation, prepared, answers, replies, reply)
+        finally:
+            meter.used(services.used(request_id, prepared, answers))

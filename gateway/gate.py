@@ -15,25 +15,34 @@ _Stamp = tuple[int, int, int]  # inode, size and time of change of a file
 
 
 class Gate:
-    """Owns the accounts. Without a file everybody is one tenant without limits."""
+    """Owns the accounts. Without tenants everybody is one without limits."""
 
-    def __init__(self, path: Path | None, clock: Clock) -> None:
-        """Raises TenantFileError for a file that cannot be used."""
+    def __init__(
+        self, path: Path | None, clock: Clock, tenants: Mapping[str, Tenant] | None = None
+    ) -> None:
+        """tenants: by the digest of their keys, where no file has them; take() changes them.
+
+        Raises TenantFileError for a file that cannot be used.
+        """
         self._path = path
+        self._is_open = path is None and tenants is None
         self._clock = clock
         self._anyone = Account(ANYONE, clock)
         self._accounts: dict[str, Account] = {}  # by the tenant's name
         self._by_digest: Mapping[str, Tenant] = {}
         self._looked_s = clock.now()
         self._stamp = _stamp(path)
+        if tenants is not None:
+            self.take(tenants)
         if path is not None:
-            self._take(read_tenants(path))
+            self.take(read_tenants(path))
 
     def account(self, headers: Iterable[tuple[bytes, bytes]]) -> Account:
         """Raises ApiError 401 without the key of a tenant."""
-        if self._path is None:
+        if self._is_open:
             return self._anyone
-        self._look_at(self._path)
+        if self._path is not None:
+            self._look_at(self._path)
         key = _key(headers)
         if not key:
             raise _unauthorized("the request has no API key: send Authorization: Bearer KEY")
@@ -53,13 +62,14 @@ class Gate:
             return
         self._stamp = stamp
         try:
-            self._take(read_tenants(path))
+            self.take(read_tenants(path))
         except TenantFileError as error:
             _log.warning("the tenants stay as they were", reason=str(error))
         else:
             _log.info("tenants read again", num_keys=len(self._by_digest))
 
-    def _take(self, by_digest: Mapping[str, Tenant]) -> None:
+    def take(self, by_digest: Mapping[str, Tenant]) -> None:
+        """From now on these are the tenants; what they have spent stays spent."""
         self._by_digest = by_digest
         for tenant in by_digest.values():
             account = self._accounts.get(tenant.name)

@@ -1,6 +1,7 @@
 """The gateway's metrics, bound once, and the measuring of one request."""
 
 from gateway.rate_limit import Account
+from gateway.usage import UsageLog, UsageMeter, Used
 from runtime.clock import Clock
 from runtime.metrics import Metrics
 
@@ -8,8 +9,9 @@ from runtime.metrics import Metrics
 class GatewayMeter:
     """Looks the metrics up once for all requests."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, usage_log: UsageLog | None = None) -> None:
         self._metrics = metrics
+        self.usage = UsageMeter(metrics, usage_log)
         self.clock = clock
         self.in_flight = metrics.gauge("baton_requests_in_flight")
         self.ttft = metrics.histogram("baton_ttft_seconds")
@@ -37,6 +39,7 @@ class RequestMeter:
         self._last_s: float | None = None
         self._is_accepted = False
         self._account: Account | None = None
+        self._used: Used | None = None
 
     def accept(self, num_prompt_tokens: int, account: Account) -> None:
         """account: pays for the answer's tokens."""
@@ -64,7 +67,14 @@ class RequestMeter:
         """Prompt tokens found in a prefix cache; called once an answer."""
         self._meter.cached_tokens.inc(num_tokens)
 
+    def used(self, used: Used) -> None:
+        """What the request took, whole or not; called once, before its end."""
+        self._used = used
+
     def end(self, outcome: str) -> None:
+        if self._used is not None and self._account is not None:
+            tenant = self._account.tenant.name
+            self._meter.usage.take(tenant, self._endpoint, outcome, self._used)
         self._meter.count(self._endpoint, outcome)
         if self._is_accepted:
             self._meter.in_flight.dec()

@@ -22,9 +22,11 @@ from gateway.gate import Gate
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
+from gateway.tenant_source import following, open_gate
 from gateway.tenants import TenantFileError
 from gateway.tls import server_context
 from gateway.tokenizer import PromptEncoder
+from gateway.usage import UsageLog
 from router.config import RouterConfig
 from router.policies.named import policy_named
 from router.router import Router
@@ -51,6 +53,21 @@ class Gateway:
     preparer: Preparer
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What has to be there before a process can serve; close() closes the log."""
+
+    model: ModelFiles
+    gate: Gate
+    tls: ssl.SSLContext | None
+    usage_log: UsageLog | None
+    listener: socket.socket
+
+    def close(self) -> None:
+        if self.usage_log is not None:
+            self.usage_log.close()
+
+
 def run(config: GatewayConfig) -> int:
     """Serves until SIGTERM or SIGINT; gives the exit status, 0 after a drain."""
     log.configure("gateway", level=config.log_level)
@@ -59,24 +76,41 @@ def run(config: GatewayConfig) -> int:
         die_with_parent(config.parent_pid)
     _allow_connections()
     try:
-        model = read_model_directory(
-            Path(config.model), config.served_model_name, config.max_model_len
-        )
-        policy_named(config.policy)
-        gate = Gate(Path(config.tenants_file) if config.tenants_file else None, SystemClock())
-        tls = _tls(config)
-        listener = _listen(config.host, config.port)
+        opened = _open(config)
     except (ModelDirectoryError, TenantFileError, OSError, ValueError) as error:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, model, gate, listener, tls))
+    with contextlib.closing(opened), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, opened))
     return 0
 
 
-def build(config: GatewayConfig, model: ModelFiles, gate: Gate) -> Gateway:
+def _open(config: GatewayConfig) -> Opened:
+    model = read_model_directory(Path(config.model), config.served_model_name, config.max_model_len)
+    policy_named(config.policy)
+    return Opened(
+        model=model,
+        gate=open_gate(config.tenants_file, config.tenants_redis, SystemClock()),
+        tls=_tls(config),
+        usage_log=_usage_log(config),
+        listener=_listen(config.host, config.port),
+    )
+
+
+def _usage_log(config: GatewayConfig) -> UsageLog | None:
+    """Raises OSError naming the setting."""
+    if not config.usage_log:
+        return None
+    try:
+        return UsageLog(Path(config.usage_log), config.usage_log_bytes, SystemClock())
+    except OSError as error:
+        raise OSError(f"usage_log {config.usage_log}: {error.strerror}") from error
+
+
+def build(config: GatewayConfig, opened: Opened) -> Gateway:
     """Wires the process; called inside the running loop."""
     clock = SystemClock()
+    model = opened.model
     metrics = Metrics(GATEWAY_METRICS)
     router = Router(
         RouterConfig(
@@ -93,8 +127,8 @@ def build(config: GatewayConfig, model: ModelFiles, gate: Gate) -> Gateway:
     services = Services(
         model=model,
         source=router,
-        meter=GatewayMeter(metrics, clock),
-        gate=gate,
+        meter=GatewayMeter(metrics, clock, opened.usage_log),
+        gate=opened.gate,
         limits=config.limits,
     )
     encoder = PromptEncoder(model.tokenizer)
@@ -103,18 +137,15 @@ def build(config: GatewayConfig, model: ModelFiles, gate: Gate) -> Gateway:
     return Gateway(app, services, router, encoder, preparer)
 
 
-async def _serve(
-    config: GatewayConfig,
-    model: ModelFiles,
-    gate: Gate,
-    listener: socket.socket,
-    tls: ssl.SSLContext | None,
-) -> None:
+async def _serve(config: GatewayConfig, opened: Opened) -> None:
     stop = stop_event()
-    gateway = build(config, model, gate)
+    gateway = build(config, opened)
     await gateway.router.start()
     try:
-        await serve_app(gateway.app, gateway.services, listener, stop, config.drain_s, tls)
+        async with following(config.tenants_redis, opened.gate):
+            await serve_app(
+                gateway.app, gateway.services, opened.listener, stop, config.drain_s, opened.tls
+            )
     finally:
         await gateway.router.stop()
         gateway.encoder.close()

@@ -68,9 +68,19 @@ def read_tenants(path: Path) -> Mapping[str, Tenant]:
     `weight`, `models`.
     """
     try:
-        content = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TenantFileError(f"{path} cannot be read: {error}") from error
+    return tenants_of(tables, str(path))
+
+
+def tenants_of(tables: Mapping[str, object], path: str) -> Mapping[str, Tenant]:
+    """Tenants by the digest of each of their keys. path: where the tables come from.
+
+    Raises TenantFileError.
+    """
+    try:
+        content = msgspec.convert(tables, _File)
     except msgspec.ValidationError as error:
         raise TenantFileError(f"{path}: {error}") from error
     tenants: dict[str, Tenant] = {}

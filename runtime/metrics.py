@@ -34,6 +34,9 @@ GATEWAY_METRICS = (
     MetricSpec("baton_prompt_tokens_total", "counter", "Prompt tokens of accepted requests."),
     MetricSpec("baton_cached_tokens_total", "counter", "Prompt tokens found in a prefix cache."),
     MetricSpec("baton_output_tokens_total", "counter", "Tokens sent to clients."),
+    MetricSpec("baton_tenant_requests_total", "counter", "Requests that reached a worker or waited for one, by tenant; the first 1,000 by name.", ("tenant",)),
+    MetricSpec("baton_tenant_tokens_total", "counter", "Tokens by tenant and kind: prompt, cached (of those), output.", ("tenant", "kind")),
+    MetricSpec("baton_tenant_stage_seconds_total", "counter", "Seconds that a tenant's answers were in a stage on a worker: prefill, decode.", ("tenant", "stage")),
     MetricSpec("baton_placements_total", "counter", "Placements by kind: remote, local, degraded.", ("kind",)),
     MetricSpec("baton_retries_total", "counter", "Legs placed again, by reason.", ("reason",)),
     MetricSpec("baton_transfers_total", "counter", "KV transfers by transport and outcome.", ("transport", "outcome")),
@@ -58,6 +61,8 @@ GATEWAY_METRICS = (
     MetricSpec("baton_context_token_steps_total", "counter", "Tokens held in KV, summed over the decode steps of those answers."),
     MetricSpec("baton_slo_ratio", "histogram", "Latency over its objective, by objective (ttft, tpot) and kind (measured, predicted).", ("objective", "kind"), _RATIO_BUCKETS),
     MetricSpec("baton_goodput_total", "counter", "Answers by the objectives they met: both, ttft, tpot, none.", ("met",)),
+    MetricSpec("baton_shared_state_up", "gauge", "1 while this router shares loads and placements with its replicas."),
+    MetricSpec("baton_shared_state_peers", "gauge", "Other routers that this one heard of in the last 2 s."),
     MetricSpec("baton_traces_dropped_total", "counter", "Lines left out of the trace log, since the disk did not keep up."),
 )  # fmt: skip
 

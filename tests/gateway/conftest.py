@@ -23,6 +23,7 @@ from gateway.model_directory import ModelFiles, read_model_directory
 from gateway.prepare import Preparer
 from gateway.process import serve_app
 from gateway.tokenizer import PromptEncoder
+from gateway.usage import UsageLog
 from router.candidates import RouterSnapshot
 from router.output import OutputDelta, RequestTrace
 from runtime.clock import SystemClock
@@ -101,6 +102,7 @@ class FakeRouter:
     is_ready: bool = True
     max_model_len: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
+    traces: dict[str, RequestTrace] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     closed_early: set[str] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -118,12 +120,17 @@ class FakeRouter:
                     raise step
                 else:
                     is_complete = step.finish_reason is not None
+                    if step.trace is not None:
+                        self.traces[request.request_id] = step.trace
                     yield step
         finally:
             self.running.discard(request.request_id)
             if not is_complete:
                 self.closed_early.add(request.request_id)
             self.changed.set()
+
+    def trace(self, request_id: str) -> RequestTrace | None:
+        return self.traces.get(request_id)
 
     def snapshot(self) -> RouterSnapshot:
         return _Snapshot(self.is_ready, self.max_model_len)  # type: ignore[return-value]
@@ -193,6 +200,7 @@ async def running_gateway(
     drain_s: float = 5.0,
     encoder: PromptEncoder | None = None,
     send_buffer_bytes: int = 0,
+    usage_log: UsageLog | None = None,
     **limits: Any,
 ) -> AsyncIterator[RunningGateway]:
     router = FakeRouter(script)
@@ -202,7 +210,7 @@ async def running_gateway(
     services = Services(
         model=model,
         source=router,
-        meter=GatewayMeter(metrics, clock),
+        meter=GatewayMeter(metrics, clock, usage_log),
         gate=gate,
         limits=Limits(**{"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}),
     )
