@@ -6,6 +6,32 @@ from wire.block_hash import BLOCK_SIZE
 from wire.messages import WorkerReport
 
 
+@dataclass(frozen=True, slots=True)
+class LoadShare:
+    """What one router's legs add to a worker's report, or take from it, each as WorkerLoad has it.
+
+    used_blocks: of its free ones.
+    """
+
+    num_seqs: int = 0
+    waiting_tokens: int = 0
+    used_blocks: int = 0
+    num_decoding: int = 0
+    context_tokens: int = 0
+
+    def __add__(self, other: "LoadShare") -> "LoadShare":
+        return LoadShare(
+            self.num_seqs + other.num_seqs,
+            self.waiting_tokens + other.waiting_tokens,
+            self.used_blocks + other.used_blocks,
+            self.num_decoding + other.num_decoding,
+            self.context_tokens + other.context_tokens,
+        )
+
+
+NO_SHARE = LoadShare()
+
+
 @dataclass(slots=True)
 class _LegLoad:
     compute_tokens: int  # prompt tokens that this worker has still to compute
@@ -31,6 +57,20 @@ class WorkerLoad:
         self._num_seqs = 0  # these three are corrections to the report
         self._waiting_tokens = 0
         self._used_blocks = 0
+        self.elsewhere = NO_SHARE  # of other routers, as far as they have told
+
+    @property
+    def own_share(self) -> LoadShare:
+        """What this router knows beyond the report, for other routers."""
+        if not self._legs:
+            return NO_SHARE
+        return LoadShare(
+            self._num_seqs,
+            self._waiting_tokens,
+            self._used_blocks,
+            self._num_seqs + self._num_decoding_apart,
+            self._unreported_context,
+        )
 
     @property
     def report(self) -> WorkerReport | None:
@@ -40,18 +80,18 @@ class WorkerLoad:
     def num_seqs(self) -> int:
         """Sequences that run or wait, legs under way to the worker included."""
         base = 0 if self._report is None else self._report.num_running + self._report.num_waiting
-        return max(0, base + self._num_seqs)
+        return max(0, base + self._num_seqs + self.elsewhere.num_seqs)
 
     @property
     def waiting_tokens(self) -> int:
         """Prompt tokens admitted but not computed."""
         base = 0 if self._report is None else self._report.waiting_tokens
-        return max(0, base + self._waiting_tokens)
+        return max(0, base + self._waiting_tokens + self.elsewhere.waiting_tokens)
 
     @property
     def num_free_blocks(self) -> int:
         base = 0 if self._report is None else self._report.num_free_blocks
-        return max(0, base - self._used_blocks)
+        return max(0, base - self._used_blocks - self.elsewhere.used_blocks)
 
     @property
     def num_computing(self) -> int:
@@ -61,17 +101,28 @@ class WorkerLoad:
     @property
     def num_decoding(self) -> int:
         """Sequences that decode or will; those that are pulled are in no report's count."""
-        pulling = apart = 0
-        for leg in self._legs.values():
-            pulling += leg.pulled_tokens > 0 and leg.is_reported and not leg.runs_reported
-            apart += leg.num_tokens == 0
-        return max(0, self.num_seqs + pulling - apart)
+        base = 0 if self._report is None else self._report.num_running + self._report.num_waiting
+        own = self._num_seqs + self._num_decoding_apart
+        return max(0, base + own + self.elsewhere.num_decoding)
 
     @property
     def context_tokens(self) -> int:
         """Tokens in the KV of sequences that decode or will."""
         base = 0 if self._report is None else self._report.context_tokens
-        return base + sum(leg.num_tokens for leg in self._legs.values() if not leg.runs_reported)
+        return max(0, base + self._unreported_context + self.elsewhere.context_tokens)
+
+    @property
+    def _num_decoding_apart(self) -> int:
+        """What num_decoding has over num_seqs: pulls that no report counts, less prefills."""
+        pulling = apart = 0
+        for leg in self._legs.values():
+            pulling += leg.pulled_tokens > 0 and leg.is_reported and not leg.runs_reported
+            apart += leg.num_tokens == 0
+        return pulling - apart
+
+    @property
+    def _unreported_context(self) -> int:
+        return sum(leg.num_tokens for leg in self._legs.values() if not leg.runs_reported)
 
     @property
     def pulling_tokens(self) -> int:

@@ -1,5 +1,6 @@
 """Places requests on the live cluster: gathers the facts, asks the policy, notes the outcome."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
@@ -34,7 +35,10 @@ class Placer:
         rng: Random,
         breaker: CircuitBreaker | None = None,
         prospects: Prospects | None = None,
+        tell: Callable[[Placement, RequestFacts, str], None] | None = None,
     ) -> None:
+        """tell: hears of every placement, with the name of its session."""
+        self._tell = tell
         self._config = config
         self._sessions = sessions
         self._prefix_map = prefix_map
@@ -45,7 +49,7 @@ class Placer:
         self._prospects = prospects
         self._ordinal = 0
         self._models = ModelViews()
-        self._homes = SessionHomes(config.session_ttl_s)
+        self.homes = SessionHomes(config.session_ttl_s)
 
     def place(
         self, request: GenerateRequest, num_sent: int, excluded: frozenset[tuple[str, int]]
@@ -79,16 +83,18 @@ class Placer:
         placement = place(facts, view, self._policy, self._rng, local_max)
         if placement is None:
             return None
-        if terms.session and (home := self._homes.home(terms.session, now_s)):
+        if terms.session and (home := self.homes.home(terms.session, now_s)):
             placement = at_home(placement, facts, view, home)
         if num_sent == 0 and placement.ranking:
             self._refuse_hopeless(request.priority, placement.ranking[0], facts)
         self._ordinal += 1
         if terms.session:
-            self._homes.ran(terms.session, placement.decode, now_s)
+            self.homes.ran(terms.session, placement.decode, now_s)
         expires_at_s = now_s + self._config.speculative_ttl_s
         chosen = {placement.prefill or placement.decode, placement.decode}
         self._prefix_map.speculate(chosen, request.block_hashes, expires_at_s)
+        if self._tell is not None:
+            self._tell(placement, facts, terms.session)
         return placement, facts
 
     def ttft_slo_s(self, request: GenerateRequest) -> float:

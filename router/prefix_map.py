@@ -190,6 +190,9 @@ class PrefixMap:
         self._guessing.difference_update(ended)
         return PrefixMatch(held, confirmed)
 
+    def has_worker(self, worker_id: str) -> bool:
+        return worker_id in self._workers
+
     def num_blocks(self, worker_id: str) -> int:
         worker = self._workers.get(worker_id)
         return 0 if worker is None else len(worker.blocks)

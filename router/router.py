@@ -13,9 +13,12 @@ from router.config import RouterConfig
 from router.output import OutputDelta, RequestTrace
 from router.outside import OutsidePlacements
 from router.parts import LIVE_PARTS, Parts
+from router.placement import Placement
 from router.placer import Placer
+from router.policies.policy import RequestFacts
 from router.prospects import Prospects
 from router.relay import Relay
+from router.replica import Replica, ReplicaNotes, SharedState, note_of
 from router.saturation import Saturation, saturation
 from router.sessions import Sessions
 from router.trace_log import TraceLog
@@ -69,16 +72,23 @@ class Router:
             self._rng,
             self._breaker,
             Prospects(config.reject_ratio),
+            self._tell_replicas,
         )
+        self._notes = ReplicaNotes(prefix_map, self._placer.homes, config.speculative_ttl_s)
+        self._shared = self._shared_state() if config.redis_url else None
         self._watch = parts.watch(config, self._sessions.update)
 
     async def start(self) -> None:
         """Follows the control plane from here on; workers join as they are found."""
         self._sessions.start()
         self._watch.start()
+        if self._shared is not None:
+            self._shared.start()
 
     async def stop(self) -> None:
         """Leaves all workers; requests still under way end with UNAVAILABLE."""
+        if self._shared is not None:
+            await self._shared.stop()
         await self._watch.stop()
         await self._sessions.stop()
         if self._trace_log is not None:
@@ -147,6 +157,24 @@ class Router:
     def traces(self, count: int, slowest: bool = False) -> list[NamedTrace]:
         """The last requests that have ended, or the slowest of those that are remembered."""
         return self._traces.slowest(count) if slowest else self._traces.latest(count)
+
+    def _tell_replicas(self, placement: Placement, facts: RequestFacts, session: str) -> None:
+        if self._shared is not None:
+            workers = {placement.decode, placement.prefill or placement.decode}
+            epochs = {name: self._sessions.get(name).info.epoch for name in workers}
+            self._shared.told(note_of(placement, facts, session, epochs))
+
+    def _shared_state(self) -> SharedState:
+        """Raises ValueError for a URL that is none of Redis."""
+        from router.redis_state import RedisState  # only where one is used
+
+        replica = Replica(
+            self._sessions.own_shares,
+            self._sessions.set_elsewhere,
+            lambda note, age_s: self._notes.take(note, age_s, self._clock.now()),
+        )
+        config = self._config
+        return RedisState(config.redis_url, config.client_id, replica, self._clock, self._metrics)
 
     def _look(self) -> Saturation:
         """How full the cluster is, as of the last few milliseconds."""

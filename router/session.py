@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from router.candidates import Candidate, WorkerState, WorkerView
 from router.config import RouterConfig
 from router.liveness import Liveness
-from router.load import WorkerLoad
+from router.load import LoadShare, WorkerLoad
 from router.parts import LIVE_PARTS, Parts
 from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
@@ -151,6 +151,12 @@ class WorkerSession:
             self.load.num_free_blocks,
             self._prefix_map.num_blocks(self.info.worker_id),
         )
+
+    def set_elsewhere(self, share: LoadShare) -> None:
+        """What other routers' legs add to this worker's report."""
+        if share != self.load.elsewhere:
+            self.load.elsewhere = share
+            self._changed()
 
     # --- legs ---------------------------------------------------------------------------------
 

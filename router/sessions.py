@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from router.candidates import ClusterView, WorkerState
 from router.config import RouterConfig
+from router.load import NO_SHARE, LoadShare
 from router.pairs import pair_links
 from router.parts import LIVE_PARTS, Parts
 from router.predictor import StepPredictor
@@ -110,6 +111,18 @@ class Sessions:
                 pair_links(session.info for session in self._by_id.values()),
             )
         return self._view
+
+    def own_shares(self) -> dict[tuple[str, int], LoadShare]:
+        """What this router's legs add to each worker's report, by (worker_id, epoch)."""
+        return {
+            (worker_id, session.info.epoch): session.load.own_share
+            for worker_id, session in self._by_id.items()
+        }
+
+    def set_elsewhere(self, shares: Mapping[tuple[str, int], LoadShare]) -> None:
+        """What all other routers' legs add, in place of what was known of them before."""
+        for worker_id, session in self._by_id.items():
+            session.set_elsewhere(shares.get((worker_id, session.info.epoch), NO_SHARE))
 
     async def wait_for_change(self, timeout_s: float) -> None:
         """Returns at the next change of any worker, or after timeout_s."""
