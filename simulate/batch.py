@@ -5,6 +5,9 @@ from bisect import insort
 from dataclasses import dataclass
 from operator import attrgetter
 
+import numpy as np
+import numpy.typing as npt
+
 from simulate.kv_pool import KvPool
 from simulate.leg import Leg
 from simulate.step_log import StepLog
@@ -127,7 +130,7 @@ class Batch:
         while self._finishes and self._finishes[0][0] <= self._num_decode_steps:
             entry = heapq.heappop(self._finishes)
             if self._is_current(entry):
-                self.free(entry[2], self._leave(entry[2]))
+                self.free(entry[2], self.leave(entry[2]))
                 finished.append(entry[2])
         if finished:
             starts = (leg.start_step for leg in self.decoding.values())
@@ -137,6 +140,7 @@ class Batch:
     def join(self, leg: Leg) -> None:
         leg.start_step = self._num_decode_steps
         leg.finish_step = leg.start_step + leg.num_left
+        leg.running_times = self.times_so_far
         self.decoding[leg.leg_id] = leg
         self.context_tokens += leg.num_known
         heapq.heappush(self._finishes, (leg.finish_step, leg.order, leg))
@@ -163,6 +167,28 @@ class Batch:
         num_private = leg.num_private + before - self._grown_blocks
         self.pool.release(leg.held, num_private, leaves_content=True)
         leg.held, leg.num_private, leg.num_stored = [], 0, 0
+
+    def num_generated(self, leg: Leg) -> int:
+        """Tokens of a decoding leg that are in no part of its times yet."""
+        return self._num_decode_steps - leg.start_step if leg.leg_id in self.decoding else 0
+
+    def times_so_far(self, leg: Leg) -> npt.NDArray[np.float64]:
+        """The ends of the steps that gave a decoding leg its tokens.  # [num_generated]"""
+        return self.steps.ends_s(leg.start_step + 1, self._num_decode_steps)
+
+    def cancel(self, leg: Leg) -> None:
+        """Takes a leg out of whatever it is in, and frees its blocks."""
+        if leg in self.waiting or leg in self.prefilling:
+            self.waiting_tokens -= leg.num_known - leg.num_computed
+            (self.waiting if leg in self.waiting else self.prefilling).remove(leg)
+            self.free(leg)
+        elif leg.leg_id in self.decoding:
+            self.free(leg, self.leave(leg))
+        elif self.held.pop(leg.leg_id, None) is not None:
+            self.free(leg)
+        else:
+            self.pulled.remove(leg)
+            self.free(leg)
 
     def check_integrity(self, pulling: list[Leg]) -> None:
         """Raises AssertionError when blocks or queues do not add up. pulling: legs under way."""
@@ -230,19 +256,20 @@ class Batch:
         step, _, leg = entry
         return leg.leg_id in self.decoding and leg.finish_step == step
 
-    def _leave(self, leg: Leg) -> int:
+    def leave(self, leg: Leg) -> int:
         """Takes a leg out of the batch; gives the tokens that it generated there."""
+        num_generated = self.num_generated(leg)
+        if num_generated:
+            leg.times.append(self.times_so_far(leg))
+        leg.running_times = None
         del self.decoding[leg.leg_id]
-        num_generated = self._num_decode_steps - leg.start_step
         leg.num_known += num_generated
         leg.num_left -= num_generated
         self.context_tokens -= leg.num_known
-        if num_generated:
-            leg.times.append(self.steps.ends_s(leg.start_step + 1, self._num_decode_steps))
         return num_generated
 
     def _preempt(self, leg: Leg) -> None:
-        self.free(leg, self._leave(leg))
+        self.free(leg, self.leave(leg))
         self.num_preemptions += 1
         leg.num_computed = 0
         self.waiting_tokens += leg.num_known

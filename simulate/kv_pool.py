@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from wire.messages import BlockEvent
+from wire.messages import BlockEvent, BlockSnapshot
 
 
 class KvPool:
@@ -96,6 +96,11 @@ class KvPool:
         event = BlockEvent(self._sequence_number, tuple(self._stored), tuple(self._removed))
         self._stored, self._removed = {}, {}
         return event
+
+    def snapshot(self) -> BlockSnapshot:
+        """All units as of the last event that was taken; what changed since comes in the next."""
+        stored = set(self._references).difference(self._stored).union(self._removed)
+        return BlockSnapshot(self._sequence_number, tuple(sorted(stored)))
 
     def check_integrity(self, num_private: int) -> None:
         """The counts add up to the pool. num_private: of all legs. Raises AssertionError."""

@@ -1,18 +1,21 @@
-"""Pools that change while the simulation runs: roles flip, workers come and go."""
+"""The cluster's workers: pools that change while the simulation runs, and what they cost."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
+from control_plane.registry import BEAT_TIMEOUT_S
 from profiles.profile import Profile
 from simulate.batch import WorkerLimits
-from simulate.cluster import SimulatedCluster, SimulatedSession
 from simulate.errors import SimulationError
-from simulate.event_loop import EventLoop
 from simulate.pool_costs import PoolCosts
-from simulate.worker import ModelledWorker, WorkerListener
-from wire.messages import Role
+from simulate.process import SimulatedProcess, World
+from simulate.stream import SimulatedStream
+from wire.cluster import WorkerInfo
+from wire.messages import Role, WorkerFrame
+
+_REPORT_INTERVAL_S = 0.25  # worker/service.py sends its reports as often
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,66 +39,97 @@ class Controller(Protocol):
     def tick(self, now_s: float, pools: "SimulatedPools") -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a worker of some kind is made from. zone: where its links end."""
+
+    profile: Profile
+    zone: str = ""
+
+
+@dataclass(slots=True)
+class _Starting:
+    role: Role
+    hardware: Hardware
+    epoch: int = 1
+
+
+@dataclass(slots=True)
 class SimulatedPools:
-    """Adds, flips and removes workers; keeps how many there were, and what they cost.
+    """Starts, flips, drains and loses workers; tells the router who there is, as a registry does.
 
         add --load_s + start_s--> serving --flip--> flipping --> serving in the other role
         serving --remove--> draining --last leg ends--> gone
+        serving --kill--> dead --beats time out--> unlisted --restart--> serving, a new epoch
 
     A worker that flips or drains finishes what it has; every worker can run both phases.
     """
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        cluster: SimulatedCluster,
-        listener: WorkerListener,
-        profiles: dict[Role, Profile],
-        limits: Callable[[Role, Profile], WorkerLimits],
-        costs: PoolCosts = PoolCosts(),
-    ) -> None:
-        self._loop = loop
-        self._cluster = cluster
-        self._listener = listener
-        self._profiles = profiles
-        self._limits = limits
-        self._costs = costs
-        self._numbers = {role: count() for role in Role}
-        self._starting: dict[str, tuple[Role, Profile]] = {}
-        self._ended: list[ModelledWorker] = []
-        self.samples: list[PoolSample] = []
+    world: World
+    hardware: dict[Role, Hardware]
+    limits: Callable[[Role, Profile], WorkerLimits]
+    costs: PoolCosts = field(default_factory=PoolCosts)
+    samples: list[PoolSample] = field(default_factory=list)
+    ended: list[SimulatedProcess] = field(default_factory=list)
+    _numbers: dict[Role, "count[int]"] = field(
+        default_factory=lambda: {role: count() for role in Role}
+    )
+    _starting: dict[str, _Starting] = field(default_factory=dict)
+    _processes: dict[str, SimulatedProcess] = field(default_factory=dict)
+    _listed: dict[str, SimulatedProcess] = field(default_factory=dict)
+    _on_workers: Callable[[Sequence[WorkerInfo]], None] = lambda workers: None
 
     @property
-    def workers(self) -> tuple[SimulatedSession, ...]:
+    def workers(self) -> tuple[SimulatedProcess, ...]:
         """All that serve, flip or drain."""
-        return self._cluster.all()
-
-    @property
-    def ended(self) -> tuple[ModelledWorker, ...]:
-        return tuple(self._ended)
+        return tuple(process for process in self._processes.values() if process.is_reachable)
 
     @property
     def starting(self) -> tuple[tuple[str, Role], ...]:
         """Workers that load their weights."""
-        return tuple((worker_id, role) for worker_id, (role, _) in self._starting.items())
+        return tuple((worker_id, one.role) for worker_id, one in self._starting.items())
 
     def size(self, role: Role) -> int:
         """Workers that take requests, or will when their flip is done."""
-        return sum(s.worker.role is role and not s.is_draining for s in self._cluster.all())
+        return sum(one.role is role and not one.is_draining for one in self.workers)
 
-    def found(self, role: Role, number: int) -> None:
+    def find(self, address: str) -> SimulatedProcess | None:
+        worker_id, _, epoch = address.rpartition("/")
+        found = self._processes.get(worker_id)
+        return found if found is not None and found.epoch == int(epoch) else None
+
+    def worker(self, worker_id: str) -> SimulatedProcess:
+        """One that serves. Raises SimulationError for any other."""
+        found = self._processes.get(worker_id)
+        if found is None or not found.is_reachable or found.is_draining:
+            raise SimulationError(f"{worker_id} does not serve")
+        return found
+
+    def is_well(self, worker_id: str) -> bool:
+        """It serves, and its link is whole."""
+        found = self._processes.get(worker_id)
+        serves = found is not None and found.is_reachable and not found.is_frozen
+        return serves and worker_id not in self.world.links.factors
+
+    def subscribe(self, on_workers: Callable[[Sequence[WorkerInfo]], None]) -> None:
+        """on_workers gets the list of all workers now and at each change."""
+        self._on_workers = on_workers
+        self._list()
+
+    # --- changes -------------------------------------------------------------------------------
+
+    def found(self, role: Role, number: int, hardware: Hardware | None = None) -> None:
         """Workers that are there when the simulation begins."""
         for _ in range(number):
-            self._join(self._name(role), role, self._profiles[role])
+            self._join(self._name(role), _Starting(role, hardware or self.hardware[role]))
         self._sample()
 
     def add(self, role: Role, number: int = 1, profile: Profile | None = None) -> tuple[str, ...]:
         """Starts workers, by default on the pool's hardware; they cost from this moment on."""
-        profile = profile or self._profiles[role]
+        hardware = Hardware(profile) if profile is not None else self.hardware[role]
         names = tuple(self._name(role) for _ in range(number))
         for name in names:
-            self._starting[name] = (role, profile)
-            self._loop.after(profile.load_s + self._costs.start_s, self._started, name)
+            self._start(name, _Starting(role, hardware))
         self._sample()
         return names
 
@@ -104,13 +138,13 @@ class SimulatedPools:
 
         Raises SimulationError for a worker that does not serve.
         """
-        session = self._serving(worker_id)
-        if session.worker.role is to_role:
+        process = self.worker(worker_id)
+        if process.role is to_role:
             return
-        session.pause()
-        worker = session.worker
-        worker.take_role(to_role, self._limits(to_role, worker.profile))
-        self._loop.after(self._costs.flip_s(to_role), session.resume)
+        process.is_flipping = True
+        process.engine.take_role(to_role, self.limits(to_role, process.profile))
+        process.send_report()
+        self.world.loop.after(self.costs.flip_s(to_role), self._flipped, process)
         self._sample()
 
     def remove(self, worker_id: str) -> None:
@@ -118,10 +152,32 @@ class SimulatedPools:
         if self._starting.pop(worker_id, None) is not None:
             self._sample()
             return
-        session = self._serving(worker_id)
-        session.drain()
+        process = self.worker(worker_id)
+        process.is_draining = True
+        process.send_report()
+        self._list()
         self._sample()
-        self._end_if_idle(session)
+
+    def kill(self, worker_id: str, restarts: bool = True) -> None:
+        """The process dies at once. Raises SimulationError for a worker that does not serve."""
+        process = self.worker(worker_id)
+        process.die()
+        self.ended.append(process)
+        self.world.loop.after(BEAT_TIMEOUT_S, self._unlist, process)
+        if restarts:
+            hardware = Hardware(process.profile, self.world.links.zones.get(worker_id, ""))
+            self._start(worker_id, _Starting(process.role, hardware, process.epoch + 1))
+        self._sample()
+
+    def freeze(self, worker_id: str, seconds: float) -> None:
+        """The process stands still for that long. Raises SimulationError."""
+        self.worker(worker_id).freeze(seconds)
+
+    def slow(self, worker_id: str, factor: float) -> None:
+        """What is left of the worker's bandwidth for pulls that begin from now on; 0: none."""
+        self.world.links.factors[self.worker(worker_id).worker_id] = factor
+
+    # --- the account ---------------------------------------------------------------------------
 
     def gpu_s(self, until_s: float) -> float:
         """GPUs times the seconds that they were held."""
@@ -130,41 +186,73 @@ class SimulatedPools:
     def usd(self, until_s: float) -> float:
         return self._integral(until_s, [sample.usd_per_hour / 3600 for sample in self.samples])
 
+    def report_until(self, is_over: Callable[[], bool]) -> None:
+        """Every worker's report, now and every 250 ms. Workers that have drained end."""
+        frames = [sent for process in self.workers for sent in process.reports()]
+        self.world.loop.after(self.world.overheads.hop_s, _deliver, frames)
+        for process in self.workers:
+            if process.is_draining and process.engine.is_quiet:
+                self._end(process)
+        if not is_over():
+            self.world.loop.after(_REPORT_INTERVAL_S, self.report_until, is_over)
+
     def _integral(self, until_s: float, values: list[float]) -> float:
         ends_s = [*(sample.at_s for sample in self.samples[1:]), until_s]
         spans = zip(self.samples, ends_s, values, strict=True)
-        return sum(max(0.0, end_s - sample.at_s) * value for sample, end_s, value in spans)
+        return sum(
+            max(0.0, min(end_s, until_s) - sample.at_s) * value for sample, end_s, value in spans
+        )
+
+    # --- steps ---------------------------------------------------------------------------------
 
     def _name(self, role: Role) -> str:
         return f"{role.value}-{next(self._numbers[role])}"
 
-    def _started(self, name: str) -> None:
-        if (found := self._starting.pop(name, None)) is not None:
-            self._join(name, *found)
+    def _start(self, name: str, starting: _Starting) -> None:
+        self._starting[name] = starting
+        delay_s = starting.hardware.profile.load_s + self.costs.start_s
+        self.world.loop.after(delay_s, self._started, name, starting)
+
+    def _started(self, name: str, starting: _Starting) -> None:
+        if self._starting.get(name) is starting:
+            del self._starting[name]
+            self._join(name, starting)
             self._sample()
 
-    def _join(self, name: str, role: Role, profile: Profile) -> None:
-        limits = self._limits(role, profile)
-        worker = ModelledWorker(name, role, profile, limits, self._loop, self._listener)
-        self._cluster.join(worker, self._end_if_idle)
+    def _join(self, name: str, starting: _Starting) -> None:
+        profile, role = starting.hardware.profile, starting.role
+        self.world.links.zones[name] = starting.hardware.zone
+        process = SimulatedProcess(
+            name, starting.epoch, role, profile, self.limits(role, profile), self.world
+        )
+        self._processes[name] = self._listed[name] = process
+        self._list()
 
-    def _serving(self, worker_id: str) -> SimulatedSession:
-        session = self._cluster.find(worker_id)
-        if session is None or session.is_draining:
-            raise SimulationError(f"{worker_id} does not serve")
-        return session
+    def _flipped(self, process: SimulatedProcess) -> None:
+        process.is_flipping = False
+        process.send_report()
+        self._list()
 
-    def _end_if_idle(self, session: SimulatedSession) -> None:
-        if session.is_draining and session.num_legs == 0 and session.worker.is_quiet:
-            self._cluster.leave(session)
-            self._ended.append(session.worker)
-            self._sample()
+    def _end(self, process: SimulatedProcess) -> None:
+        del self._processes[process.worker_id]
+        process.is_reachable = False
+        self.ended.append(process)
+        self._unlist(process)
+        self._sample()
+
+    def _unlist(self, process: SimulatedProcess) -> None:
+        if self._listed.get(process.worker_id) is process:
+            del self._listed[process.worker_id]
+            self._list()
+
+    def _list(self) -> None:
+        self._on_workers([process.info() for process in self._listed.values()])
 
     def _sample(self) -> None:
-        sessions = self._cluster.all()
-        profiles = [s.worker.profile for s in sessions] + [p for _, p in self._starting.values()]
+        profiles = [process.profile for process in self.workers]
+        profiles += [one.hardware.profile for one in self._starting.values()]
         sample = PoolSample(
-            self._loop.now(),
+            self.world.loop.now(),
             self.size(Role.PREFILL),
             self.size(Role.DECODE),
             len(self._starting),
@@ -174,3 +262,26 @@ class SimulatedPools:
         if self.samples and self.samples[-1].at_s == sample.at_s:
             self.samples.pop()
         self.samples.append(sample)
+
+
+class SimulatedWatch:
+    """What router.watch is to a live registry: a word at each change of the pools."""
+
+    is_connected = True
+
+    def __init__(
+        self, pools: SimulatedPools, on_workers: Callable[[Sequence[WorkerInfo]], None]
+    ) -> None:
+        self._pools = pools
+        self._on_workers = on_workers
+
+    def start(self) -> None:
+        self._pools.subscribe(self._on_workers)
+
+    async def stop(self) -> None:
+        self._pools.subscribe(lambda workers: None)
+
+
+def _deliver(frames: Sequence[tuple[SimulatedStream, int, WorkerFrame]]) -> None:
+    for stream, number, frame in frames:
+        stream.arrive(number, frame)

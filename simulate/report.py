@@ -1,10 +1,13 @@
 """The result of a simulation in the load test's form, so that both are read and compared alike."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from loadtest.columns import Columns, columns_of
+from loadtest.faults import outcomes as fault_outcomes
 from loadtest.plan import Workload
-from loadtest.result import Distribution, RunFacts, RunResult
+from loadtest.result import Distribution, RunFacts, RunResult, ServerSample
 from loadtest.slo import SloSet
 from loadtest.summary import (
     Window,
@@ -14,6 +17,7 @@ from loadtest.summary import (
     summarize_stages,
     timeline,
 )
+from simulate.pools import PoolSample
 from simulate.run import Outcome
 from simulate.spec import ClusterSpec
 
@@ -66,6 +70,8 @@ def result_of(
         timeline=timeline(everything, outcome.end_s),
         requests=request_columns(inside),
         itl_sample_ms=itl_sample_ms(inside),
+        server=_pool_samples(outcome.pools, outcome.end_s),
+        faults=fault_outcomes(outcome.faults, everything, window.start_s),
     )
 
 
@@ -83,3 +89,21 @@ def _warnings(outcome: Outcome) -> tuple[str, ...]:
 def _of_class(everything: Columns, name: str) -> Columns:
     mask = np.array([record.class_name == name for record in everything.records], dtype=np.bool_)
     return everything.where(mask)
+
+
+def _pool_samples(pools: Sequence[PoolSample], end_s: float) -> tuple[ServerSample, ...]:
+    """The pools as a live router's metrics tell them, at each change and at the end."""
+    if not pools:
+        return ()
+    times_s = [sample.at_s for sample in pools]
+    points = [*zip(times_s, pools, strict=True), (max(end_s, times_s[-1]), pools[-1])]
+    return tuple(
+        ServerSample(
+            at_s,
+            {
+                'baton_router_workers{role="decode"}': float(sample.num_decode),
+                'baton_router_workers{role="prefill"}': float(sample.num_prefill),
+            },
+        )
+        for at_s, sample in points
+    )

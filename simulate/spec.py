@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from loadtest.faults import Fault
 from profiles.profile import Profile
 from simulate.errors import SimulationError
+from simulate.fault_rates import RandomFaults
+from simulate.links import LinkClass
 from simulate.pool_costs import PoolCosts
 from wire.block_hash import BLOCK_SIZE
 
@@ -32,8 +35,10 @@ class ClusterSpec:
     local_prefill_max_tokens: as in RouterConfig. ttft_slo_ms, tpot_slo_ms: what policies that
     predict aim at; 0 asks for the router's defaults. prefill_batch_tokens, decode_batch_tokens,
     max_num_seqs: 0 asks for the profile's. unit_tokens: what one cached unit holds, a multiple of
-    16; larger units make the simulation faster and the caches coarser. Raises SimulationError for
-    numbers that make no cluster.
+    16; larger units make the simulation faster and the caches coarser. max_under_way, max_queued,
+    reject_ratio: as in RouterConfig. learns: the router's predictors learn from reports, as they do
+    live; without that a large simulation is faster, and only the number under way limits
+    admission. Raises SimulationError for numbers that make no cluster.
     """
 
     num_prefill: int
@@ -51,6 +56,13 @@ class ClusterSpec:
     ttft_slo_ms: float = 0.0
     tpot_slo_ms: float = 0.0
     pool_costs: PoolCosts = PoolCosts()
+    links: tuple[LinkClass, ...] = ()
+    max_under_way: int = 8192
+    max_queued: int = 1024
+    reject_ratio: float = 3.0
+    learns: bool = True
+    faults: tuple[Fault, ...] = ()
+    random_faults: RandomFaults = RandomFaults()
 
     def __post_init__(self) -> None:
         if self.unit_tokens < 1 or self.unit_tokens % BLOCK_SIZE:
@@ -64,6 +76,10 @@ class ClusterSpec:
         profiles = [self.prefill_profile] * (self.num_prefill > 0)
         profiles += [self.decode_profile] * (self.num_decode > 0)
         return min(min(p.max_model_len, p.kv_tokens // BLOCK_SIZE * BLOCK_SIZE) for p in profiles)
+
+    @property
+    def num_workers(self) -> int:
+        return self.num_prefill + self.num_decode
 
     @property
     def num_gpus(self) -> int:

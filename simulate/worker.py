@@ -1,4 +1,4 @@
-"""A worker in virtual time: the engine's scheduling rules, with a profile's step times.
+"""A worker's engine in virtual time: the engine's scheduling rules, with a profile's step times.
 
 Runs of decode-only steps are one event: their ends follow from a formula, and a command that comes
 in the middle cuts the run at the end of the step that is under way, which is when a real worker
@@ -16,24 +16,29 @@ import numpy as np
 from profiles.profile import Profile
 from simulate.batch import Batch, Chunk, WorkerLimits
 from simulate.event_loop import EventLoop
+from simulate.intake import Intake
 from simulate.leg import Leg
+from simulate.links import Links
 from simulate.step_log import steps_begun, stretch_end_s
 from simulate.totals import add_stretch
 from wire.block_hash import BLOCK_SIZE
-from wire.messages import BlockEvent, Role, StepTotals, WorkerReport
+from wire.messages import BlockEvent, BlockSnapshot, Role, StepTotals, WorkerReport
 
 
 class WorkerListener(Protocol):
     """What a worker tells, at the end of the step that brought it about."""
 
-    def accepted(self, leg: Leg, num_cached_tokens: int) -> None: ...
+    def accepted(self, leg: Leg) -> None: ...
 
     def published(self, leg: Leg) -> None: ...
 
-    def token_sampled(self, leg: Leg, is_last: bool) -> None:
+    def tokens_came(self, leg: Leg, is_last: bool) -> None:
         """The leg's first token or, where is_last, its last."""
 
-    def blocks_changed(self, worker_id: str, event: BlockEvent) -> None: ...
+    def transferred(self, leg: Leg, failure: str) -> None:
+        """A pull has ended; failure is empty where the KV is here."""
+
+    def blocks_changed(self, event: BlockEvent) -> None: ...
 
 
 @dataclass(slots=True)
@@ -61,25 +66,28 @@ class ModelledWorker:
         limits: WorkerLimits,
         loop: EventLoop,
         listener: WorkerListener,
+        links: Links,
     ) -> None:
         self.worker_id = worker_id
         self.role = role
         self.profile = profile
         self.busy_s = 0.0
         self._batch = Batch(limits, profile.kv_tokens // BLOCK_SIZE)
-        self._pull_s = profile.link_latency_s + limits.pull_s
         self._loop = loop
         self._listener = listener
         self._inbox: deque[tuple[Callable[[Leg], None], Leg]] = deque()
-        self._intake: deque[Leg] = deque()
-        self._pulling: dict[int, Leg] = {}
+        self._intake = Intake(
+            worker_id, profile, limits.pull_s, self._batch, links, loop, self._post, self._pulled
+        )
+        self._legs: dict[int, Leg] = {}
         self._num_steps = 0
         self._totals = StepTotals()
         self._num_legs = 0
-        self._link_free_s = 0.0
-        self._accepted: list[tuple[Leg, int]] = []
+        self._accepted: list[Leg] = []
         self._stretch: _Stretch | None = None
         self._version = 0
+        self._frozen_until_s = 0.0
+        self._is_dead = False
 
     @property
     def num_blocks(self) -> int:
@@ -90,43 +98,114 @@ class ModelledWorker:
         return self._batch.num_preemptions
 
     @property
+    def legs(self) -> tuple[Leg, ...]:
+        """All that are not over."""
+        return tuple(self._legs.values())
+
+    @property
     def is_quiet(self) -> bool:
-        """Nothing runs, waits, is on its way or is held."""
-        under_way = self._inbox or self._intake or self._pulling
-        return self._stretch is None and self._batch.is_empty and not under_way
+        """Nothing runs, waits, is on its way or is held; a dead worker is."""
+        under_way = self._inbox or len(self._intake)
+        idle = self._stretch is None and self._batch.is_empty and not under_way
+        return self._is_dead or idle
 
     def start(self, leg: Leg) -> None:
+        leg.worker_id = self.worker_id
+        self._legs[leg.leg_id] = leg
         self._post(self._start, leg)
+
+    def find(self, leg_id: int) -> Leg | None:
+        return self._legs.get(leg_id)
+
+    def cancel(self, leg: Leg) -> None:
+        """Ends the leg in whatever state it is; its listener hears no more of it."""
+        leg.is_cancelled = True
+        self._post(self._cancel, leg)
 
     def take_role(self, role: Role, limits: WorkerLimits) -> None:
         """From the next step on; what runs and waits goes on."""
         self.role = role
         self._batch.limits = limits
 
+    def num_made(self, leg: Leg) -> int:
+        """Tokens of the answer that this leg knows by now, its source's first one included."""
+        made = sum(len(part) for part in leg.times) + (leg.arrived_s > 0)
+        return made + self._batch.num_generated(leg)
+
+    def die(self) -> None:
+        """The process is killed: nothing happens here any more, and what it held is gone."""
+        self._cut()
+        for leg in tuple(self._batch.decoding.values()):
+            self._batch.leave(leg)
+        self._is_dead = True
+        self._version += 1
+        for leg in self.legs:
+            _lose(leg)
+
+    def freeze(self, seconds: float) -> None:
+        """The process is stopped for that long; the step under way ends later by as much."""
+        self._cut()
+        self._frozen_until_s = self._loop.now() + seconds
+        if self._stretch is not None:
+            self._stretch.count = 1
+            self._stretch.base_s += seconds
+            self._plan_end(self._stretch)
+        for leg in self.legs:
+            if leg.on_frozen is not None:
+                leg.on_frozen(seconds)
+
     def report(self) -> WorkerReport:
-        batch = self._batch
+        """As of now: the steps of a run that are done count, and the layers of the one under way."""
+        batch, stretch = self._batch, self._stretch
+        done, totals, layers = 0, self._totals, 0
+        if stretch is not None:
+            done = self._num_done(stretch)
+            totals = self._totals_after(stretch, done) if done else totals
+            layers = self._num_layers_done(stretch, done)
+        num_steps = self._num_steps + done
         return WorkerReport(
             role=self.role,
-            num_steps=self._num_steps,
-            has_work=self._stretch is not None,
+            num_steps=num_steps,
+            has_work=stretch is not None,
             num_running=batch.num_running,
-            num_waiting=len(batch.waiting) + len(batch.pulled) + len(self._intake),
+            num_waiting=len(batch.waiting) + len(batch.pulled) + self._intake.num_waiting,
             waiting_tokens=batch.waiting_tokens,
             num_blocks=batch.pool.num_blocks,
             num_free_blocks=batch.pool.num_free,
-            context_tokens=batch.context_tokens,
+            context_tokens=batch.context_tokens + done * len(batch.decoding),
             num_exports=len(batch.held),
-            num_imports=len(self._pulling) + len(self._intake),
-            totals=self._totals,
+            num_imports=len(self._intake),
+            progress=num_steps * self.profile.num_layers + layers,
+            totals=totals,
         )
+
+    def _num_done(self, run: _Stretch) -> int:
+        """Steps of the run that have ended; the last one's end is an event of its own."""
+        if run.count == 1:
+            return 0
+        begun = steps_begun(run.start_s, run.base_s, run.slope_s, self._loop.now())
+        return min(begun, run.count) - 1
+
+    def _num_layers_done(self, run: _Stretch, done: int) -> int:
+        begun_s = stretch_end_s(run.start_s, run.base_s, run.slope_s, done)
+        step_s = run.base_s + run.slope_s * done
+        share = (self._loop.now() - begun_s) / step_s if step_s > 0 else 0.0
+        return min(self.profile.num_layers - 1, int(share * self.profile.num_layers))
+
+    def snapshot(self) -> BlockSnapshot:
+        """All units that the cache holds, as of the last event."""
+        return self._batch.pool.snapshot()
 
     def check_integrity(self) -> None:
         """Raises AssertionError when blocks or queues do not add up."""
-        self._batch.check_integrity(list(self._pulling.values()))
+        if not self._is_dead:
+            self._batch.check_integrity(self._intake.pulling)
 
     # --- the loop ------------------------------------------------------------------------------
 
     def _post(self, command: Callable[[Leg], None], leg: Leg) -> None:
+        if self._is_dead:
+            return
         self._inbox.append((command, leg))
         stretch = self._stretch
         if stretch is None:
@@ -140,10 +219,14 @@ class ModelledWorker:
 
     def _turn(self) -> None:
         """Commands, then pulls, then one step or a run of them."""
+        if self._loop.now() < self._frozen_until_s:
+            self._loop.at(self._frozen_until_s, self._thaw)
+            return
         while self._inbox:
             command, leg = self._inbox.popleft()
             command(leg)
-        self._begin_pulls()
+        for leg in self._intake.begin():
+            self._accept(leg)
         chunks = self._batch.plan(self._loop.now())
         num_decodes = len(self._batch.decoding)
         if not chunks and not num_decodes:
@@ -155,6 +238,10 @@ class ModelledWorker:
         step_s = self._step_s(num_decodes, chunks)
         self._stretch = _Stretch(self._loop.now(), step_s, slope_s, count, chunks)
         self._plan_end(self._stretch)
+
+    def _thaw(self) -> None:
+        if self._stretch is None and not self._is_dead:
+            self._turn()
 
     def _step_s(self, num_decodes: int, chunks: list[Chunk]) -> float:
         """The first step's time. A chunk of one token is what a decoding sequence is."""
@@ -179,46 +266,70 @@ class ModelledWorker:
         if version != self._version or stretch is None:
             return
         self._count(stretch)
-        self._batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, stretch.count)
         for chunk in stretch.chunks:
             self._computed(chunk)
         for leg in self._batch.take_finished():
-            self._listener.token_sampled(leg, is_last=True)
+            del self._legs[leg.leg_id]
+            self._listener.tokens_came(leg, is_last=True)
         self._flush()
         self._turn()
 
     def _count(self, stretch: _Stretch) -> None:
-        taken_s = self._loop.now() - stretch.start_s
-        self.busy_s += taken_s
-        self._num_steps += stretch.count
-        self._totals = add_stretch(
+        """All steps of the stretch are done."""
+        count = stretch.count
+        self._totals = self._totals_after(stretch, count)
+        self.busy_s += _taken_s(stretch, count)
+        self._num_steps += count
+        self._batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
+
+    def _totals_after(self, stretch: _Stretch, count: int) -> StepTotals:
+        return add_stretch(
             self._totals,
-            seconds=taken_s,
-            count=stretch.count,
+            seconds=_taken_s(stretch, count),
+            count=count,
             num_decodes=len(self._batch.decoding),
             context_tokens=self._batch.context_tokens,
             chunks=stretch.chunks,
         )
 
+    def _cut(self) -> None:
+        """What of a run of steps is done counts; the rest is a run of its own."""
+        run = self._stretch
+        done = 0 if run is None else self._num_done(run)
+        if run is None or not done:
+            return
+        end_s = stretch_end_s(run.start_s, run.base_s, run.slope_s, done)
+        base_s = run.base_s + run.slope_s * done
+        rest = _Stretch(end_s, base_s, run.slope_s, run.count - done, [])
+        run.count = done
+        self._count(run)
+        self._stretch = rest
+
     def _flush(self) -> None:
         """A worker answers when its step has ended, with all that gathered meanwhile."""
         accepted, self._accepted = self._accepted, []
-        for leg, num_cached_tokens in accepted:
-            self._listener.accepted(leg, num_cached_tokens)
+        for leg in accepted:
+            self._listener.accepted(leg)
         event = self._batch.pool.take_event()
         if event is not None:
-            self._listener.blocks_changed(self.worker_id, event)
+            self._listener.blocks_changed(event)
 
     # --- a leg's progress ----------------------------------------------------------------------
 
     def _start(self, leg: Leg) -> None:
+        if leg.is_cancelled:
+            return
         self._num_legs += 1
         leg.order, leg.added_s = self._num_legs, self._loop.now()
         if leg.source is not None:
-            self._intake.append(leg)
+            self._intake.add(leg)
         else:
             self._batch.enqueue(leg)
-            self._accepted.append((leg, leg.num_computed))
+            self._accept(leg)
+
+    def _accept(self, leg: Leg) -> None:
+        leg.num_cached = leg.num_computed
+        self._accepted.append(leg)
 
     def _computed(self, chunk: Chunk) -> None:
         leg = chunk.leg
@@ -238,7 +349,7 @@ class ModelledWorker:
         leg.num_known += 1
         leg.num_left -= 1
         leg.times.append(np.array([self._loop.now()]))
-        self._listener.token_sampled(leg, is_last=leg.num_left == 0)
+        leg.first_s = leg.first_s or self._loop.now()
         if leg.prefill_only:
             batch.held[leg.leg_id] = leg
             leg.is_complete = True
@@ -248,47 +359,54 @@ class ModelledWorker:
             batch.join(leg)
         else:
             batch.free(leg)
+            del self._legs[leg.leg_id]
+        self._listener.tokens_came(leg, is_last=leg.num_left == 0)
 
     def _release(self, leg: Leg) -> None:
         if self._batch.held.pop(leg.leg_id, None) is not None:
+            del self._legs[leg.leg_id]
             self._batch.free(leg)
 
-    # --- KV from another worker ----------------------------------------------------------------
-
-    def _begin_pulls(self) -> None:
-        while self._intake and self._batch.reserve(self._intake[0]):
-            leg = self._intake.popleft()
-            self._pulling[leg.leg_id] = leg
-            self._accepted.append((leg, leg.num_computed))
-            self._pull(leg)
-
-    def _pull(self, leg: Leg) -> None:
-        """The link into this worker carries one byte at a time, in the order of the pulls."""
-        now_s, source = self._loop.now(), leg.source
-        assert source is not None
-        carry_s = self.profile.kv_transfer_s(leg.num_known - leg.num_computed)
-        leg.pull_begun_s = now_s
-        leg.pull_carried_s = max(now_s, self._link_free_s) + carry_s
-        leg.pull_tail_s = carry_s / self.profile.num_layer_groups
-        self._link_free_s = leg.pull_carried_s
-        if source.is_complete:
-            self._expect(leg)
+    def _pulled(self, leg: Leg, failure: str) -> None:
+        """The KV is here, or its prompt has to be computed here."""
+        if failure:
+            self._batch.free(leg)
+            self._batch.enqueue(leg)
         else:
-            source.on_complete = partial(self._expect, leg)
-
-    def _expect(self, leg: Leg) -> None:
-        """Prefill has ended: when the pull is done is known."""
-        leg.prefilled_s = self._loop.now()
-        done_s = max(self._loop.now() + leg.pull_tail_s, leg.pull_carried_s)
-        self._loop.at(done_s + self._pull_s, self._post, self._arrive, leg)
+            self._arrive(leg)
+        self._listener.transferred(leg, failure)
+        if not failure:
+            self._listener.tokens_came(leg, is_last=leg.num_left == 0)
 
     def _arrive(self, leg: Leg) -> None:
-        del self._pulling[leg.leg_id]
         leg.num_computed = leg.num_known
         leg.num_known += 1
         leg.num_left -= 1
         leg.arrived_s = self._loop.now()
-        self._listener.token_sampled(leg, is_last=False)
-        self._batch.arrived(leg)
+        if leg.num_left:
+            self._batch.arrived(leg)
+        else:
+            self._batch.free(leg)
+            del self._legs[leg.leg_id]
         assert leg.source is not None and leg.source.release is not None
         leg.source.release()
+
+    def _cancel(self, leg: Leg) -> None:
+        if self._legs.pop(leg.leg_id, None) is None:
+            return
+        if leg.order and not self._intake.cancel(leg):
+            self._batch.cancel(leg)
+        elif leg.order:
+            self._batch.free(leg)
+        _lose(leg)
+
+
+def _taken_s(stretch: _Stretch, count: int) -> float:
+    return stretch_end_s(0.0, stretch.base_s, stretch.slope_s, count)
+
+
+def _lose(leg: Leg) -> None:
+    """Who pulls from it hears that there is nothing any more."""
+    leg.is_lost = True
+    if leg.on_lost is not None:
+        leg.on_lost()

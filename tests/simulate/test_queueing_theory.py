@@ -42,7 +42,7 @@ def draw(rate, count, is_exponential, seed):
 def simulated_waits(arrivals, tokens):
     requests = [(a, n, 1) for a, n in zip(arrivals.tolist(), tokens.tolist(), strict=True)]
     # A request of one token is prefilled and ends: its whole time is wait and service.
-    spec = make_spec("0:1", profile=SERVER, unit_tokens=1 << 20)
+    spec = make_spec("0:1", learns=False, profile=SERVER, unit_tokens=1 << 20)
     outcome = simulate(spec, make_workload(requests))
     records = sorted(outcome.records, key=lambda record: record.index)
     ttft = np.array([record.ttft_s for record in records])

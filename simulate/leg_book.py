@@ -1,0 +1,32 @@
+"""All legs of the requests that are under way, whichever worker they are on."""
+
+from simulate.leg import Leg
+from wire.kv import FabricAddress, KVHandle
+
+_NOWHERE = FabricAddress("", 0)
+
+
+class LegBook:
+    """Finds a request's legs, and the leg that a handle stands for."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Leg] = {}
+        self._by_request: dict[str, list[Leg]] = {}
+
+    def add(self, leg: Leg) -> None:
+        self._by_id[leg.leg_id] = leg
+        self._by_request.setdefault(leg.request_id, []).append(leg)
+
+    def source(self, handle: KVHandle | None) -> Leg | None:
+        return None if handle is None else self._by_id[int.from_bytes(handle.handle_id)]
+
+    def take(self, request_id: str) -> list[Leg]:
+        """The request is over: its legs, in the order of their starts."""
+        legs = self._by_request.pop(request_id, [])
+        for leg in legs:
+            del self._by_id[leg.leg_id]
+        return legs
+
+
+def handle_of(leg: Leg) -> KVHandle:
+    return KVHandle(leg.leg_id.to_bytes(16), leg.worker_id, 1, _NOWHERE, leg.num_known, 30.0)
