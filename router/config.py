@@ -18,8 +18,9 @@ class RouterConfig:
     it is turned over; empty: none. outside_ttl_s: after which a placement that somebody else
     carries out counts as released. session_ttl_s: how long a session's worker is remembered.
     redis_url: of the Redis through which this router and its replicas share loads and placements;
-    empty: it is alone. breaker_failures: of a worker within breaker_window_s, after which it rests
-    as long.
+    empty: it is alone. shadow_policies: parted by ";", each asked about shadow_share of the
+    placements beside the live one. breaker_failures: of a worker within breaker_window_s, after
+    which it rests as long.
     heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
     a request waits for a first live worker. local_prefill_max_tokens: a decode worker computes
@@ -52,6 +53,8 @@ class RouterConfig:
     outside_ttl_s: float = 600.0
     session_ttl_s: float = 600.0
     redis_url: str = ""
+    shadow_policies: str = ""
+    shadow_share: float = 0.1
     breaker_failures: int = 5
     breaker_window_s: float = 30.0
     speculative_ttl_s: float = 2.0

@@ -35,9 +35,9 @@ class Placer:
         rng: Random,
         breaker: CircuitBreaker | None = None,
         prospects: Prospects | None = None,
-        tell: Callable[[Placement, RequestFacts, str], None] | None = None,
+        tell: Callable[[Placement, RequestFacts, ClusterView, str], None] | None = None,
     ) -> None:
-        """tell: hears of every placement, with the name of its session."""
+        """tell: hears of every placement: for which view, and of which session."""
         self._tell = tell
         self._config = config
         self._sessions = sessions
@@ -94,7 +94,7 @@ class Placer:
         chosen = {placement.prefill or placement.decode, placement.decode}
         self._prefix_map.speculate(chosen, request.block_hashes, expires_at_s)
         if self._tell is not None:
-            self._tell(placement, facts, terms.session)
+            self._tell(placement, facts, view, terms.session)
         return placement, facts
 
     def ttft_slo_s(self, request: GenerateRequest) -> float:

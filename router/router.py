@@ -8,7 +8,7 @@ from random import Random
 
 from router.admission import Admission
 from router.breaker import CircuitBreaker
-from router.candidates import RouterSnapshot
+from router.candidates import ClusterView, RouterSnapshot
 from router.config import RouterConfig
 from router.output import OutputDelta, RequestTrace
 from router.outside import OutsidePlacements
@@ -21,6 +21,7 @@ from router.relay import Relay
 from router.replica import Replica, ReplicaNotes, SharedState, note_of
 from router.saturation import Saturation, saturation
 from router.sessions import Sessions
+from router.shadow import Shadows
 from router.trace_log import TraceLog
 from router.traces import NamedTrace, Traces
 from runtime.clock import Clock, wall_time_s
@@ -72,9 +73,10 @@ class Router:
             self._rng,
             self._breaker,
             Prospects(config.reject_ratio),
-            self._tell_replicas,
+            self._placed,
         )
         self._notes = ReplicaNotes(prefix_map, self._placer.homes, config.speculative_ttl_s)
+        self._shadows = _shadows(config, metrics)
         self._shared = self._shared_state() if config.redis_url else None
         self._watch = parts.watch(config, self._sessions.update)
 
@@ -158,7 +160,12 @@ class Router:
         """The last requests that have ended, or the slowest of those that are remembered."""
         return self._traces.slowest(count) if slowest else self._traces.latest(count)
 
-    def _tell_replicas(self, placement: Placement, facts: RequestFacts, session: str) -> None:
+    def _placed(
+        self, placement: Placement, facts: RequestFacts, view: ClusterView, session: str
+    ) -> None:
+        """A decision has been made: the shadows judge it, and the replicas hear of it."""
+        if self._shadows is not None:
+            self._shadows.placed(placement, facts, view)
         if self._shared is not None:
             workers = {placement.decode, placement.prefill or placement.decode}
             epochs = {name: self._sessions.get(name).info.epoch for name in workers}
@@ -200,3 +207,13 @@ def _trace_log(config: RouterConfig, metrics: Metrics) -> TraceLog | None:
         return None
     dropped = metrics.counter("baton_traces_dropped_total")
     return TraceLog(Path(config.trace_log), config.trace_log_bytes, wall_time_s, dropped.inc)
+
+
+def _shadows(config: RouterConfig, metrics: Metrics) -> Shadows | None:
+    """Raises ValueError for a policy that does not exist."""
+    names = [name.strip() for name in config.shadow_policies.split(";") if name.strip()]
+    if not names:
+        return None
+    rng = Random(f"{config.client_id} shadow")
+    local_max = config.local_prefill_max_tokens
+    return Shadows(names, config.shadow_share, local_max, rng, metrics)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RouterServerConfig:
-    """`baton router`. policy: as router.policies.named takes it.
+    """`baton router`. policy: as router.policies.named takes it; the rest is router.config's.
 
     drain_s: how long running answers may go on after SIGTERM. parent_pid: if set, this process
     ends when that one does.
@@ -18,6 +18,10 @@ class RouterServerConfig:
     policy: str = "uncached_tokens"
     ttft_slo_ms: float = 2000.0
     tpot_slo_ms: float = 50.0
+    reject_ratio: float = 3.0
+    shadow_policies: str = ""
+    shadow_share: float = 0.1
+    router_redis: str = ""
     trace_log: str = ""
     drain_s: float = 30.0
     metrics_port: int = 0

@@ -63,6 +63,9 @@ GATEWAY_METRICS = (
     MetricSpec("baton_goodput_total", "counter", "Answers by the objectives they met: both, ttft, tpot, none.", ("met",)),
     MetricSpec("baton_shared_state_up", "gauge", "1 while this router shares loads and placements with its replicas."),
     MetricSpec("baton_shared_state_peers", "gauge", "Other routers that this one heard of in the last 2 s."),
+    MetricSpec("baton_shadow_placements_total", "counter", "Placements that a shadow policy was asked about.", ("policy",)),
+    MetricSpec("baton_shadow_disagreements_total", "counter", "Those where it chose another worker, by part: prefill, decode.", ("policy", "part")),
+    MetricSpec("baton_shadow_difference_seconds_total", "counter", "Predicted seconds by which its choices are sooner or later, by stage: ttft, tpot.", ("policy", "stage", "direction")),
     MetricSpec("baton_traces_dropped_total", "counter", "Lines left out of the trace log, since the disk did not keep up."),
 )  # fmt: skip
 
