@@ -1,4 +1,4 @@
-"""KV that a worker pulls from others: who waits for room, what is under way, and when it is here."""
+"""KV that a worker pulls from others: who waits for room, what is on its way, what has come."""
 
 from collections import deque
 from collections.abc import Callable

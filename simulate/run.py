@@ -72,7 +72,7 @@ class Simulation:
         self._turns: dict[int, Turns] = {}  # of the conversations that have begun and go on
         self._num_to_come = len(workload.conversations)
         self._over_s: float | None = None
-        self._loop = EventLoop()
+        self._loop = EventLoop()  # type: ignore[abstract]  # it has no sockets
         legs = LegBook()
         world = World(self._loop, legs, Links(spec.links), spec.overheads)
         hardware = {

@@ -7,9 +7,7 @@ would read it.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -19,37 +17,11 @@ from simulate.event_loop import EventLoop
 from simulate.intake import Intake
 from simulate.leg import Leg
 from simulate.links import Links
-from simulate.step_log import steps_begun, stretch_end_s
+from simulate.listener import WorkerListener
+from simulate.stretch import Stretch
 from simulate.totals import add_stretch
 from wire.block_hash import BLOCK_SIZE
-from wire.messages import BlockEvent, BlockSnapshot, Role, StepTotals, WorkerReport
-
-
-class WorkerListener(Protocol):
-    """What a worker tells, at the end of the step that brought it about."""
-
-    def accepted(self, leg: Leg) -> None: ...
-
-    def published(self, leg: Leg) -> None: ...
-
-    def tokens_came(self, leg: Leg, is_last: bool) -> None:
-        """The leg's first token or, where is_last, its last."""
-
-    def transferred(self, leg: Leg, failure: str) -> None:
-        """A pull has ended; failure is empty where the KV is here."""
-
-    def blocks_changed(self, event: BlockEvent) -> None: ...
-
-
-@dataclass(slots=True)
-class _Stretch:
-    """The step that runs, or a run of decode steps."""
-
-    start_s: float
-    base_s: float
-    slope_s: float
-    count: int
-    chunks: list[Chunk]
+from wire.messages import BlockSnapshot, Role, StepTotals, WorkerReport
 
 
 class ModelledWorker:
@@ -84,7 +56,7 @@ class ModelledWorker:
         self._totals = StepTotals()
         self._num_legs = 0
         self._accepted: list[Leg] = []
-        self._stretch: _Stretch | None = None
+        self._stretch: Stretch | None = None
         self._version = 0
         self._frozen_until_s = 0.0
         self._is_dead = False
@@ -155,13 +127,13 @@ class ModelledWorker:
                 leg.on_frozen(seconds)
 
     def report(self) -> WorkerReport:
-        """As of now: the steps of a run that are done count, and the layers of the one under way."""
+        """As of now: steps of a run that are done count, and layers of the one under way."""
         batch, stretch = self._batch, self._stretch
         done, totals, layers = 0, self._totals, 0
         if stretch is not None:
-            done = self._num_done(stretch)
+            done = stretch.num_done(self._loop.now())
             totals = self._totals_after(stretch, done) if done else totals
-            layers = self._num_layers_done(stretch, done)
+            layers = stretch.num_layers_done(self._loop.now(), done, self.profile.num_layers)
         num_steps = self._num_steps + done
         return WorkerReport(
             role=self.role,
@@ -178,19 +150,6 @@ class ModelledWorker:
             progress=num_steps * self.profile.num_layers + layers,
             totals=totals,
         )
-
-    def _num_done(self, run: _Stretch) -> int:
-        """Steps of the run that have ended; the last one's end is an event of its own."""
-        if run.count == 1:
-            return 0
-        begun = steps_begun(run.start_s, run.base_s, run.slope_s, self._loop.now())
-        return min(begun, run.count) - 1
-
-    def _num_layers_done(self, run: _Stretch, done: int) -> int:
-        begun_s = stretch_end_s(run.start_s, run.base_s, run.slope_s, done)
-        step_s = run.base_s + run.slope_s * done
-        share = (self._loop.now() - begun_s) / step_s if step_s > 0 else 0.0
-        return min(self.profile.num_layers - 1, int(share * self.profile.num_layers))
 
     def snapshot(self) -> BlockSnapshot:
         """All units that the cache holds, as of the last event."""
@@ -211,8 +170,7 @@ class ModelledWorker:
         if stretch is None:
             self._turn()
         elif stretch.count > 1:
-            now_s = self._loop.now()
-            count = steps_begun(stretch.start_s, stretch.base_s, stretch.slope_s, now_s)
+            count = stretch.num_begun(self._loop.now())
             if count < stretch.count:
                 stretch.count = count
                 self._plan_end(stretch)
@@ -236,7 +194,7 @@ class ModelledWorker:
         count = 1 if chunks else self._batch.num_free_running_steps()
         slope_s = self.profile.context_token_s * num_decodes
         step_s = self._step_s(num_decodes, chunks)
-        self._stretch = _Stretch(self._loop.now(), step_s, slope_s, count, chunks)
+        self._stretch = Stretch(self._loop.now(), step_s, slope_s, count, chunks)
         self._plan_end(self._stretch)
 
     def _thaw(self) -> None:
@@ -256,10 +214,9 @@ class ModelledWorker:
                 prefill_step_s = profile.prefill_step_s
         return step_s + prefill_step_s
 
-    def _plan_end(self, stretch: _Stretch) -> None:
+    def _plan_end(self, stretch: Stretch) -> None:
         self._version += 1
-        end_s = stretch_end_s(stretch.start_s, stretch.base_s, stretch.slope_s, stretch.count)
-        self._loop.at(max(end_s, self._loop.now()), self._end, self._version)
+        self._loop.at(max(stretch.end_s(stretch.count), self._loop.now()), self._end, self._version)
 
     def _end(self, version: int) -> None:
         stretch = self._stretch
@@ -274,18 +231,18 @@ class ModelledWorker:
         self._flush()
         self._turn()
 
-    def _count(self, stretch: _Stretch) -> None:
+    def _count(self, stretch: Stretch) -> None:
         """All steps of the stretch are done."""
         count = stretch.count
         self._totals = self._totals_after(stretch, count)
-        self.busy_s += _taken_s(stretch, count)
+        self.busy_s += stretch.taken_s(count)
         self._num_steps += count
         self._batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
 
-    def _totals_after(self, stretch: _Stretch, count: int) -> StepTotals:
+    def _totals_after(self, stretch: Stretch, count: int) -> StepTotals:
         return add_stretch(
             self._totals,
-            seconds=_taken_s(stretch, count),
+            seconds=stretch.taken_s(count),
             count=count,
             num_decodes=len(self._batch.decoding),
             context_tokens=self._batch.context_tokens,
@@ -295,13 +252,10 @@ class ModelledWorker:
     def _cut(self) -> None:
         """What of a run of steps is done counts; the rest is a run of its own."""
         run = self._stretch
-        done = 0 if run is None else self._num_done(run)
+        done = 0 if run is None else run.num_done(self._loop.now())
         if run is None or not done:
             return
-        end_s = stretch_end_s(run.start_s, run.base_s, run.slope_s, done)
-        base_s = run.base_s + run.slope_s * done
-        rest = _Stretch(end_s, base_s, run.slope_s, run.count - done, [])
-        run.count = done
+        rest = run.split(done)
         self._count(run)
         self._stretch = rest
 
@@ -399,10 +353,6 @@ class ModelledWorker:
         elif leg.order:
             self._batch.free(leg)
         _lose(leg)
-
-
-def _taken_s(stretch: _Stretch, count: int) -> float:
-    return stretch_end_s(0.0, stretch.base_s, stretch.slope_s, count)
 
 
 def _lose(leg: Leg) -> None:

@@ -69,6 +69,7 @@ def test_the_recursion_meets_the_closed_form_within_two_percent(is_exponential, 
     assert waits.mean() == pytest.approx(mean_wait(rate), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_simulated_mean_wait_of_md1_is_within_two_percent_of_the_closed_form():
     arrivals, tokens = draw(0.5, 40_000, is_exponential=False, seed=3)
     waits, _ = simulated_waits(arrivals, tokens)
