@@ -24,6 +24,7 @@ from gateway.openapi import docs_page, openapi_document
 from gateway.prepare import Preparer
 from gateway.responses_replies import ResponsesReplies
 from gateway.text_replies import TextReplies
+from gateway.trace_list import trace_list
 from runtime.metrics import CONTENT_TYPE, Metrics
 
 DISTRIBUTION = "baton-serve"
@@ -91,6 +92,7 @@ def build_app(
             Route("/readyz", pages.readyz),
             Route("/metrics", pages.metrics),
             Route("/version", pages.version),
+            Route("/debug/requests", pages.requests),
             Route("/debug/requests/{request_id}", pages.request),
         ],
         exception_handlers={
@@ -166,6 +168,11 @@ class _Pages:
 
     async def version(self, request: Request) -> Response:
         return _json({"version": self._version})
+
+    async def requests(self, request: Request) -> Response:
+        """The latest requests, or the slowest of those that are remembered."""
+        tenant = self._services.gate.account(request.scope["headers"]).tenant
+        return _json(trace_list(self._services.source, request.query_params, tenant))
 
     async def request(self, request: Request) -> Response:
         """How one of the latest requests ran; several prompts have an id and a number each."""

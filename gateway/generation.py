@@ -26,6 +26,10 @@ class TokenSource(Protocol):
 
     def trace(self, request_id: str) -> RequestTrace | None: ...
 
+    def recent_traces(
+        self, count: int, slowest: bool = False
+    ) -> Sequence[tuple[str, RequestTrace]]: ...
+
 
 class Generation:
     """Pumps one generator per prompt, so that tokens that wait are taken together.

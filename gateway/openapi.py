@@ -34,6 +34,7 @@ class _Operation:
     failure: type = ErrorBody
     media: str = "application/json"
     parameters: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
 
 
 _OPERATIONS = (
@@ -68,6 +69,7 @@ _OPERATIONS = (
     _Operation("post", "/detokenize", "The text of tokens", DetokenizeBody, DetokenizeReply),
     _Operation("get", "/v1/models", "The models of this server"),
     _Operation("get", "/v1/models/{model_id}", "One model", parameters=("model_id",)),
+    _Operation("get", "/debug/requests", "How the latest ran", query=("order", "limit")),
     _Operation("get", "/debug/requests/{request_id}", "How one ran", parameters=("request_id",)),
     _Operation("get", "/livez", "Whether the process runs"),
     _Operation("get", "/readyz", "Whether a worker is live; 503 if none is"),
@@ -115,10 +117,11 @@ def _described(operation: _Operation, schemas: Mapping[Any, Any]) -> dict[str, A
     if operation.body is not None:
         body = {"application/json": {"schema": schemas[operation.body]}}
         described["requestBody"] = {"required": True, "content": body}
-    if operation.parameters:
+    if operation.parameters or operation.query:
         described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in operation.parameters
+            {"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}}
+            for place, names in (("path", operation.parameters), ("query", operation.query))
+            for name in names
         ]
     return described
 

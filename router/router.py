@@ -156,7 +156,7 @@ class Router:
         """How a request ran that has ended lately; None for any other."""
         return self._traces.get(request_id)
 
-    def traces(self, count: int, slowest: bool = False) -> list[NamedTrace]:
+    def recent_traces(self, count: int, slowest: bool = False) -> list[NamedTrace]:
         """The last requests that have ended, or the slowest of those that are remembered."""
         return self._traces.slowest(count) if slowest else self._traces.latest(count)
 

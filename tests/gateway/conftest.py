@@ -132,6 +132,11 @@ class FakeRouter:
     def trace(self, request_id: str) -> RequestTrace | None:
         return self.traces.get(request_id)
 
+    def recent_traces(self, count: int, slowest: bool = False) -> list[tuple[str, RequestTrace]]:
+        found = list(self.traces.items())
+        found.sort(key=lambda item: -item[1].ttft_s) if slowest else found.reverse()
+        return found[:count]
+
     def snapshot(self) -> RouterSnapshot:
         return _Snapshot(self.is_ready, self.max_model_len)  # type: ignore[return-value]
 
@@ -200,6 +205,7 @@ async def running_gateway(
     drain_s: float = 5.0,
     encoder: PromptEncoder | None = None,
     send_buffer_bytes: int = 0,
+    ignores_unknown: bool = False,
     usage_log: UsageLog | None = None,
     **limits: Any,
 ) -> AsyncIterator[RunningGateway]:
@@ -215,7 +221,7 @@ async def running_gateway(
         limits=Limits(**{"max_body_bytes": 64 << 10, "body_timeout_s": 20.0, **limits}),
     )
     encoder = encoder or PromptEncoder(model.tokenizer)
-    preparer = Preparer(model, encoder)
+    preparer = Preparer(model, encoder, ignores_unknown)
     app = build_app(services, preparer, metrics, 1, origins)
     listener = socket.socket()
     if send_buffer_bytes:

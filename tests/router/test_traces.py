@@ -87,7 +87,7 @@ async def test_an_ended_request_can_be_looked_up(start_cluster):
     assert trace.explanation == last.trace.explanation
     assert (trace.num_prompt_tokens, trace.num_output_tokens) == (200, 8)
     assert 0 <= trace.admitted_s <= trace.placed_s and trace.total_s >= trace.ttft_s
-    assert cluster.router.traces(5) == [(request.request_id, trace)]
+    assert cluster.router.recent_traces(5) == [(request.request_id, trace)]
     await cluster.idle()
 
 
