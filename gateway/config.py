@@ -40,6 +40,7 @@ class GatewayConfig:
     tls_key: str = ""
     tls_min_version: str = "1.2"
     cors_origins: str = ""
+    ignore_unknown_fields: bool = False
     max_model_len: int = 0
     tenants_file: str = ""
     tenants_redis: str = ""

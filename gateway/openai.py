@@ -1,14 +1,13 @@
 """OpenAI's request bodies: which fields exist and their types; ranges are sampling.py's."""
 
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
-from gateway.errors import ApiError, invalid
+from gateway.errors import invalid
+from gateway.json_body import decode_json
 
 B = TypeVar("B", bound="CommonBody")
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,35 +174,13 @@ class CompletionBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_onl
     best_of: int | None = None
 
 
-def decode_body(decoder: "msgspec.json.Decoder[B]", body: bytes) -> B:
+def decode_body(
+    decoder: "msgspec.json.Decoder[B]", body: bytes, *, ignores_unknown: bool = False
+) -> B:
     """As decode_json; and refuses what is known and not served."""
-    decoded = decode_json(decoder, body)
+    decoded = decode_json(decoder, body, ignores_unknown=ignores_unknown)
     _refuse_unsupported(decoded)
     return decoded
-
-
-def decode_json(decoder: "msgspec.json.Decoder[S]", body: bytes) -> S:
-    """Raises ApiError 400 for malformed JSON, a wrong type or an unknown field, naming it."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _wrong_field(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"the body is not valid JSON: {error}", code="invalid_json") from error
-    except RecursionError as error:
-        raise invalid("the body's JSON is nested too deeply", code="invalid_json") from error
-
-
-def _wrong_field(reason: str) -> ApiError:
-    """msgspec says "Expected `int`, got `str` - at `$.max_tokens`"."""
-    what, _, place = reason.partition(" - at ")
-    path = place.strip("`").removeprefix("$").removeprefix(".")
-    named = re.search(r"(unknown|required) field `(.*)`", what)
-    if named:
-        path = f"{path}.{named[2]}".removeprefix(".")
-    code = "unknown_field" if named and named[1] == "unknown" else "invalid_type"
-    where = f" (field {path!r})" if path else ""
-    return invalid(f"{what}{where}", path or None, code)
 
 
 def _refuse_unsupported(body: CommonBody) -> None:

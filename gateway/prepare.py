@@ -16,6 +16,7 @@ from gateway.anthropic_body import (
 from gateway.caller import Caller
 from gateway.chat_prompt import chat_prompt
 from gateway.errors import ApiError, invalid, renamed
+from gateway.json_body import decode_json
 from gateway.message_parser import MessageStyle
 from gateway.model_directory import ModelFiles
 from gateway.openai import (
@@ -24,7 +25,6 @@ from gateway.openai import (
     CompletionBody,
     StreamOptions,
     decode_body,
-    decode_json,
 )
 from gateway.responses_body import ResponsesBody, chat_of_response
 from gateway.sampling import (
@@ -86,8 +86,12 @@ class TokenCount(msgspec.Struct, frozen=True):
 class Preparer:
     """Validates bodies against one model. Raises ApiError for whatever is wrong with them."""
 
-    def __init__(self, model: ModelFiles, encoder: PromptEncoder) -> None:
+    def __init__(
+        self, model: ModelFiles, encoder: PromptEncoder, ignores_unknown: bool = False
+    ) -> None:
+        """ignores_unknown: fields that no endpoint knows are left out, not refused."""
         self._model = model
+        self._lenient = ignores_unknown
         self._encoder = encoder
         self._grammars = GrammarChecker(model.tokenizer, model.vocab_size, model.eos_token_ids)
         self._chat_decoder = msgspec.json.Decoder(ChatBody)
@@ -101,23 +105,25 @@ class Preparer:
         return TokenPages(self._model, self._encoder)
 
     async def chat(self, raw: bytes, caller: Caller) -> Prepared:
-        return await self._chat(decode_body(self._chat_decoder, raw), caller)
+        return await self._chat(
+            decode_body(self._chat_decoder, raw, ignores_unknown=self._lenient), caller
+        )
 
     async def responses(self, raw: bytes, caller: Caller) -> Prepared:
-        body = decode_json(self._responses_decoder, raw)
+        body = decode_json(self._responses_decoder, raw, ignores_unknown=self._lenient)
         with renamed(responses_body.FIELD_NAMES):
             prepared = await self._chat(chat_of_response(body), caller)
         return replace(prepared, body=body)
 
     async def messages(self, raw: bytes, caller: Caller) -> Prepared:
-        body = decode_json(self._messages_decoder, raw)
+        body = decode_json(self._messages_decoder, raw, ignores_unknown=self._lenient)
         with renamed(anthropic_body.FIELD_NAMES):
             prepared = await self._chat(chat_of_messages(body), caller)
         return replace(prepared, body=body)
 
     async def count_tokens(self, raw: bytes, max_model_len: int) -> TokenCount:
         """Of a body of /v1/messages, in Anthropic's shape."""
-        body = decode_json(self._count_decoder, raw)
+        body = decode_json(self._count_decoder, raw, ignores_unknown=self._lenient)
         with renamed(anthropic_body.FIELD_NAMES):
             return await self._count(body)
 
@@ -141,7 +147,7 @@ class Preparer:
         return prepared if style.is_plain else replace(prepared, style=style)
 
     async def completion(self, raw: bytes, caller: Caller) -> Prepared:
-        body = decode_body(self._completion_decoder, raw)
+        body = decode_body(self._completion_decoder, raw, ignores_unknown=self._lenient)
         self._check(body, caller.tenant)
         given = _prompts(body.prompt)
         for prompt in given:

@@ -137,7 +137,7 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
         limits=config.limits,
     )
     encoder = PromptEncoder(model.tokenizer)
-    preparer = Preparer(model, encoder)
+    preparer = Preparer(model, encoder, config.ignore_unknown_fields)
     app = build_app(services, preparer, metrics, int(wall_time_s()), config.allowed_origins)
     return Gateway(app, services, router, encoder, preparer)
 

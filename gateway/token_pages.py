@@ -6,8 +6,9 @@ import msgspec
 
 from gateway.chat_prompt import chat_prompt
 from gateway.errors import ApiError, invalid
+from gateway.json_body import decode_json
 from gateway.model_directory import ModelFiles
-from gateway.openai import ChatBody, Message, Tool, decode_json
+from gateway.openai import ChatBody, Message, Tool
 from gateway.sampling import check_token_ids
 from gateway.tokenizer import PromptEncoder
 
