@@ -231,6 +231,7 @@ class Autopilot:
             metrics.gauge("baton_control_pressure_ratio", role=role.value).set(pressure)
         is_blind = any(alarm.startswith("the planner holds") for alarm in decision.alarms)
         metrics.gauge("baton_control_planner_held").set(is_blind)
+        metrics.gauge("baton_control_is_leader").set(self._parts.may_act())
         age_s = seen.traffic.age_s if seen.traffic else float("nan")
         metrics.gauge("baton_control_observation_age_seconds").set(age_s)
         suspects = sum(bool(worker.complaint) for worker in seen.workers)
