@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from control_plane.actuators.actuator import ActuatorRefused
 
-class NotLeader(Exception):
+
+class NotLeader(ActuatorRefused):
     """Another control plane acts, or nobody does yet; holder is empty then."""
 
     def __init__(self, holder: str, reason: str = "") -> None:

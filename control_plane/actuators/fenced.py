@@ -24,8 +24,9 @@ class FencedActuator:
         await self._actuator.remove(worker_id)
 
     async def recommend(self, prefill: int, decode: int) -> None:
-        await self._leadership.confirm()
-        await self._actuator.recommend(prefill, decode)
+        """Of the leader; another process's wish is not told to anybody."""
+        if self._leadership.term().is_me:
+            await self._actuator.recommend(prefill, decode)
 
     async def status(self) -> tuple[PoolStatus, ...]:
         return await self._actuator.status()

@@ -1,0 +1,1 @@
+"""What several control planes of one cluster share, and who of them acts."""
