@@ -194,6 +194,7 @@ async def test_a_thousand_made_up_bodies_leave_the_server_healthy(echoing_gatewa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 async def test_a_hundred_thousand_made_up_bodies_leave_the_server_healthy(
     echoing_gateway: Any,
 ) -> None:

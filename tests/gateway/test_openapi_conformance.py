@@ -92,5 +92,6 @@ def test_made_up_requests_get_answers_that_the_document_describes(url: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_five_thousand_made_up_requests_get_answers_that_the_document_describes(url: str) -> None:
     assert conforms(url, 5500) >= 5000
