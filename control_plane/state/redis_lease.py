@@ -11,7 +11,8 @@ from runtime.clock import Clock
 from runtime.log import get_logger
 
 # Takes the free key or renews its own. KEYS: lease, counter. ARGV: identity, milliseconds, the
-# highest number that the caller has seen, which counts where the server lost its own. -> holder, number
+# highest number that the caller has seen, which counts where the server lost its own.
+# -> holder, number
 _TAKE = """
 local held = redis.call('HMGET', KEYS[1], 'holder', 'token')
 if held[1] and held[1] ~= ARGV[1] then return {held[1], held[2]} end
