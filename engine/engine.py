@@ -107,6 +107,23 @@ class Engine:
         self._scheduler.enqueue(seq)
         self._is_stalled = False
 
+    def extend(self, seq_id: int, num_known: int, tokens: tuple[int, ...]) -> None:
+        """Output tokens from index `num_known` on, which were generated elsewhere: those that the
+        sequence has not reached are computed as one chunk and never emitted.
+
+        Nothing happens to a sequence that does not run or would be ended by them.
+        """
+        seq = self._sequences.get(seq_id)
+        if seq is None or seq.state not in (SeqState.RUNNING, SeqState.WAITING):
+            return
+        num_outputs = num_known + len(tokens)
+        if not num_known <= seq.num_outputs < num_outputs < seq.request.sampling.max_tokens:
+            return
+        for token in tokens[seq.num_outputs - num_known :]:
+            seq.append(token)
+        seq.prefill_end = seq.num_tokens
+        self._is_stalled = False
+
     def hold(self, request: EngineRequest) -> Reservation | None:
         """References the full blocks that the prefix cache holds of a request's tokens, until
         `release`; nothing is computed. None: there are none.

@@ -163,11 +163,13 @@ class Attempt:
     def _stitch(self, event: LegTokens) -> tuple[int, ...]:
         if event.leg_id == self._decode_leg:
             self._decode_spoke = True
-        elif (target := self._mover.take(event.leg_id)) is not None:
-            self._go_on(target, event.leg_id)
         if event.logprobs:
             self._stitcher.note_logprobs(event.index, event.logprobs)
         tokens = self._stitcher.push(event.index, event.tokens)
+        if event.leg_id != self._decode_leg:
+            target = self._mover.take(event.leg_id, event.index + len(event.tokens))
+            if target is not None:
+                self._go_on(target, event.leg_id)
         if self._early_end is not None and not self._stitcher.has_gap:
             self.finish = self._early_end
         return tokens

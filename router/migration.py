@@ -17,6 +17,9 @@ from wire.messages import (
     StartLeg,
 )
 
+_MOST_BEHIND_TOKENS = 2
+_MOST_ROUNDS = 5  # of catching up; a target that is slower than its source goes on from there
+
 
 class MigrationState(Enum):
     """How far a migration is; `Migration` draws how it moves."""
@@ -33,7 +36,8 @@ class Migration:
 
         SHARING --the source has published its full blocks--> PULLING: the target reads them
         PULLING --all are there--> JOINING: the target knows the tokens so far, computes their tail
-        JOINING --its first token--> MOVED: the source's leg is cancelled
+        JOINING --a token of its own, at most _MOST_BEHIND_TOKENS late--> MOVED: the source's leg
+                  is cancelled; one that is later is told what it missed, and JOINING goes on
         SHARING, PULLING, JOINING --publishing, pulling or the target fails--> KEPT
         PULLING --the source is lost--> JOINING: the target computes what did not arrive
         JOINING --the source is lost--> MOVED
@@ -57,6 +61,8 @@ class Migration:
         self._source = source
         self._share_leg = next_leg_id()
         self._sink = sink
+        self._num_told = 0  # of the answer's tokens, to the target
+        self._num_rounds = 0
 
     @property
     def is_over(self) -> bool:
@@ -86,6 +92,17 @@ class Migration:
             self._arrived(event, sent)
         elif isinstance(event, LegFailed) or self._is_targets_end(event):
             self.close()
+
+    def has_caught_up(self, num_given: int, sent: tuple[int, ...]) -> bool:
+        """The target gave token num_given - 1. Whether the source is not needed any more; if it
+        is, the target is told what the source gave meanwhile."""
+        is_near = len(sent) - num_given <= _MOST_BEHIND_TOKENS
+        if is_near or self._num_rounds >= _MOST_ROUNDS:
+            return True
+        if num_given > self._num_told:
+            self._num_rounds += 1
+            self._tell(sent)
+        return False
 
     def joined(self) -> None:
         """The target's leg is the answer's from here on."""
@@ -118,6 +135,7 @@ class Migration:
         self._tell(sent)
 
     def _tell(self, sent: tuple[int, ...]) -> None:
+        self._num_told = len(sent)
         self.target.continue_leg(ContinueLeg(self.target_leg, 0, sent))
 
     def _is_targets_end(self, event: LegEvent) -> bool:

@@ -76,10 +76,13 @@ class Mover:
             self._count("kept")
             self._ask_later()
 
-    def take(self, leg_id: int) -> WorkerSession | None:
-        """A leg gave tokens; where it runs if it is the one to move to, None if not."""
+    def take(self, leg_id: int, num_given: int) -> WorkerSession | None:
+        """A leg gave tokens up to num_given; where it runs if the answer has moved to it by this,
+        None if not."""
         migration = self._migration
         if migration is None or leg_id != migration.target_leg:
+            return None
+        if not migration.has_caught_up(num_given, self._stitcher.sent):
             return None
         migration.joined()
         return self._moved(migration, "moved")

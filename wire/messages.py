@@ -134,7 +134,8 @@ class CancelLeg:
 
 @dataclass(frozen=True, slots=True)
 class ContinueLeg:
-    """Output tokens index .. index + len(tokens) are known: a leg that waits goes on behind them.
+    """Output tokens index .. index + len(tokens) are known: a leg that waits, or runs and has not
+    come so far, goes on behind them.
 
     They follow the tokens that StartLeg gave, and may repeat some of them.
     """

@@ -34,7 +34,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Output tokens from `index` on are known: a leg that waits goes on behind them."""
+    """Output tokens from `index` on are known: a leg that waits or lags goes on behind them."""
 
     session_id: int
     leg_id: int

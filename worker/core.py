@@ -248,7 +248,10 @@ class WorkerCore:
 
     def _continue(self, told: commands.Continue) -> None:
         seq_id = self._seq_ids.get((told.session_id, told.leg_id))
-        if seq_id is None or not self._intake.is_waited_for(seq_id):
+        if seq_id is None:
+            return
+        if not self._intake.is_waited_for(seq_id):
+            self._engine.extend(seq_id, told.index, told.tokens)
             return
         start = self._legs[seq_id].start
         num_known = len(start.output_tokens)

@@ -28,6 +28,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "baton.bench.kv_exposed",
             "baton.bench.kv_formats",
         ),
+        "flip": ("baton.bench.flip",),
         "kernels": ("baton.bench.kernels", "baton.bench.gpu_model"),
     }
 )

@@ -103,11 +103,32 @@ async def test_the_target_is_told_what_was_said_while_it_read() -> None:
     assert (start.handle, start.waits, start.output_tokens) == (HANDLE, True, (1, 2))
     assert told == ContinueLeg(TARGET_LEG, 0, (1, 2, 3))
     assert scene.source.settled == {SHARE_LEG}
-    assert scene.mover.take(7) is None
-    assert scene.mover.take(TARGET_LEG) is scene.target
+    assert scene.mover.take(7, 4) is None
+    assert scene.mover.take(TARGET_LEG, 4) is scene.target
     assert scene.mover.num_moves == scene.count("moved") == 1
     scene.mover.close()
     assert CancelLeg(TARGET_LEG) not in scene.target.sent, "the leg is the answer's"
+
+
+async def test_a_target_that_is_behind_is_told_what_it_missed_before_it_takes_over() -> None:
+    scene = Scene()
+    scene.to("joining")
+    scene.stitcher.push(3, tuple(range(4, 10)))
+    assert scene.mover.take(TARGET_LEG, 4) is None
+    assert scene.target.sent[-1] == ContinueLeg(TARGET_LEG, 0, scene.stitcher.sent)
+    assert scene.mover.take(TARGET_LEG, 5) is None
+    assert scene.target.sent.count(scene.target.sent[-1]) == 1, "it was told once"
+    assert scene.mover.take(TARGET_LEG, 10) is scene.target
+
+
+async def test_a_target_that_never_catches_up_takes_over_after_some_rounds() -> None:
+    scene = Scene()
+    scene.to("joining")
+    for number in range(1, 7):
+        num_sent = scene.stitcher.num_sent
+        scene.stitcher.push(num_sent, (7,) * 10)
+        taken = scene.mover.take(TARGET_LEG, num_sent + 1)
+        assert (taken is not None) == (number == 6)
 
 
 @pytest.mark.parametrize("stage", ["sharing", "pulling", "joining"])

@@ -86,7 +86,7 @@ class Mover:
         sent = tuple(self.source.tokens(1))
         start = self._leg(2, self._way, output_tokens=sent, handle=handle, waits=True)
         self.target.apply(start)
-        self._drive(has(self.target, 2, LegTransferred), self.source, self.target)
+        self._drive(has(self.target, 2, LegTransferred), self.target)
 
     def tell(self) -> int:
         tokens = tuple(self.source.tokens(1))
@@ -175,6 +175,29 @@ def test_a_target_whose_pull_fails_computes_what_is_missing(
     assert mover.source.tokens(1)[:num_told] + mover.target.tokens(2) == [
         t for e in alone for t in e.tokens
     ]
+
+
+@pytest.mark.parametrize("way", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_a_target_that_is_behind_leaps_to_where_the_source_is(
+    way: SamplingParams, make_worker: Any, drive: Any, leg: Any
+) -> None:
+    alone = [t for e in answer(drive, make_worker(Role.DECODE), leg(1, way)) for t in e.tokens]
+    mover = Mover(make_worker(Role.DECODE), make_worker(Role.DECODE), drive, leg, way)
+    mover.run_to(10)
+    mover.pull(mover.share())
+    num_told = mover.tell()
+    drive(has(mover.target, 2, LegTokens), mover.target)
+    drive(lambda: len(mover.source.tokens(1)) >= num_told + 12, mover.source)
+    num_given = len(mover.target.tokens(2))
+    mover.target.apply(Continue(SESSION, 2, 0, tuple(mover.source.tokens(1))))
+    num_known = len(mover.source.tokens(1))
+    mover.finish()
+    given = mover.target.tokens(2)
+    assert given == alone[num_told : num_told + num_given] + alone[num_known:]
+    later = found(mover.target, 2, LegTokens)[num_given:]
+    assert later[0].index == num_known
+    for worker in (mover.source, mover.target):
+        worker.core.check_integrity()
 
 
 def test_the_source_may_end_while_its_blocks_are_read(
