@@ -15,6 +15,7 @@ from router.parts import Parts
 from router.predictor import StepPredictor
 from router.router import Router
 from router.stream import StreamOwner
+from runtime.metrics import Metrics
 from simulate.arrivals import Turns
 from simulate.batch import WorkerLimits
 from simulate.event_loop import EventLoop
@@ -63,6 +64,7 @@ class Simulation:
         workload: Workload,
         on_progress: Callable[[int], None],
         controllers: Sequence[Controller] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self._spec = spec
         self._workload = workload
@@ -90,7 +92,7 @@ class Simulation:
             Random(f"victims-{spec.seed}"),
             self._is_over,
         )
-        self._router = router_of(spec, self._pools, self._loop)
+        self._router = router_of(spec, self._pools, self._loop, metrics)
         self._gateway = SimulatedGateway(
             self._loop, self._router, legs, spec.overheads, self._ended, spec.max_tokens
         )
@@ -184,7 +186,9 @@ class Simulation:
         return self._num_to_come == 0 and self._gateway.num_under_way == 0
 
 
-def router_of(spec: ClusterSpec, pools: SimulatedPools, loop: EventLoop) -> Router:
+def router_of(
+    spec: ClusterSpec, pools: SimulatedPools, loop: EventLoop, metrics: Metrics | None = None
+) -> Router:
     """The live router, at whose edges simulated workers stand."""
     config = RouterConfig(
         control_address="",
@@ -214,7 +218,7 @@ def router_of(spec: ClusterSpec, pools: SimulatedPools, loop: EventLoop) -> Rout
         lambda max_blocks: UnitPrefixMap(max_blocks, unit_blocks),
         lambda _, on_workers: SimulatedWatch(pools, on_workers),
     )
-    return Router(config, loop, SilentMetrics(), parts)
+    return Router(config, loop, metrics or SilentMetrics(), parts)
 
 
 def _busy(workers: Iterable[SimulatedProcess], end_s: float) -> dict[str, float]:
@@ -230,14 +234,16 @@ def simulate(
     workload: Workload,
     on_progress: Callable[[int], None] = lambda num_ended: None,
     controllers: Sequence[Controller] = (),
+    metrics: Metrics | None = None,
 ) -> Outcome:
     """The same specification and workload give the same outcome, to the bit.
 
     controllers: change the pools as it runs; none of them is asked after the last request.
+    metrics: what the router exports, for those who look at it as the run goes on.
 
     A request that is too long for a worker is refused, and counts as an error.
     """
-    simulation = Simulation(spec, workload, on_progress, controllers)
+    simulation = Simulation(spec, workload, on_progress, controllers, metrics)
     outcome = simulation.run()
     simulation.check_integrity()
     return outcome
