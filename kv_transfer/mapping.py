@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kv_transfer.plan import Copy, Piece, extents, plan_copies
+from kv_transfer.plan import CopyTable, Piece, extents, plan_copies
 from wire.kv import KVLayout, mapping_refusal
 
 Extent = tuple[int, int]
@@ -127,14 +127,14 @@ class Mapping:
 
     def copies(
         self, piece: Piece, source_blocks: Sequence[int], target_blocks: Sequence[int]
-    ) -> list[Copy]:
+    ) -> CopyTable:
         """The copies of `piece` where both pools can be addressed."""
         if self.window is None:
             return plan_copies(piece, self.source, source_blocks, self.target, target_blocks)
         steps = _Steps.of(piece, self.source, self.window, self.target.block_size)
         taken = steps.offsets(self.source, source_blocks, self.heads.start)
         given = steps.offsets(self.target, target_blocks, self.heads.start)
-        return list(zip(*_joined(steps.sizes(self.source), taken, given), strict=True))
+        return np.array(_joined(steps.sizes(self.source), taken, given), np.int64).T
 
 
 def source_extents(

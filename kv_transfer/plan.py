@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
+
 from wire.kv import KVLayout
 
 
@@ -126,37 +129,28 @@ class Cursor:
         self.num_left -= piece.num_regions
 
 
-Copy = tuple[int, int, int]
-"""Offset in the source's pool, offset in the target's pool, bytes. Plain, for there are many."""
+Blocks = Sequence[int] | npt.NDArray[np.int64]
+
+CopyTable = npt.NDArray[np.int64]
+"""[num_copies, 3]: offset in the source's pool, offset in the target's pool, bytes."""
 
 
 def plan_copies(
-    piece: Piece,
-    source: KVLayout,
-    source_blocks: Sequence[int],
-    target: KVLayout,
-    target_blocks: Sequence[int],
-) -> list[Copy]:
+    piece: Piece, source: KVLayout, source_blocks: Blocks, target: KVLayout, target_blocks: Blocks
+) -> CopyTable:
     """The copies of `piece`: runs that are neighbours on both sides, within a layer, are one."""
-    size = target.region_bytes
     named = slice(piece.first_index, piece.end_index)
-    sources, targets = source_blocks[named], target_blocks[named]
-    breaks = [
-        at
-        for at, (a, b, c, d) in enumerate(
-            zip(sources, sources[1:], targets, targets[1:], strict=False), 1
-        )
-        if a + 1 != b or c + 1 != d
-    ]
-    runs = [
-        (sources[start] * size, targets[start] * size, (end - start) * size)
-        for start, end in _between(breaks, len(sources))
-    ]
-    copies: list[Copy] = []
-    for layer in range(piece.first_layer, piece.end_layer):
-        a, b = source.offset_bytes(layer, 0), target.offset_bytes(layer, 0)
-        copies += [(a + start, b + end, length) for start, end, length in runs]
-    return copies
+    pairs = np.array((source_blocks[named], target_blocks[named]), np.int64)
+    is_start = np.ones(pairs.shape[1], bool)
+    np.any(np.diff(pairs) != 1, axis=0, out=is_start[1:])
+    starts = np.flatnonzero(is_start)
+    runs = np.empty((len(starts), 3), np.int64)
+    runs[:, :2] = pairs[:, starts].T
+    runs[:, 2] = np.diff(starts, append=pairs.shape[1])
+    runs *= target.region_bytes
+    layers = np.arange(piece.first_layer, piece.end_layer, dtype=np.int64)
+    steps = np.array((source.offset_bytes(1, 0), target.offset_bytes(1, 0), 0), np.int64)
+    return (runs + (layers[:, None] * steps)[:, None, :]).reshape(-1, 3)
 
 
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from kv_transfer.handshake import Identity
 from kv_transfer.mapping import Extent, Mapping
 from kv_transfer.memory import KVMemory
 from kv_transfer.pace import AS_IS
-from kv_transfer.plan import Copy, Piece
+from kv_transfer.plan import CopyTable, Piece
 from wire.kv import FabricAddress, KVLayout
 
 
@@ -30,8 +30,7 @@ class ReadOp:
     def num_bytes(self) -> int:
         return self.mapping.num_bytes(self.piece)
 
-    def copies(self) -> list[Copy]:
-        """Offset in the source's pool, offset in this process's pool, bytes."""
+    def copies(self) -> CopyTable:
         return self.mapping.copies(self.piece, self.source_blocks, self.target_blocks)
 
     def target_extents(self, piece: Piece) -> Iterator[Extent]:

@@ -1,16 +1,15 @@
 """A lane that copies from a mapping of the source's pool, a slice at a time."""
 
-import ctypes
 from collections import deque
 
+from kv_transfer.copy_regions import load_copy_regions
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.memory import KVMemory
-from kv_transfer.plan import Copy
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 
 class CopyingLane:
-    """Shared by memory and shm. memmove runs without the interpreter lock."""
+    """Shared by memory and shm."""
 
     reads_ahead = False
     fd = -1
@@ -21,6 +20,7 @@ class CopyingLane:
         self._source = source
         self._source_address = source.address
         self._target_address = context.memory.address
+        self._copy = load_copy_regions()
         self._queue: deque[ReadOp] = deque()
 
     def post(self, read: ReadOp) -> None:
@@ -35,7 +35,7 @@ class CopyingLane:
         if not self._queue:
             return ()
         read = self._queue.popleft()
-        self._copy(read.copies())
+        self._copy(self._target_address, self._source_address, read.copies())
         return (Moved(read.ticket, read.num_bytes, (read.piece,)),)
 
     def wait_s(self) -> float | None:
@@ -46,8 +46,3 @@ class CopyingLane:
 
     def close(self) -> None:
         self._queue.clear()
-
-    def _copy(self, copies: list[Copy]) -> None:
-        move, source, target = ctypes.memmove, self._source_address, self._target_address
-        for source_offset, target_offset, num_bytes in copies:
-            move(target + target_offset, source + source_offset, num_bytes)

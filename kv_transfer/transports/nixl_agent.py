@@ -5,7 +5,6 @@ The module is imported only by the factories of kv_transfer.transports.registry.
 
 import gc
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.memory import KVMemory
-from kv_transfer.plan import Copy
+from kv_transfer.plan import CopyTable
 from runtime.settings import set_library_defaults
 from wire.kv import KVLayout
 
@@ -146,9 +145,9 @@ class NixlAgent:
             raise self._failure("a read is refused", error) from error
         return self._post(handle)
 
-    def read_copies(self, copies: Sequence[Copy], address: int) -> AgentRead:
+    def read_copies(self, copies: CopyTable, address: int) -> AgentRead:
         """Posts a read of any bytes of the peer's pool at `address`."""
-        table = np.array(copies, np.uint64)  # [num_copies, 3]: source, target, bytes
+        table = copies.astype(np.uint64)
         try:
             handle = self._agent.createXferReq(
                 self._bindings.NIXL_READ,

@@ -55,7 +55,7 @@ def test_a_built_library_serves_without_a_compiler(
     call(tmp_path / "cache")
     monkeypatch.setenv("PATH", "")
     assert call(tmp_path / "cache") == 42
-    with pytest.raises(KernelBuildError, match="no C\\+\\+ compiler"):
+    with pytest.raises(KernelBuildError, match="no compiler"):
         load_library(tmp_path / "another")
 
 
