@@ -14,7 +14,7 @@ from control_plane.observe.reading import (
     ReadingError,
     traffic_of,
 )
-from control_plane.observe.window import Counts, CounterWindow, quantile
+from control_plane.observe.window import CounterWindow, Counts, quantile
 from control_plane.planner.types import PoolFigures, Traffic
 
 MAX_WINDOW_S = 120.0
