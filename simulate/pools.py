@@ -121,7 +121,8 @@ class SimulatedPools:
     def found(self, role: Role, number: int, hardware: Hardware | None = None) -> None:
         """Workers that are there when the simulation begins."""
         for _ in range(number):
-            self._join(self._name(role), _Starting(role, hardware or self.hardware[role]))
+            self._create(self._name(role), _Starting(role, hardware or self.hardware[role]))
+        self._list()
         self._sample()
 
     def add(self, role: Role, number: int = 1, profile: Profile | None = None) -> tuple[str, ...]:
@@ -220,13 +221,16 @@ class SimulatedPools:
             self._sample()
 
     def _join(self, name: str, starting: _Starting) -> None:
+        self._create(name, starting)
+        self._list()
+
+    def _create(self, name: str, starting: _Starting) -> None:
         profile, role = starting.hardware.profile, starting.role
         self.world.links.zones[name] = starting.hardware.zone
         process = SimulatedProcess(
             name, starting.epoch, role, profile, self.limits(role, profile), self.world
         )
         self._processes[name] = self._listed[name] = process
-        self._list()
 
     def _flipped(self, process: SimulatedProcess) -> None:
         process.is_flipping = False
