@@ -25,6 +25,7 @@ from worker.registration import Registration
 from worker.service import SessionHub
 
 _DRAIN_POLL_S = 0.05
+_SWITCH_INTERVAL_S = 0.0005  # what the event loop waits at most for the engine's thread
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -33,6 +34,7 @@ def run(config: WorkerConfig) -> int:
     if config.parent_pid:
         lifecycle.die_with_parent(config.parent_pid)
     log.configure(config.worker_id or config.role.value, level=config.log_level)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         with build(config) as parts:
             asyncio.run(_serve(config, parts))
