@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from gateway.segments import SegmentCache, SegmentedTokenizer
 from wire.block_hash import block_hashes
 
 Prompt = str | tuple[int, ...]  # text, or token ids that a client made itself
@@ -30,13 +31,17 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Tokenizer, num_threads: int = 2) -> None:
         self._tokenizer = tokenizer
+        self._segmented = SegmentedTokenizer(tokenizer, SegmentCache())
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="tokenizer")
 
     async def encode(
         self, prompts: Sequence[Prompt], *, add_special_tokens: bool, salt: str = ""
     ) -> list[PromptTokens]:
         def work() -> list[PromptTokens]:
-            return [_hashed(self._tokenize(prompt, add_special_tokens), salt) for prompt in prompts]
+            return [
+                _hashed(self._tokenize(prompt, add_special_tokens, salt), salt)
+                for prompt in prompts
+            ]
 
         if sum(map(len, prompts)) < INLINE_LIMIT:
             return work()
@@ -45,9 +50,11 @@ class PromptEncoder:
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _tokenize(self, prompt: Prompt, add_special_tokens: bool) -> tuple[int, ...]:
+    def _tokenize(self, prompt: Prompt, add_special_tokens: bool, salt: str) -> tuple[int, ...]:
         if not isinstance(prompt, str):
             return prompt
+        if not add_special_tokens:
+            return self._segmented.tokens(prompt, salt)
         # Of the library's ways in, only the batch ones let other threads run meanwhile.
         encodings = self._tokenizer.encode_batch_fast(
             [prompt], add_special_tokens=add_special_tokens

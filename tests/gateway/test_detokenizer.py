@@ -154,3 +154,17 @@ def test_a_window_over_byte_fallback_joins_to_the_decoding_of_a_text(text: str) 
     )
     tokens = tokenizer.encode(text).ids
     assert "".join(pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(data=st.data())
+def test_added_tokens_among_bytes_join_to_the_decoding(
+    byte_level_tokenizer: Tokenizer, data: st.DataObject
+) -> None:
+    """Also those that are written with letters that stand for bytes elsewhere."""
+    tokenizer = Tokenizer.from_str(byte_level_tokenizer.to_str())
+    contents = ["é", "naïve token", "日本", "Ġ", " lead", "<|x|>"]
+    tokenizer.add_tokens([AddedToken(content, special=False) for content in contents])
+    ids = [*range(3, 300), *map(tokenizer.token_to_id, contents)]
+    added = st.sampled_from(ids[-len(contents) :])
+    tokens = data.draw(st.lists(st.one_of(added, st.sampled_from(ids)), max_size=30))
+    assert "".join(pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
