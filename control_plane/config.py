@@ -15,6 +15,10 @@ class ControlConfig:
     protect_reads: reading asks for it too. audit_file: where actions are written as JSON lines.
     plan: off, advise or act. planner_file: TOML with the planner's bounds. prometheus_url: where
     the gateways' figures are asked for; without one, gateway_metrics lists their /metrics.
+    actuator: who starts and ends workers, advisory or kubernetes. election: how one of several
+    control planes comes to act, none, redis or kubernetes. identity: this one's name, empty for
+    host and process id; leader_lease_s: after how long a silent leader is followed.
+    kube_prefill, kube_decode: KIND/NAME of a Deployment or LeaderWorkerSet, empty for none.
     parent_pid 0: this process outlives the one that started it.
     """
 
@@ -33,6 +37,16 @@ class ControlConfig:
     gateway_metrics: str = ""
     prometheus_url: str = ""
     prometheus_token: str = ""
+    actuator: str = "advisory"
+    ready_timeout_s: float = 600.0
+    election: str = "none"
+    identity: str = ""
+    leader_lease_s: float = 10.0
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    kubeconfig: str = ""  # the pod's service account, else the user's own file
+    kube_namespace: str = "default"
+    kube_prefill: str = "deployment/baton-prefill"
+    kube_decode: str = "deployment/baton-decode"
     parent_pid: int = 0
     log_level: str = "info"
 

@@ -2,7 +2,9 @@
 
 import asyncio
 
+from control_plane.actuators.actuator import ActuatorConflict, ActuatorRefused
 from control_plane.config import ControlConfig
+from control_plane.platform import actuator_of, leadership_of, watch_unready
 from control_plane.server import ControlServer
 from runtime.clock import SystemClock
 from runtime.lifecycle import die_with_parent, stop_event
@@ -21,13 +23,29 @@ def run(config: ControlConfig) -> int:
 async def _serve(config: ControlConfig) -> int:
     log = get_logger("control_plane")
     stop = stop_event()
+    clock = SystemClock()
     try:
-        server = ControlServer(config, SystemClock())
+        leadership = leadership_of(config, clock)
+        actuator = actuator_of(config, leadership)
+        if actuator is not None:
+            await actuator.start()
+        server = ControlServer(
+            config,
+            clock,
+            actuator=actuator,
+            actuator_name=config.actuator,
+            leadership=leadership,
+        )
         await server.start()
-    except (OSError, SettingsError) as error:
+    except (OSError, SettingsError, ActuatorRefused, ActuatorConflict) as error:
         log.error("cannot start", reason=str(error))
         return 2
     log.info("listening", address=f"{config.host}:{server.port}")
+    watching = asyncio.create_task(watch_unready(actuator, leadership)) if actuator else None
     await stop.wait()
+    if watching is not None:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
     await server.stop()
+    await server.actuator.close()
     return 0

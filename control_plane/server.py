@@ -25,7 +25,7 @@ from control_plane.service import ControlPlane
 from runtime.clock import Clock, wall_time_s
 from runtime.metrics import CONTROL_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
-from wire.cluster import ProcessStatus
+from wire.cluster import ControlOrder, ProcessStatus
 from wire.messages import Role
 from wire.rpc import add_control_service, bind, build_server
 
@@ -73,7 +73,7 @@ class ControlServer:
                 planning=planning or self._autopilot or Unplanned(),
                 overrides=self.overrides,
                 leadership=self.leadership,
-                order=self.plane.order,
+                order=self._order,
                 wall_s=wall_time_s,
                 actuator_name=actuator_name,
             ),
@@ -129,6 +129,11 @@ class ControlServer:
             self._metrics_server.stop()
         self.registry.check_integrity()
 
+    async def _order(self, worker_id: str, order: ControlOrder) -> None:
+        """Of the leader alone. Raises NotLeader, and as ControlPlane.order."""
+        await self.leadership.confirm()
+        await self.plane.order(worker_id, order)
+
     def _build_autopilot(self, clock: Clock, modes: ModeSimulator | None) -> Autopilot | None:
         if self._config.plan == "off":
             return None
@@ -137,7 +142,7 @@ class ControlServer:
             return AutopilotParts(
                 observer=observer,
                 actuator=self.actuator,
-                order=self.plane.order,
+                order=self._order,
                 overrides=self.overrides,
                 clock=clock,
                 wall_s=wall_time_s,

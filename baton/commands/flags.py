@@ -18,6 +18,15 @@ _PLAIN_TYPES = (str, int, float, bool)
 
 HELP: Mapping[str, str] = {
     "advertise_host": "Host that others reach this worker at; empty: --host.",
+    "actuator": "Who starts and ends workers: advisory or kubernetes.",
+    "election": "How one of several control planes comes to act: none, redis or kubernetes.",
+    "identity": "This control plane's name in an election; empty: host and process id.",
+    "leader_lease_s": "Seconds after which a silent leader is followed.",
+    "kube_decode": "Deployment or LeaderWorkerSet of decode workers, as deployment/NAME.",
+    "kube_namespace": "Namespace of the workers and of the lease.",
+    "kube_prefill": "Deployment or LeaderWorkerSet of prefill workers, as deployment/NAME.",
+    "kubeconfig": "Kubernetes client configuration; empty: the pod's own, else the user's.",
+    "redis_url": "Redis of several control planes, as redis://HOST:PORT/DB.",
     "audit_file": "File of operator actions as JSON lines; empty: none.",
     "beat_timeout_s": "Seconds without a heartbeat after which a worker is dropped.",
     "body_timeout_s": "Seconds that a client may take to send a request's body.",

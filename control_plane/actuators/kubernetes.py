@@ -45,8 +45,8 @@ class KubernetesActuator:
 
     confirm: asked before each write, raises where this process leads no longer; a write carries
     the resourceVersion read after it, so that a leader that came since is never overwritten.
-    serving: the live workers' roles by id. wall_s: seconds since 1970. A pod that is not ready
-    within ready_timeout_s is deleted, and its owner makes another one.
+    wall_s: seconds since 1970. A pod that is not ready within ready_timeout_s is deleted, and its
+    owner makes another one.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class KubernetesActuator:
         *,
         wall_s: Callable[[], float],
         confirm: Callable[[], Awaitable[object]],
-        serving: Callable[[], Mapping[str, Role]] = dict,
         ready_timeout_s: float = 600.0,
     ) -> None:
         self._api = api
@@ -65,7 +64,6 @@ class KubernetesActuator:
         self._targets = dict(targets)
         self._wall_s = wall_s
         self._confirm = confirm
-        self._serving = serving
         self._ready_timeout_s = ready_timeout_s
         self._core = client.CoreV1Api(api)
         self._events = KubeEvents(self._core, namespace, wall_s)
