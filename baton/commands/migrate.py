@@ -10,11 +10,11 @@ from baton.commands.status import where
 from wire import rpc
 from wire.cluster import ControlOrder, OrderKind
 
-CountArgument = Annotated[int, typer.Argument(min=1, help="How many requests are to move.")]
+CountFlag = Annotated[int, typer.Option(min=1, help="How many requests are to move.")]
 
 
 def command(
-    worker: WorkerArgument, count: CountArgument = 1, control_address: AddressFlag = ""
+    worker: WorkerArgument, count: CountFlag = 1, control_address: AddressFlag = ""
 ) -> None:
     """Move a worker's longest running requests to others."""
     address, token = where(control_address)
