@@ -1,17 +1,26 @@
 """From a load test's workload to the simulation's requests."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from loadtest.plan import Conversation, Segment
 from simulate.gateway import Arrival
 from simulate.prefixes import unit_keys
-from wire.messages import GenerateRequest, SamplingParams
+from simulate.slo_class import SloClass, class_of
+from wire.messages import GenerateRequest, RequestTerms, SamplingParams
 
 
 class Turns:
     """A conversation's requests, one after the other: each has all before it in its prompt."""
 
-    def __init__(self, conversation: Conversation, index: int, unit_tokens: int) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        index: int,
+        unit_tokens: int,
+        classes: Sequence[SloClass] = (),
+    ) -> None:
+        self._class = class_of(classes, conversation.class_name, index)
         self._conversation = conversation
         self._index = index
         self._unit_tokens = unit_tokens
@@ -39,20 +48,25 @@ class Turns:
         return Arrival(
             index=request_index,
             at_s=answered_s + turn.think_s,
-            request=_request(request_index, self._segments, turn.num_output, self._unit_tokens),
-            class_name=self._conversation.class_name,
+            request=self._request(request_index, turn.num_output),
+            class_name=self._conversation.class_name if self._class is None else self._class.name,
             conversation=self._index,
             turn=number,
         )
 
-
-def _request(
-    index: int, segments: list[Segment], num_output: int, unit_tokens: int
-) -> GenerateRequest:
-    num_tokens = sum(num for _, num in segments)
-    return GenerateRequest(
-        request_id=str(index),
-        prompt_tokens=cast("tuple[int, ...]", range(num_tokens)),  # only its length is looked at
-        sampling=SamplingParams(max_tokens=num_output, ignore_eos=True),
-        block_hashes=unit_keys(segments, unit_tokens),
-    )
+    def _request(self, index: int, num_output: int) -> GenerateRequest:
+        num_tokens = sum(num for _, num in self._segments)
+        promised = self._class
+        terms = RequestTerms()
+        if promised is not None:
+            terms = RequestTerms(
+                ttft_slo_s=promised.ttft_ms / 1e3, tpot_slo_s=promised.tpot_ms / 1e3
+            )
+        return GenerateRequest(
+            request_id=str(index),
+            prompt_tokens=cast("tuple[int, ...]", range(num_tokens)),  # only its length counts
+            sampling=SamplingParams(max_tokens=num_output, ignore_eos=True),
+            block_hashes=unit_keys(self._segments, self._unit_tokens),
+            priority=0 if promised is None else promised.priority,
+            terms=terms,
+        )

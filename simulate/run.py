@@ -82,8 +82,8 @@ class Simulation:
             Role.DECODE: Hardware(spec.decode_profile),
         }
         self._pools = SimulatedPools(world, hardware, self._limits, spec.pool_costs)
-        self._pools.found(Role.PREFILL, spec.num_prefill)
-        self._pools.found(Role.DECODE, spec.num_decode)
+        for pool in spec.founded:
+            self._pools.found(pool.role, pool.count, Hardware(pool.profile, pool.zone))
         drawn = spec.random_faults.plan(spec.num_workers, workload.duration_s, spec.seed)
         self._faults = FaultPlan(
             (*spec.faults, *drawn),
@@ -150,7 +150,9 @@ class Simulation:
         if index + 1 < len(conversations):
             self._loop.at(conversations[index + 1].at_s, self._begin, index + 1)
         self._num_to_come -= 1
-        turns = self._turns[index] = Turns(conversations[index], index, self._spec.unit_tokens)
+        turns = self._turns[index] = Turns(
+            conversations[index], index, self._spec.unit_tokens, self._spec.classes
+        )
         self._gateway.arrive(turns.first())
 
     def _ended(self, arrival: Arrival, record: RequestRecord) -> None:

@@ -8,7 +8,9 @@ from simulate.errors import SimulationError
 from simulate.fault_rates import RandomFaults
 from simulate.links import LinkClass
 from simulate.pool_costs import PoolCosts
+from simulate.slo_class import SloClass
 from wire.block_hash import BLOCK_SIZE
+from wire.messages import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,16 @@ class Overheads:
     hop_s: float = 0.001
     reply_s: float = 0.0015
     pull_s: float = 0.006
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Equal workers of one role in one zone."""
+
+    role: Role
+    count: int
+    profile: Profile
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,8 @@ class ClusterSpec:
     max_queued: int = 1024
     reject_ratio: float = 3.0
     learns: bool = True
+    pools: tuple[PoolSpec, ...] = ()
+    classes: tuple[SloClass, ...] = ()
     faults: tuple[Fault, ...] = ()
     random_faults: RandomFaults = RandomFaults()
 
@@ -73,9 +87,16 @@ class ClusterSpec:
     @property
     def max_tokens(self) -> int:
         """Prompt and answer that fit both pools' workers."""
-        profiles = [self.prefill_profile] * (self.num_prefill > 0)
-        profiles += [self.decode_profile] * (self.num_decode > 0)
+        profiles = [pool.profile for pool in self.founded if pool.count]
         return min(min(p.max_model_len, p.kv_tokens // BLOCK_SIZE * BLOCK_SIZE) for p in profiles)
+
+    @property
+    def founded(self) -> tuple[PoolSpec, ...]:
+        """The workers that are there at the beginning."""
+        return self.pools or (
+            PoolSpec(Role.PREFILL, self.num_prefill, self.prefill_profile),
+            PoolSpec(Role.DECODE, self.num_decode, self.decode_profile),
+        )
 
     @property
     def num_workers(self) -> int:
@@ -83,13 +104,11 @@ class ClusterSpec:
 
     @property
     def num_gpus(self) -> int:
-        prefill = self.num_prefill * self.prefill_profile.num_gpus
-        return prefill + self.num_decode * self.decode_profile.num_gpus
+        return sum(pool.count * pool.profile.num_gpus for pool in self.founded)
 
     @property
     def usd_per_hour(self) -> float:
-        prefill = self.num_prefill * self.prefill_profile.usd_per_hour
-        return prefill + self.num_decode * self.decode_profile.usd_per_hour
+        return sum(pool.count * pool.profile.usd_per_hour for pool in self.founded)
 
     @property
     def split(self) -> str:
