@@ -127,7 +127,7 @@ class Verification:
 
     @property
     def has_work(self) -> bool:
-        """Something has arrived and is not hashed."""
+        """Something has arrived that nobody was told to hash."""
         return bool(self._arrived)
 
     @property
@@ -147,9 +147,15 @@ class Verification:
         """By the source."""
         self._theirs.update(zip(regions, values, strict=False))
 
-    def hash_one(self) -> None:
-        """Hashes a piece that has arrived: right after its copy, while the caches hold it."""
-        self._mine.update(self._hasher.digests(self._arrived.popleft()))
+    def take(self) -> Piece:
+        """What arrived first and is not hashed; to be given to `hash`, from any one thread."""
+        return self._arrived.popleft()
+
+    def num_sampled(self, piece: Piece) -> int:
+        return self._hasher.sample.count(piece)
+
+    def hash(self, piece: Piece) -> None:
+        self._mine.update(self._hasher.digests(piece))
 
     def bad_region(self) -> int | None:
         """Of what is done: a region that differs, None where all are equal."""

@@ -9,6 +9,7 @@ from kv_transfer.channel import Channel, Waker, wait_readable
 from kv_transfer.control import MAX_RENEWED, Frame, Ping, Renew
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
+from kv_transfer.hashing import HashThread
 from kv_transfer.opening import Reader, open_channel, open_lane
 from kv_transfer.pull import Pull, PullResult
 from kv_transfer.pulls import Pulls
@@ -52,6 +53,7 @@ class Link:
         self._channel: Channel | None = None
         self._lane: Lane | None = None
         self._pulls: Pulls | None = None
+        self._hashing = HashThread(self._waker.wake)
         self._pulse = Pulse(reader.config.heartbeat_s)
         self._thread = threading.Thread(target=self._run, name="kv-link")
 
@@ -97,7 +99,9 @@ class Link:
             channel = self._channel = open_channel(reader, self._address)
             lane, layout = open_lane(reader, self._address, source, channel)
             self._lane = lane
-            pulls = self._pulls = Pulls(reader, source, layout, channel, lane, self._on_end)
+            pulls = self._pulls = Pulls(
+                reader, source, layout, channel, lane, self._hashing, self._on_end
+            )
             while not self._is_closing:
                 self._turn(channel, lane, pulls)
         except TransferError as error:
@@ -172,6 +176,7 @@ class Link:
     def _end(self, error: TransferError) -> None:
         with self._lock:
             self._has_ended = True
+        self._hashing.close()
         if self._lane is not None:
             self._lane.close()
         if self._channel is not None:

@@ -139,18 +139,30 @@ def plan_copies(
     piece: Piece, source: KVLayout, source_blocks: Blocks, target: KVLayout, target_blocks: Blocks
 ) -> CopyTable:
     """The copies of `piece`: runs that are neighbours on both sides, within a layer, are one."""
-    named = slice(piece.first_index, piece.end_index)
-    pairs = np.array((source_blocks[named], target_blocks[named]), np.int64)
+    size, first = target.region_bytes, piece.first_index
+    if piece.end_index - first == 1:  # the arrays of the general case cost more than the copy
+        runs = np.array(((source_blocks[first] * size, target_blocks[first] * size, size),))
+    else:
+        named = slice(first, piece.end_index)
+        runs = _runs(np.array((source_blocks[named], target_blocks[named]), np.int64)) * size
+    if piece.first_layer == 0 and piece.end_layer == 1:
+        return runs
+    layers = np.arange(piece.first_layer, piece.end_layer, dtype=np.int64)
+    steps = np.array((source.offset_bytes(1, 0), target.offset_bytes(1, 0), 0), np.int64)
+    copies: CopyTable = runs + (layers[:, None] * steps)[:, None, :]
+    return copies.reshape(-1, 3)
+
+
+def _runs(pairs: CopyTable) -> CopyTable:
+    """[num_runs, 3]: source block, target block, how many of each follow. pairs: [2, num_blocks]"""
     is_start = np.ones(pairs.shape[1], bool)
-    np.any(np.diff(pairs) != 1, axis=0, out=is_start[1:])
+    np.any(pairs[:, 1:] != pairs[:, :-1] + 1, axis=0, out=is_start[1:])
     starts = np.flatnonzero(is_start)
     runs = np.empty((len(starts), 3), np.int64)
     runs[:, :2] = pairs[:, starts].T
-    runs[:, 2] = np.diff(starts, append=pairs.shape[1])
-    runs *= target.region_bytes
-    layers = np.arange(piece.first_layer, piece.end_layer, dtype=np.int64)
-    steps = np.array((source.offset_bytes(1, 0), target.offset_bytes(1, 0), 0), np.int64)
-    return (runs + (layers[:, None] * steps)[:, None, :]).reshape(-1, 3)
+    runs[:-1, 2] = starts[1:] - starts[:-1]
+    runs[-1:, 2] = pairs.shape[1] - starts[-1:]
+    return runs
 
 
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ from kv_transfer.control import (
 )
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
+from kv_transfer.hashing import HashThread
 from kv_transfer.opening import Reader
 from kv_transfer.pace import AS_IS, Pace, candidates
 from kv_transfer.plan import Piece, Watermark
@@ -24,6 +25,7 @@ from kv_transfer.pull import Pull, PullResult, PullState
 from kv_transfer.transport import Lane
 from wire.kv import KVLayout
 
+_FEW_REGIONS = 4
 _OF_A_PULL = Attached | Ready | Digests | Complete | Ended | Refused | Released
 
 
@@ -40,6 +42,7 @@ class Pulls:
         source_layout: KVLayout,
         channel: Channel,
         lane: Lane,
+        hashing: HashThread,
         on_end: Callable[[Pull, PullResult], None],
     ) -> None:
         self._reader = reader
@@ -47,6 +50,7 @@ class Pulls:
         self._source_layout = source_layout
         self._channel = channel
         self._lane = lane
+        self._hashing = hashing
         self._on_end = on_end
         self._pulls: dict[int, Pull] = {}
         self._pace = Pace()
@@ -56,8 +60,6 @@ class Pulls:
 
     def wait_s(self, now_s: float) -> float | None:
         """Seconds until one of them has something to do by itself, None without a limit."""
-        if any(pull.has_to_hash for pull in self._pulls.values()):
-            return 0.0
         limits = [p.deadline_s - now_s for p in self._pulls.values() if p.deadline_s is not None]
         return max(0.0, min(limits)) if limits else None
 
@@ -145,9 +147,9 @@ class Pulls:
         return bool(arrived)
 
     def _settle(self, pull: Pull) -> None:
-        """Hashes something of what has arrived; releases what is whole when both sides have."""
-        if pull.has_to_hash:
-            pull.verification.hash_one()
+        """Has what arrived hashed; releases what is whole when both sides have all digests."""
+        while pull.has_to_hash:
+            self._hash(pull)
         if pull.state is not PullState.READING or not pull.is_whole:
             return
         now_s = self._reader.clock.now()
@@ -157,6 +159,15 @@ class Pulls:
             self._channel.send(Release(pull.ticket))
         elif pull.deadline_s is None:
             pull.deadline_s = now_s + self._reader.config.slack_s  # for the source's digests
+
+    def _hash(self, pull: Pull) -> None:
+        """A few regions at once, many beside the next piece's copy."""
+        verification = pull.verification
+        piece = verification.take()
+        if verification.num_sampled(piece) <= _FEW_REGIONS:
+            verification.hash(piece)
+        else:
+            self._hashing.submit(lambda: verification.hash(piece))
 
     def _released(self, pull: Pull, was_valid: bool) -> None:
         name = self._lane.name

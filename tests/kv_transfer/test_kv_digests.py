@@ -222,7 +222,7 @@ def test_a_verification_names_the_first_sampled_region_that_differs(wrong, every
         verification.arrived(piece)
     while verification.has_work:
         assert not verification.is_done or not theirs
-        verification.hash_one()
+        verification.hash(verification.take())
         batch = [theirs.pop() for _ in range(min(len(theirs), 5))]
         verification.told([name for name, _ in batch], [value for _, value in batch])
     verification.told([name for name, _ in theirs], [value for _, value in theirs])
