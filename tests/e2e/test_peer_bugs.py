@@ -1,0 +1,122 @@
+"""What went wrong in other servers that split prefill from decode does not go wrong here."""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import baton
+from wire.messages import Role
+
+MODEL = Path(baton.__file__).parent / "demo_model"
+PATH = "/v1/completions"
+WORDS = "Baton hands the cache from the prefill pool to the decode pool. " * 6
+
+
+@pytest.fixture(scope="module")
+def cluster(start_cluster: Callable[..., Any]) -> Iterator[Any]:
+    started = start_cluster(MODEL)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def ask(cluster: Any) -> Iterator[Callable[..., httpx.Response]]:
+    with httpx.Client(base_url=cluster.url, timeout=60) as client:
+
+        def send(prompt: str, stream: bool = False, **fields: Any) -> httpx.Response:
+            body = {"model": MODEL.name, "prompt": prompt, "temperature": 0, **fields}
+            if stream:
+                body |= {"stream": True, "stream_options": {"include_usage": True}}
+            return client.post(PATH, json=body)
+
+        yield send
+
+
+def answer_of(response: httpx.Response, stream: bool) -> tuple[str, dict[str, Any], Any]:
+    """The text, the usage, and the last finish reason."""
+    assert response.status_code == 200, response.text
+    if not stream:
+        body = response.json()
+        return body["choices"][0]["text"], body["usage"], body["choices"][0]["finish_reason"]
+    events = [
+        json.loads(block.removeprefix("data: "))
+        for block in response.text.split("\n\n")
+        if block.startswith("data: {")
+    ]
+    choices = [choice for event in events for choice in event["choices"]]
+    text = "".join(choice["text"] for choice in choices)
+    return text, events[-1]["usage"], choices[-1]["finish_reason"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_max_tokens_the_answer_is_not_prefills_one_token(ask: Any, stream: bool) -> None:
+    text, usage, reason = answer_of(ask(f"{stream} one {WORDS}", stream), stream)
+    assert usage["completion_tokens"] > 1 and text
+    assert reason in ("stop", "length")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [{"min_tokens": 40}, {"ignore_eos": True}])
+def test_min_tokens_and_streaming_do_not_reach_prefill(
+    ask: Any, stream: bool, fields: dict[str, Any]
+) -> None:
+    """A prefill that obeyed them would compute the answer itself, and its tokens would be lost
+    or come twice.
+    """
+    prompt = f"{stream} {sorted(fields)} two {WORDS}"
+    _, usage, reason = answer_of(ask(prompt, stream, max_tokens=40, **fields), stream)
+    assert (usage["completion_tokens"], reason) == (40, "length")
+
+
+def test_a_streams_tokens_come_as_they_are_made(cluster: Any) -> None:
+    body = {
+        "model": MODEL.name, "prompt": f"three {WORDS}", "max_tokens": 400, "ignore_eos": True,
+        "stream": True, "temperature": 0,
+    }  # fmt: skip
+    arrived: list[float] = []
+    with httpx.stream("POST", f"{cluster.url}{PATH}", json=body, timeout=60) as response:
+        for _ in response.iter_raw():
+            arrived.append(time.monotonic())
+    assert len(arrived) > 20
+    assert arrived[len(arrived) // 2] < arrived[0] + 0.8 * (arrived[-1] - arrived[0])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_cached_tokens_are_what_was_found_and_not_what_prefill_handed_over(
+    ask: Any, stream: bool
+) -> None:
+    prompt = f"{stream} four {WORDS}"
+    _, cold, _ = answer_of(ask(prompt, stream, max_tokens=4), stream)
+    _, warm, _ = answer_of(ask(prompt, stream, max_tokens=4), stream)
+    assert cold["prompt_tokens_details"]["cached_tokens"] < 16
+    assert 0 < warm["prompt_tokens_details"]["cached_tokens"] < warm["prompt_tokens"]
+
+
+def placements(cluster: Any, kind: str) -> float:
+    text = httpx.get(f"{cluster.url}/metrics").text
+    found = re.search(rf'^baton_placements_total{{kind="{kind}"}} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_prefill_pool_that_is_lost_shows_and_no_answer_is_empty(cluster: Any, ask: Any) -> None:
+    """The last test of the cluster: its prefill worker is struck while requests come."""
+    remote = placements(cluster, "remote")
+    assert answer_of(ask(f"five {WORDS}", max_tokens=4), False)[0]
+    assert placements(cluster, "remote") == remote + 1
+    cluster.signal_workers(Role.PREFILL, signal.SIGSTOP)
+    try:
+        for number in range(3):
+            response = ask(f"{number} six {WORDS}", True, max_tokens=8, ignore_eos=True)
+            text, usage, reason = answer_of(response, True)
+            assert text and (usage["completion_tokens"], reason) == (8, "length")
+        assert placements(cluster, "degraded") > 0
+        assert '"kind":"degraded"' in response.text
+    finally:
+        cluster.signal_workers(Role.PREFILL, signal.SIGCONT)
