@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -81,6 +81,7 @@ def check(tokenizer: Tokenizer, texts: list[str]) -> None:
         cache.check_integrity()
 
 
+@settings(max_examples=40)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_the_tokens_are_those_of_the_whole_text(
     byte_level_tokenizer: Tokenizer, texts: list[str]
@@ -88,6 +89,7 @@ def test_the_tokens_are_those_of_the_whole_text(
     check(byte_level_tokenizer, texts)
 
 
+@settings(max_examples=40)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_the_tokens_are_those_of_the_whole_text_for_the_bundled_model(
     demo: Tokenizer, texts: list[str]
@@ -95,6 +97,7 @@ def test_the_tokens_are_those_of_the_whole_text_for_the_bundled_model(
     check(demo, texts)
 
 
+@settings(max_examples=40)
 @given(texts=st.lists(TEXTS, max_size=4))
 def test_added_tokens_that_touch_or_look_around_change_nothing(
     qwen_like: Tokenizer, texts: list[str]
