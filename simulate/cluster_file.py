@@ -1,7 +1,6 @@
 """A cluster described in TOML: pools of hardware, links between zones, classes of requests."""
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,8 +143,7 @@ def _classes(path: Path, classes: tuple[_Class, ...]) -> tuple[SloClass, ...]:
     total = sum(one.share for one in classes)
     if total > 1 + 1e-9:
         raise SimulationError(f"{path}: the shares of the classes add up to {total:g}, over 1")
-    return tuple(SloClass(**_fields(one)) for one in classes)
-
-
-def _fields(one: _Class) -> Mapping[str, object]:
-    return msgspec.structs.asdict(one)
+    return tuple(
+        SloClass(one.name, one.ttft_ms, one.tpot_ms, one.share, one.match, one.priority)
+        for one in classes
+    )

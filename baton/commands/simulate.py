@@ -13,16 +13,21 @@ from rich.console import Console
 from rich.progress import Progress
 
 from baton.commands.loadtest_flags import LoadFlags, command_line
-from baton.commands.simulate_tables import capacity_table, sweep_table
+from baton.commands.simulate_tables import PlannedRun, capacity_table, sweep_table
 from loadtest.errors import LoadtestError
+from loadtest.faults import Fault, parse_fault
 from loadtest.html_report import write_html
+from loadtest.plan import Workload
 from loadtest.quantities import parse_duration_s
 from loadtest.result_files import write_json, write_requests
 from loadtest.slo import parse_slos
 from loadtest.terminal import print_result
 from profiles.catalog import ProfileError, load_profile
+from runtime.log import configure
 from simulate.capacity import CapacitySearch
+from simulate.cluster_file import read_cluster_file
 from simulate.errors import SimulationError
+from simulate.fault_rates import RandomFaults
 from simulate.report import result_of
 from simulate.run import simulate
 from simulate.spec import ClusterSpec
@@ -56,6 +61,17 @@ JobsFlag = Annotated[int, typer.Option(help="Processes of a sweep; 0: one a core
 TokensFlag = Annotated[int, typer.Option(help="Tokens in one step; 0: the profile's.")]
 SeqsFlag = Annotated[int, typer.Option(help="Sequences at once in a worker; 0: the profile's.")]
 UnitFlag = Annotated[int, typer.Option(help="Tokens of one cached unit; 0: a trace's, or 16.")]
+ClusterFlag = Annotated[
+    Path | None, typer.Option(help="TOML: pools, links, classes of requests; instead of --split.")
+]
+KillFlag = Annotated[list[str], typer.Option(help="A worker dies: 'decode@30s', 'prefill-0@1m'.")]
+FreezeFlag = Annotated[list[str], typer.Option(help="It stands still: 'decode@30s+5s'.")]
+SlowFlag = Annotated[list[str], typer.Option(help="A tenth of its bandwidth: 'decode@30s+5s'.")]
+CutFlag = Annotated[list[str], typer.Option(help="No KV reaches or leaves it: 'decode@30s+5s'.")]
+RateFlag = Annotated[float, typer.Option(help="Random deaths of a worker per hour.")]
+PlannerFlag = Annotated[
+    str | None, typer.Option(help="The planner moves the pools: 'max_gpus=8 min_prefill=1'.")
+]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
 JsonlFlag = Annotated[Path | None, typer.Option("--jsonl", help="Write one line a request.")]
 HtmlFlag = Annotated[Path | None, typer.Option("--html", help="Write a report with plots.")]
@@ -76,6 +92,13 @@ def run(
     decode_batch_tokens: TokensFlag = 0,
     max_num_seqs: SeqsFlag = 0,
     unit_tokens: UnitFlag = 0,
+    cluster: ClusterFlag = None,
+    kill: KillFlag = [],  # noqa: B006
+    freeze: FreezeFlag = [],  # noqa: B006
+    slow: SlowFlag = [],  # noqa: B006
+    cut: CutFlag = [],  # noqa: B006
+    kills_per_hour: RateFlag = 0.0,
+    planner: PlannerFlag = None,
     json_file: JsonFlag = None,
     jsonl_file: JsonlFlag = None,
     html_file: HtmlFlag = None,
@@ -83,6 +106,7 @@ def run(
 ) -> None:
     """Simulate a cluster under a trace or a made load, with the router's own policies."""
     console = Console(width=None if os.isatty(1) else 160)
+    configure("simulate", level="error")  # what befalls simulated workers is in the report
     try:
         load = LoadFlags(**flags)
         ((num_prefill, num_decode),) = parse_splits(split)
@@ -97,10 +121,16 @@ def run(
             max_num_seqs=max_num_seqs,
             unit_tokens=unit_tokens or 16,
             seed=load.seed,
+            faults=_faults(kill=kill, freeze=freeze, slow=slow, cut=cut),
+            random_faults=RandomFaults(kills_per_hour),
         )
+        slos = tuple(load.slo)
+        if cluster is not None:
+            file = read_cluster_file(cluster)
+            spec, slos = file.applied_to(spec), (*slos, *file.slos)
         warmup_s = parse_duration_s(load.warmup or "0")
         base = Base(
-            spec, strategy, load.order(), tuple(load.slo), warmup_s=warmup_s,
+            spec, strategy, load.order(), slos, warmup_s=warmup_s,
             auto_units=unit_tokens == 0,
         )  # fmt: skip
         jobs = jobs or os.cpu_count() or 1
@@ -109,15 +139,20 @@ def run(
         elif capacity:
             _capacity(console, base, capacity, load.attain, max_workers, jobs, json_file)
         else:
-            _one(console, base, json_file, jsonl_file, html_file)
+            _one(console, base, planner, json_file, jsonl_file, html_file)
     except (LoadtestError, SimulationError, ProfileError, OSError, ValueError) as error:
         typer.echo(f"baton simulate: {error}", err=True)
         raise typer.Exit(_EXIT_BAD_INPUT) from error
 
 
+def _faults(**orders: list[str]) -> tuple[Fault, ...]:
+    return tuple(parse_fault(kind, text) for kind, texts in orders.items() for text in texts)
+
+
 def _one(
     console: Console,
     base: Base,
+    planner: str | None,
     json_file: Path | None,
     jsonl_file: Path | None,
     html_file: Path | None,
@@ -126,7 +161,14 @@ def _one(
     workload, spec = workload_of(base, cell.rate), spec_of(base, cell)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("requests", total=workload.num_requests)
-        outcome = simulate(spec, workload, lambda done: progress.update(task, completed=done))
+        planned = None if planner is None else _planned(planner, spec, workload)
+        outcome = simulate(
+            spec,
+            workload,
+            lambda done: progress.update(task, completed=done),
+            () if planned is None else (planned.controller,),
+            None if planned is None else planned.metrics,
+        )
     result = result_of(
         spec,
         workload,
@@ -139,6 +181,8 @@ def _one(
     print_result(console, result)
     busy = ", ".join(f"{worker_id} {share:.0%}" for worker_id, share in outcome.busy.items())
     console.print(f"engines busy: {busy}", highlight=False, soft_wrap=True)
+    if planned is not None:
+        planned.print_decisions(console, outcome)
     if json_file is not None:
         write_json(json_file, result)
     if jsonl_file is not None:
@@ -147,8 +191,18 @@ def _one(
         write_html(html_file, [("", result)])
 
 
+def _planned(text: str, spec: ClusterSpec, workload: Workload) -> PlannedRun:
+    """The planner and what it reads are loaded only where they are asked for."""
+    from baton.commands.simulate_planner import planned_simulation
+
+    return planned_simulation(text, spec, workload)
+
+
 def _sweep(console: Console, base: Base, text: str, jobs: int, json_file: Path | None) -> None:
-    cells = parse_grid(text).cells(base)
+    grid = parse_grid(text)
+    if base.spec.pools and grid.splits:
+        raise SimulationError("the cluster file says how many workers there are: leave split= out")
+    cells = grid.cells(base)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("simulations", total=len(cells))
         results = run_cells(base, cells, jobs, lambda _: progress.advance(task))
@@ -169,6 +223,8 @@ def _capacity(
 ) -> None:
     if not base.slos:
         raise SimulationError("--capacity needs an --slo to meet")
+    if base.spec.pools:
+        raise SimulationError("--capacity chooses the workers itself: it takes no --cluster")
     profiles = [load_profile(name.strip()) for name in names.split(",") if name.strip()]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("simulations", total=None)

@@ -1,12 +1,29 @@
 """The tables that `baton simulate` prints for grids and capacities."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
+from runtime.metrics import Metrics
 from simulate.capacity import Need
+from simulate.pools import Controller
+from simulate.run import Outcome
 from simulate.sweep import CellResult, best_splits
+
+
+class PlannedRun(Protocol):
+    """A simulation whose pools a planner moves."""
+
+    @property
+    def controller(self) -> Controller: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    def print_decisions(self, console: Console, outcome: Outcome) -> None: ...
 
 
 def sweep_table(results: Sequence[CellResult]) -> Table:

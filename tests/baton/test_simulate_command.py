@@ -92,3 +92,26 @@ def test_a_broken_line_of_a_trace_is_named(trace: Path, capsys: pytest.CaptureFi
     trace.write_text(trace.read_text() + LINE.format(at=1, i=99))
     assert run("simulate", "--trace", trace) == 2
     assert "line 21" in capsys.readouterr().err
+
+
+def test_faults_and_a_cluster_file_are_simulated_and_reported(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = tmp_path / "cluster.toml"
+    pool = '[[pool]]\nrole = "{}"\nprofile = "llama-3.1-8b@h200"\ncount = 2\n'
+    slo = '[[slo]]\nname = "all"\nshare = 1.0\nttft_ms = 9000\ntpot_ms = 90\n'
+    cluster.write_text(pool.format("prefill") + pool.format("decode") + slo)
+    words = ["--trace", trace, "--cluster", cluster, "--kill", "decode@2s"]
+    assert run("simulate", *words) == 0
+    shown = capsys.readouterr().out
+    assert "2:2 workers" in shown and "kill decode at 2 s" in shown
+    assert "all=ttft:9000 tpot:90" in shown
+
+
+def test_a_cluster_file_goes_with_no_split_of_a_sweep(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = tmp_path / "cluster.toml"
+    cluster.write_text('[[pool]]\nrole = "decode"\nprofile = "llama-3.1-8b@h200"\ncount = 2\n')
+    assert run("simulate", "--trace", trace, "--cluster", cluster, "--sweep", "split=1:1") == 2
+    assert "leave split= out" in capsys.readouterr().err
