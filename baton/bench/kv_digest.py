@@ -30,7 +30,7 @@ _TIMEOUT_S = 60.0
 def run(repeats: int) -> list[Row]:
     """kv.digest.*: milliseconds of a pull of 256 MiB, whose digests of 5 % of the regions are
     compared, beside the same pull without. The two take turns; the ratio is the median of pairs."""
-    with _source() as source, _memory() as memory:
+    with _source() as source, filled_memory(0) as memory:
         return [_row(transport, source, memory, repeats) for transport in ("shm", "tcp")]
 
 
@@ -55,6 +55,15 @@ def _row(transport: str, source: Connection, memory: KVMemory, repeats: int) -> 
 def _pull(importer: Importer, source: Connection, share: float) -> PullResult:
     source.send("publish")
     handle: KVHandle = source.recv()
+    return _pulled(importer, handle, share)
+
+
+def pull_s(importer: Importer, handle: KVHandle) -> float:
+    """Seconds of a pull without digests. Raises RuntimeError when it fails."""
+    return _pulled(importer, handle, 0.0).transfer_s
+
+
+def _pulled(importer: Importer, handle: KVHandle, share: float) -> PullResult:
     results: queue.Queue[PullResult] = queue.Queue()
     importer.pull(handle, range(LAYOUT.num_blocks), 0, results.put, verify_share=share)
     result = results.get(timeout=_TIMEOUT_S)
@@ -64,8 +73,10 @@ def _pull(importer: Importer, source: Connection, share: float) -> PullResult:
 
 
 @contextmanager
-def _memory() -> Iterator[KVMemory]:
+def filled_memory(byte: int) -> Iterator[KVMemory]:
+    """A pool of LAYOUT, every byte the same."""
     memory = KVMemory.allocate(LAYOUT.pool_bytes)
+    np.frombuffer(memory.buffer, np.uint8)[:] = byte
     yield memory
     memory.close()
 
@@ -83,8 +94,7 @@ def _source() -> Iterator[Connection]:
 
 
 def _serve(asked: Connection) -> None:
-    with _memory() as memory:
-        np.frombuffer(memory.buffer, np.uint8)[:] = 7
+    with filled_memory(7) as memory:
         exporter = Exporter(
             LAYOUT,
             memory,

@@ -29,6 +29,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "baton.bench.kv_formats",
         ),
         "flip": ("baton.bench.flip",),
+        "planner": ("baton.bench.planner",),
         "kernels": ("baton.bench.kernels", "baton.bench.gpu_model"),
     }
 )
