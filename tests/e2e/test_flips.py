@@ -90,7 +90,7 @@ async def test_the_last_worker_of_a_pool_may_flip(
     assert trace.kind == "degraded"
 
 
-@pytest.mark.parametrize("num_flips", [24, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_flips", [12, pytest.param(1000, marks=pytest.mark.slow)])
 async def test_flips_under_load_lose_double_and_change_no_token(
     num_flips: int,
     cluster: Any,

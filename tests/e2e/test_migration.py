@@ -171,6 +171,7 @@ async def test_a_target_that_never_answers_costs_the_stream_nothing(
     await back(router)
 
 
+@pytest.mark.slow
 async def test_a_source_that_dies_while_it_is_read_is_taken_over(
     router: Any, operator: Any
 ) -> None:

@@ -110,7 +110,7 @@ def answer(drive: Any, worker: Any, start: Start) -> list[LegEvent]:
 
 
 @pytest.mark.parametrize("way", SAMPLINGS.values(), ids=SAMPLINGS)
-@pytest.mark.parametrize("num_before", [1, 13, 30])
+@pytest.mark.parametrize("num_before", [1, 30])
 def test_a_moved_request_answers_as_one_that_stayed(
     way: SamplingParams, num_before: int, make_worker: Any, drive: Any, leg: Any
 ) -> None:
