@@ -25,6 +25,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "kv": (
             "baton.bench.kv",
             "baton.bench.kv_digest",
+            "baton.bench.kv_tls",
             "baton.bench.kv_exposed",
             "baton.bench.kv_formats",
         ),

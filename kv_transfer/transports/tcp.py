@@ -100,7 +100,7 @@ class TcpLane:
         moved: dict[int, int] = {}
         self._whole.clear()
         budget_bytes = self._context.config.piece_bytes
-        while budget_bytes > 0:
+        while budget_bytes > 0 and not (moved and self._is_idle):
             num_bytes = self._receive()
             if not num_bytes:
                 break
@@ -132,6 +132,11 @@ class TcpLane:
     def close(self) -> None:
         self._reads.clear()
         self._channel.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        """All that was asked for is here, so another look at the socket would be in vain."""
+        return not self._reads and self._ticket is None
 
     def _receive(self) -> int:
         """Bytes that went into the views; 0 when none are here."""
