@@ -227,7 +227,7 @@ def _busy(workers: Iterable[SimulatedProcess], end_s: float) -> dict[str, float]
     """By worker, all its processes together."""
     busy_s: dict[str, float] = {}
     roles = list(Role)
-    for worker in sorted(workers, key=lambda one: (roles.index(one.role), one.worker_id)):
+    for worker in sorted(workers, key=lambda one: (roles.index(one.role), one.address)):
         busy_s[worker.worker_id] = busy_s.get(worker.worker_id, 0.0) + worker.engine.busy_s
     return {worker_id: seconds / end_s for worker_id, seconds in busy_s.items()}
 
