@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from baton.mode_case import SimulatedModes
 from baton.probe import http_status, local_host
 from baton.up_config import UpConfig
 from control_plane.actuators.local import LocalActuator
@@ -85,6 +86,7 @@ class LocalCluster:
             self._actuator.processes,
             actuator=self._actuator,
             actuator_name="local",
+            modes=SimulatedModes(),
         )
 
     @property

@@ -3,6 +3,7 @@
 import asyncio
 
 from control_plane.actuators.actuator import ActuatorConflict, ActuatorRefused
+from control_plane.autopilot import ModeSimulator
 from control_plane.config import ControlConfig
 from control_plane.platform import actuator_of, leadership_of, watch_unready
 from control_plane.server import ControlServer
@@ -12,15 +13,15 @@ from runtime.log import configure, get_logger
 from runtime.settings import SettingsError
 
 
-def run(config: ControlConfig) -> int:
+def run(config: ControlConfig, modes: ModeSimulator | None = None) -> int:
     """Serves until SIGTERM or SIGINT. Gives the exit code: 2 for a taken port or wrong setting."""
     if config.parent_pid:
         die_with_parent(config.parent_pid)
     configure("control", level=config.log_level)
-    return asyncio.run(_serve(config))
+    return asyncio.run(_serve(config, modes))
 
 
-async def _serve(config: ControlConfig) -> int:
+async def _serve(config: ControlConfig, modes: ModeSimulator | None) -> int:
     log = get_logger("control_plane")
     stop = stop_event()
     clock = SystemClock()
