@@ -62,8 +62,6 @@ class WorkerLoad:
     @property
     def own_share(self) -> LoadShare:
         """What this router knows beyond the report, for other routers."""
-        if not self._legs:
-            return NO_SHARE
         return LoadShare(
             self._num_seqs,
             self._waiting_tokens,

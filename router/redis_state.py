@@ -1,7 +1,8 @@
 """Router replicas share placements and loads through Redis; no decision waits for it.
 
     PREFIX:placements   a bounded stream: who placed what where, read by all as it comes
-    PREFIX:loads:ID     a hash of one router's shares by worker, renewed every 100 ms, 2 s to live
+    PREFIX:shares       a short stream: a router's shares by worker, when they have changed
+    PREFIX:loads:ID     a hash of the same, for who missed that; 2 s to live
     PREFIX:routers      the routers of the last 2 s, scored by Redis's own clock
 
 What is lost with Redis is only what nobody but the routers knows: guesses of 2 s, shares of the
@@ -30,8 +31,12 @@ from runtime.metrics import Metrics
 _PREFIX = "baton:router:v1"
 _STREAM = f"{_PREFIX}:placements"
 _ROUTERS = f"{_PREFIX}:routers"
+_SHARES = f"{_PREFIX}:shares"
 _STREAM_LENGTH = 2000
-_PERIOD_S = 0.1
+_SHARES_LENGTH = 200
+_PERIOD_S = 0.02  # between two looks at own shares
+_TRADE_S = 0.5
+_FRESH_S = 0.5  # an older entry of a stream tells nothing of the load
 _TTL_MS = 2000
 _READ_WAIT_MS = 1000
 _TIMEOUT_S = 3.0
@@ -49,6 +54,13 @@ class _WireNote(msgspec.Struct, frozen=True, array_like=True):
     hashes: tuple[int, ...]
     session: str
     home: str
+    shares: tuple[tuple[str, int, tuple[int, ...]], ...]
+
+
+class _WireShares(msgspec.Struct, frozen=True, array_like=True):
+    """All of a router's shares that are not zero."""
+
+    router: str
     shares: tuple[tuple[str, int, tuple[int, ...]], ...]
 
 
@@ -75,7 +87,8 @@ class RedisState:
         self._peers = PeerLoads()
         self._unsent: deque[_WireNote] = deque(maxlen=_MAX_UNSENT)
         self._wake = asyncio.Event()
-        self._last_id = "0-0"
+        self._last_ids = {_STREAM: "0-0", _SHARES: "$"}
+        self._told_shares: dict[WorkerKey, LoadShare] = {}
         self._offset_s = 0.0  # Redis's clock less ours
         self._is_up = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,6 +151,8 @@ class RedisState:
             _log.warning("the shared state is lost: this router is alone", reason=str(error))
         self._set_up(False)
         self._unsent.clear()
+        self._told_shares = {}
+        self._last_ids[_SHARES] = "$"
         self._peers = PeerLoads()
         self._replica.take_shares({})
 
@@ -150,47 +165,75 @@ class RedisState:
 
     async def _read(self) -> None:
         while True:
-            found: Any = await self._redis.xread(
-                {_STREAM: self._last_id}, count=256, block=_READ_WAIT_MS
-            )
-            for _, entries in found or ():
+            asked: Any = dict(self._last_ids)
+            found: Any = await self._redis.xread(asked, count=256, block=_READ_WAIT_MS)
+            for stream, entries in found or ():
+                name = stream.decode()
                 for entry_id, fields in entries:
-                    self._last_id = entry_id.decode()
-                    self._take(fields)
+                    self._last_ids[name] = entry_id.decode()
+                    written_s = int(entry_id.partition(b"-")[0]) / 1e3 - self._offset_s
+                    self._take(fields, max(0.0, self._clock.now() - written_s))
 
-    def _take(self, fields: Mapping[bytes, bytes]) -> None:
+    def _take(self, fields: Mapping[bytes, bytes], age_s: float) -> None:
         try:
-            note = msgspec.msgpack.decode(fields.get(b"n", b""), type=_WireNote)
-            shares = {(name, epoch): LoadShare(*values) for name, epoch, values in note.shares}
+            if b"s" in fields:
+                self._take_shares(msgspec.msgpack.decode(fields[b"s"], type=_WireShares), age_s)
+            else:
+                note = msgspec.msgpack.decode(fields.get(b"n", b""), type=_WireNote)
+                self._take_note(note, age_s)
         except (msgspec.DecodeError, TypeError) as error:
             _log.warning("a note of another router cannot be read", reason=str(error))
-            return
+
+    def _take_shares(self, told: _WireShares, age_s: float) -> None:
+        if told.router != self._client_id and age_s < _FRESH_S:
+            self._peers.told(told.router, _unpacked(told.shares), self._clock.now())
+            self._replica.take_shares(self._peers.totals())
+
+    def _take_note(self, note: _WireNote, age_s: float) -> None:
         if note.router == self._client_id:
             return
-        placed_s = int(self._last_id.partition("-")[0]) / 1e3 - self._offset_s
-        now_s = self._clock.now()
+        shares = _unpacked(note.shares)
         taken = PlacementNote(note.workers, note.hashes, note.session, note.home, shares)
-        self._replica.take_note(taken, max(0.0, now_s - placed_s))
-        if now_s - placed_s < 2 * _PERIOD_S:
+        self._replica.take_note(taken, age_s)
+        if age_s < _PERIOD_S:
             for worker, share in shares.items():
-                self._peers.added(note.router, worker, share, now_s)
+                self._peers.added(note.router, worker, share, self._clock.now())
             self._replica.take_shares(self._peers.totals())
 
     # --- loads --------------------------------------------------------------------------------
 
     async def _exchange(self) -> None:
-        """Sends notes as they come, and own shares every 100 ms for those of the others."""
-        due_s = self._clock.now()
+        """Sends notes as they come, and own shares soon after they have changed."""
+        due_s = trade_s = self._clock.now()
         while True:
             left_s = due_s - self._clock.now()
             if left_s > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), left_s)
+                    async with asyncio.timeout(left_s):
+                        await self._wake.wait()
             self._wake.clear()
             await self._send_notes()
-            if self._clock.now() >= due_s:
+            now_s = self._clock.now()
+            if now_s >= due_s:
+                await self._send_shares()
+                due_s = now_s + _PERIOD_S
+            if now_s >= trade_s:
                 await self._trade_shares()
-                due_s = self._clock.now() + _PERIOD_S
+                trade_s = now_s + _TRADE_S
+
+    async def _send_shares(self) -> None:
+        """What is told of a worker stays true until it is told anew."""
+        shares = self._own_shares()
+        if shares == self._told_shares:
+            return
+        told = tuple((*worker, _packed(share)) for worker, share in shares.items())
+        fields: Any = {"s": msgspec.msgpack.encode(_WireShares(self._client_id, told))}
+        await self._redis.xadd(_SHARES, fields, maxlen=_SHARES_LENGTH, approximate=True)
+        self._told_shares = shares
+
+    def _own_shares(self) -> dict[WorkerKey, LoadShare]:
+        own = self._replica.own_shares()
+        return {worker: share for worker, share in own.items() if share != NO_SHARE}
 
     async def _send_notes(self) -> None:
         if not self._unsent:
@@ -204,8 +247,7 @@ class RedisState:
     async def _trade_shares(self) -> None:
         own: Any = {
             _field(worker): msgspec.msgpack.encode(_packed(share))
-            for worker, share in self._replica.own_shares().items()
-            if share != NO_SHARE
+            for worker, share in self._own_shares().items()
         }
         key, now_s = f"{_PREFIX}:loads:{self._client_id}", self._clock.now()
         redis_ms = round(1e3 * (now_s + self._offset_s))
@@ -238,6 +280,12 @@ def _packed(share: LoadShare) -> tuple[int, ...]:
         share.num_decoding,
         share.context_tokens,
     )
+
+
+def _unpacked(
+    packed: tuple[tuple[str, int, tuple[int, ...]], ...],
+) -> dict[WorkerKey, LoadShare]:
+    return {(name, epoch): LoadShare(*values) for name, epoch, values in packed}
 
 
 def _field(worker: WorkerKey) -> bytes:
