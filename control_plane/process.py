@@ -36,6 +36,7 @@ async def _serve(config: ControlConfig, modes: ModeSimulator | None) -> int:
             actuator=actuator,
             actuator_name=config.actuator,
             leadership=leadership,
+            modes=modes,
         )
         await server.start()
     except (OSError, SettingsError, ActuatorRefused, ActuatorConflict) as error:
