@@ -77,7 +77,7 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
         probing.cancel()
         parts.inbox.post(Drain())
         registration.beat_now()
-        await _drained(config, parts, engine_thread)
+        await _drained(config, engine_thread)
         await registration.leave(registered)
         reports.cancel()
         hub.close()
@@ -178,11 +178,25 @@ def _running_engine(
             log.get_logger("worker").error("engine_hangs")
 
 
-async def _drained(config: WorkerConfig, parts: WorkerParts, engine_thread: EngineThread) -> None:
-    """Returns when every leg has ended and every export is released, or time is up."""
+async def _drained(config: WorkerConfig, engine_thread: EngineThread) -> None:
+    """Returns when every leg has ended and every export is released, or time is up.
+
+    Published blocks outlast the time of the legs: others are reading them. Each is released or
+    expires, so a lease more is enough.
+    """
+    if await _comes_true(lambda: engine_thread.is_quiet, config.drain_timeout_s):
+        return
+    report = engine_thread.report
+    logger = log.get_logger("worker")
+    logger.warning("drain_timed_out", running=report.num_running, exports=report.num_exports)
+    if not await _comes_true(lambda: not engine_thread.report.num_exports, config.lease_s):
+        logger.error("exports_abandoned", exports=engine_thread.report.num_exports)
+
+
+async def _comes_true(condition: Callable[[], bool], timeout_s: float) -> bool:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(config.drain_timeout_s):
-            while not engine_thread.is_quiet:
+        async with asyncio.timeout(timeout_s):
+            while not condition():
                 await asyncio.sleep(_DRAIN_POLL_S)
-            return
-    log.get_logger("worker").warning("drain_timed_out", exports=engine_thread.report.num_exports)
+            return True
+    return False
