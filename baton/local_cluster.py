@@ -10,7 +10,9 @@ from typing import Any
 
 from baton.mode_case import SimulatedModes
 from baton.probe import http_status, local_host
+from baton.remote_workers import RemoteWorkers
 from baton.up_config import UpConfig
+from control_plane.actuators.actuator import ActuatorConflict, ActuatorRefused
 from control_plane.actuators.local import LocalActuator
 from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
 from control_plane.config import ControlConfig
@@ -18,7 +20,8 @@ from control_plane.server import ControlServer
 from runtime.clock import Clock
 from runtime.lifecycle import free_port
 from runtime.settings import load
-from wire.cluster import ClusterStatus
+from wire.cluster import ClusterStatus, ProcessStatus
+from wire.messages import Role
 from worker.config import WorkerConfig
 
 GATEWAY, PREFILL, DECODE = "gateway", "prefill", "decode"
@@ -69,8 +72,12 @@ class LocalCluster:
             serving=lambda: self._control.serving(),
             ready_timeout_s=config.ready_timeout_s,
         )
+        self._ray = self._ray_workers(clock) if config.uses_ray else None
+        self._node_host = "127.0.0.1"
         self._control = ControlServer(
             ControlConfig(
+                host="0.0.0.0" if config.ray_address else "127.0.0.1",
+                protect_reads=bool(config.ray_address),  # others than this host's can ask
                 port=config.control_port,
                 cluster_token=config.cluster_token,
                 metrics_port=config.metrics_port,
@@ -83,15 +90,15 @@ class LocalCluster:
                 gateway_metrics=f"http://{local_host(config.host)}:{config.port}/metrics",
             ),
             clock,
-            self._actuator.processes,
-            actuator=self._actuator,
-            actuator_name="local",
+            self._processes,
+            actuator=self._ray.actuator if self._ray else self._actuator,
+            actuator_name="ray" if self._ray else "local",
             modes=SimulatedModes(),
         )
 
     @property
     def control_address(self) -> str:
-        return f"127.0.0.1:{self._control.port}"
+        return f"{self._node_host}:{self._control.port}"
 
     @property
     def operator_url(self) -> str:
@@ -100,10 +107,14 @@ class LocalCluster:
         return f"http://127.0.0.1:{port}" if port else ""
 
     async def start(self) -> None:
-        """Starts everything. Raises OSError when the control or the metrics port is taken."""
+        """Starts everything. Raises OSError when the control or the metrics port is taken,
+        ClusterStartError where Ray has no place for the workers."""
         await self._control.start()
-        await self._actuator.scale(PREFILL, self._config.prefill)
-        await self._actuator.scale(DECODE, self._config.decode)
+        if self._ray is not None:
+            await self._start_on_ray(self._ray)
+        else:
+            await self._actuator.scale(PREFILL, self._config.prefill)
+            await self._actuator.scale(DECODE, self._config.decode)
         await self._actuator.scale(GATEWAY, 1)
 
     async def wait_ready(self) -> None:
@@ -117,8 +128,10 @@ class LocalCluster:
                 raise ClusterStartError(_describe(self._failure.result()))
             if not ready.done():
                 raise ClusterStartError(f"not ready in {limit_s:.0f} s")
+            await ready
             self._is_ready = True
-            self._watching = asyncio.create_task(self._watch_unready(), name="unready-workers")
+            if self._watching is None:
+                self._watching = asyncio.create_task(self._watch_unready(), name="unready-workers")
         finally:
             ready.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -131,6 +144,8 @@ class LocalCluster:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._actuator.stop(GATEWAY)
         await self._actuator.stop(PREFILL, DECODE)
+        if self._ray is not None:
+            await self._ray.stop()
         await self._control.stop()
         self._actuator.check_integrity()
 
@@ -150,6 +165,8 @@ class LocalCluster:
     async def _poll_ready(self) -> None:
         config = self._config
         while len(self._control.registry.snapshot.workers) < config.num_workers:
+            if self._ray is not None and (why := self._ray.failure()):
+                raise ClusterStartError(why)
             await asyncio.sleep(_POLL_S)
         while await http_status(config.host, config.port, "/readyz") != 200:
             await asyncio.sleep(_POLL_S)
@@ -158,9 +175,30 @@ class LocalCluster:
         """Workers that were added later have as long to register as those of the start."""
         unready = self._control.metrics.counter
         while True:
-            for name in self._actuator.replace_unready():
+            replaced = await self._ray.look_after() if self._ray else ()
+            for name in (*self._actuator.replace_unready(), *replaced):
                 unready("baton_control_unready_total", role=name.rpartition("-")[0]).inc()
             await asyncio.sleep(_UNREADY_PERIOD_S)
+
+    def _ray_workers(self, clock: Clock) -> RemoteWorkers:
+        from baton.ray_workers import RayWorkers  # Ray is loaded only where it is used
+
+        templates = {role: self._worker_of(role.value) for role in Role}
+        return RayWorkers(self._config, clock, templates, lambda: self._control.serving())
+
+    async def _start_on_ray(self, workers: RemoteWorkers) -> None:
+        try:
+            host = await workers.connect()
+            if self._config.ray_address:
+                self._node_host = host
+            for role, count in self._config.pools().items():
+                await workers.actuator.add(role, count, "")
+        except (ActuatorRefused, ActuatorConflict) as error:
+            raise ClusterStartError(str(error)) from error
+        self._watching = asyncio.create_task(self._watch_unready(), name="unready-workers")
+
+    def _processes(self) -> tuple[ProcessStatus, ...]:
+        return (*self._actuator.processes(), *(self._ray.processes() if self._ray else ()))
 
     def _process_ended(self, end: ProcessExit) -> None:
         self._control.plane.process_died(end.name, end.pid)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import baton
+from wire.messages import Role
 
 DEMO_MODEL = Path(baton.__file__).parent / "demo_model"
 DEMO_NAME = "baton-demo"
 SMALL_MODEL_BYTES = 64 << 20
-_MODELLED_QUOTA = 64  # they compute nothing
+_MODELLED_QUOTA = 64  # they compute nothing, or other hosts do
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ class UpConfig:
     transport: str = ""  # the worker's
     cluster_token: str = ""  # a random one
     operator_token: str = ""  # a random one, which `baton` commands here know
+    ray: bool = False  # processes of this host
+    ray_address: str = ""  # with --ray, a cluster of its own on this host
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
     max_workers: int = 0  # one a core, 64 with a profile
     plan: str = "advise"
     planner_file: str = ""  # the planner's defaults
@@ -68,10 +73,20 @@ class UpConfig:
         first = 1 if role == "prefill" else 1 + self.prefill
         return self.metrics_port + first + number if self.metrics_port else 0
 
+    def pools(self) -> dict[Role, int]:
+        """The workers to start, by role; a pool of none is left out."""
+        counts = {Role.PREFILL: self.prefill, Role.DECODE: self.decode}
+        return {role: count for role, count in counts.items() if count}
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.ray or bool(self.ray_address)
+
     @property
     def worker_quota(self) -> int:
         """Workers that may run at a time; those of the start always may."""
-        most = self.max_workers or (_MODELLED_QUOTA if self.profile else _num_cores())
+        many = self.profile or self.ray_address
+        most = self.max_workers or (_MODELLED_QUOTA if many else _num_cores())
         return max(most, self.num_workers)
 
     @property
