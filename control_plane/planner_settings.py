@@ -92,7 +92,8 @@ def build_autopilot(
     """Raises SettingsError for a configuration that cannot be used."""
     planner_config = read_planner_config(config)
     seeds = seed_models(planner_config)
-    watch = WorkerWatch({name: model.costs for name, model in seeds.items()})
+    costs = {name: model.costs for name, model in seeds.items()}
+    watch = WorkerWatch(costs, planner_config.kind_of)
     observer = Observer(seen, watch, clock, wall_s)
     built = replace(parts(observer), modes=modes)
     return Autopilot(Planner(planner_config, seeds), built, acts=config.plan == "act")

@@ -102,6 +102,11 @@ class PlannerConfig:
             known = ", ".join(("auto", *Mode))
             raise PlannerConfigError("mode", f"{self.mode!r} is not one of {known}")
 
+    def kind_of(self, worker_id: str) -> str:
+        """The kind whose name the worker's id begins with, else the first."""
+        named = (kind.name for kind in self.hardware if worker_id.startswith(f"{kind.name}-"))
+        return next(named, self.hardware[0].name)
+
     def kind(self, name: str) -> Hardware:
         """The kind of that name; a worker that names none is of the first."""
         return next((kind for kind in self.hardware if kind.name == name), self.hardware[0])

@@ -56,3 +56,9 @@ def test_a_schedule_may_span_midnight_and_name_the_days_it_begins_on() -> None:
     assert night.is_on(thursday + 24 * 3600 + 5 * 3600)
     assert not night.is_on(thursday + 12 * 3600)
     assert not night.is_on(thursday + 47 * 3600)
+
+
+def test_a_worker_is_of_the_kind_that_its_id_begins_with() -> None:
+    config = PlannerConfig(hardware=(Hardware("h200"), Hardware("l40s")))
+    assert config.kind_of("l40s-decode-1") == "l40s"
+    assert config.kind_of("decode-1") == "h200"
