@@ -195,11 +195,17 @@ async def test_a_source_that_dies_while_it_is_read_is_taken_over(
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["source", "target"])
 async def test_a_kill_at_any_moment_of_a_migration_changes_no_token(
-    victim: str, router: Any, operator: Any
+    victim: str,
+    start_cluster: Callable[..., Any],
+    connect: Callable[..., Any],
+    open_operator: Callable[..., Any],
 ) -> None:
+    """On a cluster of its own: a worker that dies again and again is given up."""
+    cluster = await asyncio.to_thread(start_cluster, MODEL, "--dtype", "float32", decode=2)
+    router, operator = await connect(cluster, 3), open_operator(cluster)
     stayed = await Stream(router, request_of("a-stays", SAMPLINGS["sampled"])).end()
     generator = random.Random(3)
-    for number in range(5):
+    for number in range(3):
         stream = Stream(router, request_of(f"{victim}{number}", SAMPLINGS["sampled"]))
         await stream.has(10)
         pair = dict(zip(("source", "target"), await decoder(router, operator), strict=True))
