@@ -98,6 +98,7 @@ def test_a_leader_that_stands_still_past_its_lease_acts_no_more(candidates: Cand
     assert acts[-1][0] == "b"
 
 
+@pytest.mark.slow
 def test_a_dead_leader_is_followed_with_a_higher_number(candidates: Candidates):
     candidates.start("a")
     until(lambda: candidates.last_by("a"))
