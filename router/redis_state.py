@@ -43,6 +43,7 @@ _TIMEOUT_S = 3.0
 _MAX_UNSENT = 4096
 _MAX_HASHES = 1024
 _RETRY_MIN_S, _RETRY_MAX_S = 0.1, 2.0
+_STOP_AGAIN_S = 0.2
 _log = get_logger("router")
 
 
@@ -91,6 +92,7 @@ class RedisState:
         self._told_shares: dict[WorkerKey, LoadShare] = {}
         self._offset_s = 0.0  # Redis's clock less ours
         self._is_up = False
+        self._is_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         metrics.gauge("baton_shared_state_up").set(0)
 
@@ -107,9 +109,13 @@ class RedisState:
         self._tasks = [loop.create_task(self._run())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._is_stopped = True
+        running = set(self._tasks)
+        while running:
+            # A child's error takes the place of the cancellation of its group (Python 3.11).
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=_STOP_AGAIN_S)
         await self._redis.aclose()
 
     def told(self, note: PlacementNote) -> None:
@@ -126,7 +132,7 @@ class RedisState:
     async def _run(self) -> None:
         """Keeps both exchanges going while Redis is there, and waits for it while it is not."""
         backoff_s = _RETRY_MIN_S
-        while True:
+        while not self._is_stopped:
             try:
                 await self._meet()
                 backoff_s = _RETRY_MIN_S
@@ -164,7 +170,7 @@ class RedisState:
     # --- placements ---------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while True:
+        while not self._is_stopped:
             asked: Any = dict(self._last_ids)
             found: Any = await self._redis.xread(asked, count=256, block=_READ_WAIT_MS)
             for stream, entries in found or ():
@@ -205,7 +211,7 @@ class RedisState:
     async def _exchange(self) -> None:
         """Sends notes as they come, and own shares soon after they have changed."""
         due_s = trade_s = self._clock.now()
-        while True:
+        while not self._is_stopped:
             left_s = due_s - self._clock.now()
             if left_s > 0:
                 with contextlib.suppress(TimeoutError):
