@@ -63,6 +63,8 @@ def run(repeats: int) -> list[Row]:
 def _tick_rows(repeats: int) -> Iterator[Row]:
     spec = _spec("llama-3.1-8b@h200", 1, 1, _SHIFT)
     costs = costs_of(spec)
+    gc.collect()
+    tracemalloc.start()
     workers = tuple(
         WorkerFigures(
             f"worker-{number}",
@@ -73,8 +75,6 @@ def _tick_rows(repeats: int) -> Iterator[Row]:
         for number in range(_NUM_WORKERS)
     )
     traffic = Traffic(1600, 4000, 3.2e7, 3.2e7, 0.0, 400, 4200)
-    gc.collect()
-    tracemalloc.start()
     planner = Planner(PlannerConfig(stale_s=60))
     planner.on_tick(Observation(0.0, 0.0, workers, traffic))
     peak_mb = tracemalloc.get_traced_memory()[1] / 1e6
