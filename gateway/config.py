@@ -46,7 +46,7 @@ class GatewayConfig:
     tenants_redis: str = ""
     usage_log: str = ""
     usage_log_bytes: int = 64 << 20
-    policy: str = "uncached_tokens"
+    policy: str = "predicted"
     ttft_slo_ms: float = 2000.0
     tpot_slo_ms: float = 50.0
     reject_ratio: float = 3.0

@@ -32,7 +32,7 @@ class RouterConfig:
     control_address: str
     client_id: str
     cluster_token: str = ""
-    policy: str = "uncached_tokens"
+    policy: str = "predicted"
     heartbeat_timeout_s: float = 2.5
     step_timeout_s: float = 4.5
     max_attempts: int = 4

@@ -15,7 +15,7 @@ class RouterServerConfig:
     port: int = 8002
     control_address: str = "127.0.0.1:8090"
     cluster_token: str = ""
-    policy: str = "uncached_tokens"
+    policy: str = "predicted"
     ttft_slo_ms: float = 2000.0
     tpot_slo_ms: float = 50.0
     reject_ratio: float = 3.0

@@ -24,8 +24,8 @@ class Strategy:
 
 
 _KNOWN = (
-    Strategy("baton", "uncached_tokens", _DEFAULT_LOCAL_TOKENS, "this project's default"),
-    Strategy("predicted", "predicted", _DEFAULT_LOCAL_TOKENS, "joint choice by predicted latency"),
+    Strategy("baton", "uncached_tokens", _DEFAULT_LOCAL_TOKENS, "this project's cold rule"),
+    Strategy("predicted", "predicted", _DEFAULT_LOCAL_TOKENS, "this project's default"),
     Strategy("always_remote", "uncached_tokens", 0, "plain disaggregation: DistServe, OSDI 2024"),
     Strategy("random", "random", 0, "uniform choice"),
     Strategy("round_robin", "round_robin", 0, "each in turn"),

@@ -197,9 +197,10 @@ def report(regime: tuple[float, float], rates: dict[str, float]) -> str:
     ours = {name: rate for name, rate in rates.items() if name.startswith("predicted ")}
     peers = {name: rate for name, rate in rates.items() if name not in ours}
     best, peer = max(ours.values()), max(peers.values())
+    ratio = f"{best / peer:.2f}" if peer else f"no peer carries {_LEAST:g}"
     lines = [f"TPOT {regime[0]:g} ms, {regime[1]:g} Gb/s: requests/s at 90 % attainment"]
     lines += [f"  {name:44} {rate:6.2f}" for name, rate in rates.items()]
-    lines.append(f"  best / best peer {best / max(peer, 1e-9):.2f} (aim 1.05)")
+    lines.append(f"  best / best peer: {ratio} (aim 1.05)")
     lines.append(
         f"  worst split / best split {min(ours.values()) / max(best, 1e-9):.2f} (aim 0.95)"
     )

@@ -316,6 +316,7 @@ async def connect() -> AsyncIterator[Callable[[Cluster], "asyncio.Future[Router]
             control_address=f"127.0.0.1:{cluster.control_port}",
             cluster_token=TOKEN,
             client_id=f"test-{len(routers)}",
+            policy="uncached_tokens",  # these tests say where a request runs
         )
         router = Router(config, SystemClock(), Metrics(GATEWAY_METRICS))
         await router.start()

@@ -54,6 +54,7 @@ async def main() -> None:
         control_address=address,
         cluster_token=token,
         client_id="stream-client",
+        policy="uncached_tokens",
         heartbeat_timeout_s=8.0,
         step_timeout_s=8.0,
     )
