@@ -18,12 +18,14 @@ class NotLeader(ActuatorRefused):
 @dataclass(frozen=True, slots=True)
 class Term:
     """What is known of the leader. token: the fencing number, which grows with every change of
-    the holder. renewed_age_s: since this process last heard that the term holds."""
+    the holder. renewed_age_s: since this process last heard that the term holds. other: the
+    holder's name where it is known not to be this process."""
 
     holder: str
     is_me: bool
     token: int
     renewed_age_s: float = 0.0
+    other: str = ""
 
 
 class Leadership(Protocol):

@@ -52,12 +52,17 @@ class ControlServer:
         leadership: Leadership | None = None,
     ) -> None:
         self.metrics = Metrics(CONTROL_METRICS)
+        self.leadership = leadership or SoleLeadership()
         self.registry = Registry(clock, config.beat_timeout_s)
         self.plane = ControlPlane(
-            self.registry, clock, self.metrics, settle_s=config.settle_s, processes=processes
+            self.registry,
+            clock,
+            self.metrics,
+            settle_s=config.settle_s,
+            processes=processes,
+            other_leader=lambda: self.leadership.term().other,
         )
         self.overrides = Overrides()
-        self.leadership = leadership or SoleLeadership()
         self.actuator = FencedActuator(
             actuator or AdvisoryActuator(self.metrics, self.serving), self.leadership
         )

@@ -25,6 +25,7 @@ from wire.messages import Role
 ACK: Final = ControlOrder(OrderKind.ACK)
 DRAIN: Final = ControlOrder(OrderKind.DRAIN)
 EXPIRY_PERIOD_S = 0.25
+_LEADER_CHECK_S = 0.5
 _PAUSE_S = 1.0  # a gap between two checks that says that this process itself stood still
 
 _log = get_logger("control_plane")
@@ -33,7 +34,9 @@ _log = get_logger("control_plane")
 class ControlPlane:
     """A wire.rpc.ControlService over one registry.
 
-    processes: gives the processes that an actuator in this process keeps.
+    processes: gives the processes that an actuator in this process keeps. other_leader: who leads
+    instead of this process, empty while nobody else is known to; workers and gateways are sent on
+    then, and a leader whose store is silent still hears them.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class ControlPlane:
         *,
         settle_s: float = 0.0,
         processes: Callable[[], tuple[ProcessStatus, ...]] = tuple,
+        other_leader: Callable[[], str] = str,
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._metrics = metrics
         self._processes = processes
+        self._other_leader = other_leader
         self._settled_at_s = clock.now() + settle_s
 
     async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]:
@@ -71,10 +76,22 @@ class ControlPlane:
     async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
         """The cluster as it is, then again at every change, until the watcher hangs up."""
         await asyncio.sleep(max(0.0, self._settled_at_s - self._clock.now()))
+        self._check_leader()
         snapshot = self._registry.snapshot
         while True:
             yield snapshot
-            snapshot = await self._registry.after(snapshot.version)
+            snapshot = await self._next_snapshot(snapshot.version)
+
+    async def _next_snapshot(self, version: int) -> ClusterSnapshot:
+        """Raises BatonError UNAVAILABLE when another control plane leads meanwhile."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self._registry.after(version), _LEADER_CHECK_S)
+            self._check_leader()
+
+    def _check_leader(self) -> None:
+        if leader := self._other_leader():
+            raise BatonError(ErrorCode.UNAVAILABLE, f"{leader} leads, not this control plane")
 
     async def status(self) -> ClusterStatus:
         version = self._registry.snapshot.version
@@ -116,6 +133,7 @@ class ControlPlane:
             self._expire()
 
     def _apply(self, beat: WorkerBeat) -> ControlOrder:
+        self._check_leader()
         self._metrics.counter("baton_control_beats_total").inc()
         version = self._registry.snapshot.version
         info = beat.info

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from router.config import RouterConfig
 from runtime.log import get_logger
+from wire.channel_ring import ChannelRing
 from wire.cluster import ClusterSnapshot, WorkerInfo
-from wire.rpc import Channel, RpcError, open_channel, watch
+from wire.rpc import Channel, RpcError, watch
 
 _log = get_logger("router")
 
@@ -44,21 +45,22 @@ class ClusterWatch:
                 await self._task
 
     async def _run(self) -> None:
-        channel = open_channel(self._config.control_address)
+        ring = ChannelRing(self._config.control_address)
         backoff_s = self._config.reconnect_min_s
         last_reason = ""
         try:
             while True:
-                reason = await self._follow(channel)
+                reason = await self._follow(ring.channel)
                 if self._is_connected:
                     backoff_s = self._config.reconnect_min_s
                 if self._is_connected or reason != last_reason:
                     _log.warning("no control plane", reason=reason)
                 self._is_connected, last_reason = False, reason
+                await ring.move_on()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, self._config.reconnect_max_s)
         finally:
-            await channel.close(None)
+            await ring.close()
 
     async def _follow(self, channel: Channel) -> str:
         """Reads one stream to its end; returns why it ended."""

@@ -182,16 +182,21 @@ class _ControlAdapter(control_pb2_grpc.ControlServicer):
     async def Register(
         self, request_iterator: AsyncIterator[control_pb2.WorkerBeat], context: Any
     ) -> AsyncIterator[control_pb2.ControlOrder]:
-        async for order in self._service.register(
-            _decoded(request_iterator, cluster_codec.decode_beat)
-        ):
-            yield cluster_codec.encode_order(order)
+        beats = _decoded(request_iterator, cluster_codec.decode_beat)
+        try:
+            async for order in self._service.register(beats):
+                yield cluster_codec.encode_order(order)
+        except BatonError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
 
     async def Watch(
         self, request: control_pb2.WatchRequest, context: Any
     ) -> AsyncIterator[control_pb2.ClusterSnapshot]:
-        async for snapshot in self._service.watch(request.client_id):
-            yield cluster_codec.encode_snapshot(snapshot)
+        try:
+            async for snapshot in self._service.watch(request.client_id):
+                yield cluster_codec.encode_snapshot(snapshot)
+        except BatonError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
 
     async def Status(
         self, request: control_pb2.StatusRequest, context: Any

@@ -10,6 +10,7 @@ from kv_transfer.preflight import Preflight
 from runtime.clock import Clock
 from runtime.log import get_logger
 from wire import rpc
+from wire.channel_ring import ChannelRing
 from wire.cluster import ClusterSnapshot, Fingerprint, PairStatus, WorkerInfo, pair_refusal
 
 _RETRY_S = 1.0
@@ -51,17 +52,17 @@ class PairWatch:
 
     async def run(self, address: str, token: str) -> None:
         """Until cancelled; a control plane that is gone is tried again."""
-        channel = rpc.open_channel(address)
+        ring = ChannelRing(address)
         try:
             while True:
                 try:
-                    async for snapshot in rpc.watch(channel, self._worker_id, token):
+                    async for snapshot in rpc.watch(ring.channel, self._worker_id, token):
                         await self._probe_new(snapshot)
                 except rpc.RpcError:
-                    pass  # registration tells of it
+                    await ring.move_on()  # registration tells of it
                 await asyncio.sleep(_RETRY_S)
         finally:
-            await channel.close(None)
+            await ring.close()
 
     async def _probe_new(self, snapshot: ClusterSnapshot) -> None:
         here = {worker.worker_id for worker in snapshot.workers}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from runtime.log import get_logger
 from wire import rpc
+from wire.channel_ring import ChannelRing
 from wire.cluster import ControlOrder, WorkerBeat
 
 BEAT_INTERVAL_S = 1.0
@@ -38,18 +39,19 @@ class Registration:
 
     async def run(self) -> None:
         """Beats until `leave`, or until cancelled."""
-        channel = rpc.open_channel(self._address)
+        ring = ChannelRing(self._address)
         try:
             while not self._is_leaving:
                 try:
-                    async for order in rpc.register(channel, self._beats(), self._token):
+                    async for order in rpc.register(ring.channel, self._beats(), self._token):
                         self._heard(order)
                 except rpc.RpcError as error:
                     self._lost(error)
+                    await ring.move_on()
                 if not self._is_leaving:
                     await asyncio.sleep(_RETRY_S)
         finally:
-            await channel.close(None)
+            await ring.close()
 
     async def leave(self, running: "asyncio.Task[None]") -> None:
         """Ends the beats cleanly, so that the registry forgets this worker at once."""

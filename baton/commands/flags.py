@@ -34,7 +34,7 @@ HELP: Mapping[str, str] = {
     "audit_file": "File of operator actions as JSON lines; empty: none.",
     "beat_timeout_s": "Seconds without a heartbeat after which a worker is dropped.",
     "body_timeout_s": "Seconds that a client may take to send a request's body.",
-    "control_address": "host:port of the control plane.",
+    "control_address": "host:port of the control plane; several, parted by commas.",
     "control_port": "Port of the control plane; 0: a free one.",
     "decode": "Decode workers to start.",
     "device": "cpu, cuda, cuda:1, or auto for cuda where there is one.",

@@ -66,7 +66,8 @@ class RedisLeadership:
     def term(self) -> Term:
         age_s = self._clock.now() - self._renewed_at_s
         is_me = self._holder == self._identity and age_s < self._lease_s * 2 / 3
-        return Term(self._holder, is_me, self._token, age_s if is_me else 0.0)
+        other = "" if self._holder == self._identity else self._holder
+        return Term(self._holder, is_me, self._token, age_s if is_me else 0.0, other)
 
     async def confirm(self) -> int:
         begun_s = self._clock.now()
