@@ -112,7 +112,6 @@ class Wishes:
             return ()
         if self._cooldowns.until_flip_s(seen.at_s, hungry.role):
             return ()
-        self._evidence["flip"].clear()
         if not is_one_pool:
             count = _largest(count, lambda number: self._helps(hungry, donor, can_add, number))
         reason = (
