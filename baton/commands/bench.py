@@ -31,6 +31,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "flip": ("baton.bench.flip",),
         "planner": ("baton.bench.planner",),
+        "control": ("baton.bench.control",),
         "kernels": ("baton.bench.kernels", "baton.bench.gpu_model"),
     }
 )

@@ -1,0 +1,84 @@
+"""What the control plane costs: heartbeats of a large cluster, and the operators' status."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import msgspec
+
+from baton.bench.row import Row
+from control_plane.api.facts import ClusterFacts
+from control_plane.api.views import status_view
+from control_plane.leadership import Term
+from control_plane.planning import Stance
+from control_plane.registry import Registry
+from runtime.clock import SystemClock
+from wire import cluster_codec
+from wire.cluster import Fingerprint, WorkerBeat, WorkerInfo
+from wire.kv import FabricAddress
+from wire.messages import Role, WorkerReport
+
+NUM_BEATING = 2000
+NUM_SHOWN = 1000
+_BOUND_SHARE = 0.05
+_BOUND_STATUS_MS = 50.0
+
+
+def run(repeats: int) -> list[Row]:
+    """CPU time of this process, so that other load on the host does not count."""
+    registry = Registry(SystemClock())
+    beats = [_beat(number) for number in range(NUM_BEATING)]
+    messages = [cluster_codec.encode_beat(beat) for beat in beats]
+    parse = type(messages[0]).FromString
+    encoded = [message.SerializeToString() for message in messages]
+
+    def hear() -> None:
+        for beat in beats:
+            registry.beat(beat)
+        for _ in range(4):
+            registry.expire()
+
+    def decode_and_hear() -> None:
+        for content in encoded:
+            registry.beat(cluster_codec.decode_beat(parse(content)))
+
+    hear()
+    facts = ClusterFacts(
+        1, 1.0, registry.status()[:NUM_SHOWN], (), (), Stance.ACT, "", None, None, Term("", True, 0)
+    )
+    status_ms = 1e3 * _cpu_s(lambda: msgspec.json.encode(status_view(facts)), repeats)
+    return [
+        _row("control.beats.registry", _cpu_s(hear, repeats), "cores", _BOUND_SHARE),
+        _row("control.beats.decoded", _cpu_s(decode_and_hear, repeats), "cores", _BOUND_SHARE),
+        _row("control.status", status_ms, "ms", _BOUND_STATUS_MS),
+    ]
+
+
+def _row(name: str, value: float, unit: str, bound: float) -> Row:
+    return Row(name, value, unit, "bound", bound, value / bound)
+
+
+def _cpu_s(work: Callable[[], object], repeats: int) -> float:
+    """One round stands for one second of a cluster that beats once a second."""
+    taken_s = []
+    for _ in range(repeats):
+        before_s = time.process_time()
+        work()
+        taken_s.append(time.process_time() - before_s)
+    return median(taken_s)
+
+
+def _beat(number: int) -> WorkerBeat:
+    role = Role.PREFILL if number % 4 == 0 else Role.DECODE
+    info = WorkerInfo(
+        worker_id=f"{role.value}-{number}",
+        epoch=1,
+        role=role,
+        address=f"10.0.{number // 250}.{number % 250}:7000",
+        fabric=FabricAddress(f"10.0.{number // 250}.{number % 250}", 7001, "host", "", ("tcp",)),
+        fingerprint=Fingerprint("model", "r1", "bfloat16", 16, "L32H8B16D128:bfloat16"),
+        max_model_len=32768,
+        num_blocks=20000,
+        pid=number + 1,
+    )
+    return WorkerBeat(info, WorkerReport(role, num_running=8, num_blocks=20000))
