@@ -45,6 +45,7 @@ class ControlConfig:
     redis_url: str = "redis://127.0.0.1:6379/0"
     kubeconfig: str = ""  # the pod's service account, else the user's own file
     kube_namespace: str = "default"
+    kube_lease: str = "baton-control-plane"
     kube_prefill: str = "deployment/baton-prefill"
     kube_decode: str = "deployment/baton-decode"
     parent_pid: int = 0

@@ -88,10 +88,15 @@ def _kube_leadership(config: ControlConfig, clock: Clock) -> Leadership:
         api = connect(config.kubeconfig)
     except KubeError as error:
         raise SettingsError(f"election: {error}") from error
-    name = "baton-control-plane"
     identity = identity_of(config)
     return KubeLeadership(
-        api, config.kube_namespace, name, identity, clock, wall_time_s, config.leader_lease_s
+        api,
+        config.kube_namespace,
+        config.kube_lease,
+        identity,
+        clock,
+        wall_time_s,
+        config.leader_lease_s,
     )
 
 

@@ -23,6 +23,7 @@ from control_plane.planning import Planning, Unplanned
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
 from runtime.clock import Clock, wall_time_s
+from runtime.health import Health
 from runtime.metrics import CONTROL_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
 from wire.cluster import ControlOrder, ProcessStatus
@@ -88,6 +89,8 @@ class ControlServer:
             Path(config.audit_file) if config.audit_file else None,
         )
         self._metrics_server: MetricsServer | None = None
+        self._health = Health(clock)
+        self._turning: asyncio.Task[None] | None = None
         self._expiry: asyncio.Task[None] | None = None
 
     @property
@@ -109,9 +112,11 @@ class ControlServer:
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         self.port = bind(self._server, config.host, config.port)
         if config.metrics_port:
-            exposition = self.metrics.exposition
-            self._metrics_server = MetricsServer(config.host, config.metrics_port, exposition)
+            self._metrics_server = MetricsServer(
+                config.host, config.metrics_port, self.metrics.exposition, self._health
+            )
             self._metrics_server.start()
+            self._turning = asyncio.create_task(self._health.turn(), name="health")
         await self._server.start()
         await self.leadership.start()
         if config.operator_port >= 0:
@@ -119,10 +124,12 @@ class ControlServer:
         self._expiry = asyncio.create_task(self.plane.watch_expiry(), name="registry-expiry")
         if self._autopilot is not None:
             self._flight = asyncio.create_task(self._autopilot.run(), name="autopilot")
+        self._health.ready()
 
     async def stop(self) -> None:
         """Ends every stream after a short grace and frees the ports."""
-        for task in (self._flight, self._expiry):
+        self._health.ready("stopping")
+        for task in (self._flight, self._expiry, self._turning):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

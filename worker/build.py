@@ -98,7 +98,9 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             probe_blocks=range(options.num_blocks, plan.num_blocks),
         )  # fmt: skip
         stack.callback(exporter.close)
-        fabric = exporter.start(config.host, advertised_host=config.advertise_host)
+        fabric = exporter.start(
+            config.host, config.fabric_port, advertised_host=config.advertise_host
+        )
         importer = _importer(config, plan, memory, clock, transfer)
         stack.callback(importer.close)
         publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS, mirror)

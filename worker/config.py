@@ -17,6 +17,7 @@ class WorkerConfig:
     host: str = "127.0.0.1"
     port: int = 0  # a free one
     advertise_host: str = ""  # host
+    fabric_port: int = 0  # a free one
     control_address: str = "127.0.0.1:8090"
     cluster_token: str = ""
     kv_memory: str = "1GiB"

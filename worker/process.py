@@ -10,6 +10,7 @@ from engine.errors import ModelError
 from engine.memory_plan import MemoryPlanError
 from runtime import lifecycle, log
 from runtime.clock import SystemClock
+from runtime.health import Health
 from runtime.metrics import WORKER_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
 from wire import rpc
@@ -50,8 +51,8 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
     port = rpc.bind(server, config.host, config.port)
     hub = SessionHub(parts.inbox.post)
     rpc.add_worker_service(server, hub)
-    metrics = Metrics(WORKER_METRICS)
-    with _exposed(config, metrics), _running_engine(parts, hub, metrics) as engine_thread:
+    metrics, health = Metrics(WORKER_METRICS), Health(SystemClock())
+    with _exposed(config, metrics, health), _running_engine(parts, hub, metrics) as engine_thread:
         await server.start()
         beats = _Beats(config, parts, engine_thread, port)
         registration = Registration(
@@ -72,14 +73,18 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
         registered = asyncio.create_task(registration.run())
         probing = asyncio.create_task(pairs.run(config.control_address, config.cluster_token))
         reports = asyncio.create_task(hub.send_reports(lambda: engine_thread.report))
+        turning = asyncio.create_task(health.turn())
+        health.ready()
         log.get_logger("worker").info("serving", address=beats.address)
         await stop.wait()
+        health.ready("draining")
         probing.cancel()
         parts.inbox.post(Drain())
         registration.beat_now()
         await _drained(config, engine_thread)
         await registration.leave(registered)
         reports.cancel()
+        turning.cancel()
         hub.close()
         await server.stop(1.0)
 
@@ -134,12 +139,12 @@ class _Beats:
 
 
 @contextlib.contextmanager
-def _exposed(config: WorkerConfig, metrics: Metrics) -> Iterator[None]:
-    """The process's metrics on their port, where there is one."""
+def _exposed(config: WorkerConfig, metrics: Metrics, health: Health) -> Iterator[None]:
+    """The process's metrics and health on their port, where there is one."""
     if not config.metrics_port:
         yield
         return
-    server = MetricsServer(config.host, config.metrics_port, metrics.exposition)
+    server = MetricsServer(config.host, config.metrics_port, metrics.exposition, health)
     server.start()
     try:
         yield
