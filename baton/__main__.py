@@ -34,6 +34,7 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "prefill": "Run one prefill worker.",
         "decode": "Run one decode worker.",
         "control": "Run the control plane's registry.",
+        "dashboard": "Serve the operator's page.",
         "loadtest": "Send open-loop load to any OpenAI-compatible server, and report.",
         "profile": "Write how long the live workers' steps take, for simulate.",
         "simulate": "Simulate a cluster with the real policies, in virtual time.",

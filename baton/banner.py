@@ -25,7 +25,9 @@ def banner(
     logs = "this terminal" if config.verbose else state.log_dir
     rows = [
         ("API", f"{state.http_url}/v1"),
+        *([("gRPC", f"{config.host}:{config.grpc_port}")] if config.grpc_port > 0 else []),
         ("control", state.control_address),
+        *([("dashboard", state.dashboard_url)] if state.dashboard_url else []),
         *([("operators", f"{state.operator_url}/api/v1")] if state.operator_url else []),
         ("model", f"{model.directory} ({format_bytes(model.weight_bytes)} of weights)"),
         ("context", f"{model.max_model_len:,} tokens of prompt and answer together"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from baton.local_dashboard import start_dashboard
 from baton.mode_case import SimulatedModes
 from baton.probe import http_status, local_host
 from baton.remote_workers import RemoteWorkers
@@ -17,6 +18,7 @@ from control_plane.actuators.local import LocalActuator
 from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
 from control_plane.config import ControlConfig
 from control_plane.server import ControlServer
+from dashboard.server import DashboardServer
 from runtime.clock import Clock
 from runtime.lifecycle import free_port
 from runtime.settings import load
@@ -55,6 +57,7 @@ class LocalCluster:
         program: tuple[str, ...] = (sys.executable, "-m", "baton"),
     ) -> None:
         self._config = config
+        self._clock = clock
         self._program = program
         self._config_file = config_file
         self._on_exit = on_exit
@@ -74,6 +77,7 @@ class LocalCluster:
         )
         self._ray = self._ray_workers(clock) if config.uses_ray else None
         self._node_host = "127.0.0.1"
+        self._dashboard: DashboardServer | None = None
         self._control = ControlServer(
             ControlConfig(
                 host="0.0.0.0" if config.ray_address else "127.0.0.1",
@@ -106,6 +110,12 @@ class LocalCluster:
         port = self._control.http_port
         return f"http://127.0.0.1:{port}" if port else ""
 
+    @property
+    def dashboard_url(self) -> str:
+        """Of the operator's page; empty where there is none."""
+        page = self._dashboard
+        return f"http://127.0.0.1:{page.port}" if page else ""
+
     async def start(self) -> None:
         """Starts everything. Raises OSError when the control or the metrics port is taken,
         ClusterStartError where Ray has no place for the workers."""
@@ -116,6 +126,7 @@ class LocalCluster:
             await self._actuator.scale(PREFILL, self._config.prefill)
             await self._actuator.scale(DECODE, self._config.decode)
         await self._actuator.scale(GATEWAY, 1)
+        self._dashboard = await start_dashboard(self._config, self.operator_url, self._clock)
 
     async def wait_ready(self) -> None:
         """Until every worker is registered and the gateway serves. Raises ClusterStartError."""
@@ -142,6 +153,8 @@ class LocalCluster:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        if self._dashboard is not None:
+            await self._dashboard.stop()
         await self._actuator.stop(GATEWAY)
         await self._actuator.stop(PREFILL, DECODE)
         if self._ray is not None:
@@ -217,6 +230,7 @@ class LocalCluster:
         flags = {
             "host": config.host,
             "port": config.port,
+            "grpc_port": config.grpc_port or -1,
             "drain_s": config.drain_s,
             "tenants_file": config.tenants_file or None,
         }

@@ -34,6 +34,8 @@ def check_settings(config: UpConfig) -> None:
         raise PreflightError(
             f"--prefill {config.prefill} --decode {config.decode}: at least one worker is needed"
         )
+    if config.gateways < 1:
+        raise PreflightError(f"--gateways {config.gateways}: at least one is needed")
     if config.max_workers < 0:
         raise PreflightError(f"--max-workers {config.max_workers}: must be 0 or more")
     if config.threads < 0:
@@ -51,15 +53,19 @@ def check_ports(config: UpConfig) -> None:
     try:
         if config.port:
             check_port_free(config.host, config.port, "HTTP")
+            if config.grpc_port >= 0:
+                check_port_free(config.host, config.grpc_port or config.port + 1, "gRPC")
         if config.control_port:
             check_port_free("127.0.0.1", config.control_port, "control")
             if config.http_port >= 0:
                 port = config.http_port or config.control_port + 1
                 check_port_free("127.0.0.1", port, "operator API")
+        if config.dashboard_port > 0:
+            check_port_free("127.0.0.1", config.dashboard_port, "dashboard")
         for port in metrics_ports:
             check_port_free("127.0.0.1", port, "metrics")
     except OSError as error:
-        flags = "--port, --control-port, --http-port or --metrics-port"
+        flags = "--port, --grpc-port, --control-port, --http-port or --metrics-port"
         raise PreflightError(f"{error}; choose another with {flags}") from error
 
 

@@ -25,6 +25,7 @@ class ClusterState:
     log_dir: str
     operator_url: str = ""
     operator_token: str = ""
+    dashboard_url: str = ""
     is_ready: bool = False
 
 

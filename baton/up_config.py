@@ -24,8 +24,11 @@ class UpConfig:
     decode: int = 1
     host: str = "127.0.0.1"
     port: int = 8000  # 0: a free one
+    grpc_port: int = 0  # the one after port, a free one where that is 0; -1: none
+    gateways: int = 1  # processes on these ports
     control_port: int = 8090  # 0: a free one; the control plane listens on this host only
     http_port: int = 0  # the one after control_port, a free one where that is 0; -1: none
+    dashboard_port: int = 0  # 8080, a free one where that is taken; -1: none
     kv_memory: str = ""  # the worker's
     threads: int = 0  # one for a small model, else this process's cores split among the workers
     dtype: str = ""  # the worker's

@@ -13,6 +13,7 @@ from typing import Any
 from baton.commands.flags import HELP, SECRET_FIELDS
 from baton.up_config import UpConfig
 from control_plane.config import ControlConfig
+from dashboard.config import DashboardConfig
 from gateway.config import GatewayConfig
 from router.server_config import RouterServerConfig
 from runtime.metrics import CONTROL_METRICS, GATEWAY_METRICS, WORKER_METRICS, MetricSpec
@@ -26,6 +27,7 @@ CONFIGS: dict[str, type[Any]] = {
     "router": RouterServerConfig,
     "prefill, decode": WorkerConfig,
     "control": ControlConfig,
+    "dashboard": DashboardConfig,
 }
 ERRORS = {
     ErrorCode.INVALID_REQUEST: (400, "A field is wrong; the message names it and the limit."),
@@ -56,6 +58,7 @@ GATEWAY_ERRORS = {
     "first_token_timeout": (503, "No token came within first_token_timeout_s."),
     "request_timeout": (504, "The answer took over request_timeout_s."),
     "body_timeout": (408, "The body did not come within body_timeout_s."),
+    "stalled": (408, "gRPC: the client read nothing for stall_timeout_s."),
     "unsupported_endpoint": (400, "The model cannot do what the endpoint is for."),
     "not_found": (404, "No such route."),
     "method_not_allowed": (405, "The route does not take this method."),

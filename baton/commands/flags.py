@@ -13,7 +13,7 @@ from runtime.settings import SettingsError, load
 T = TypeVar("T")
 
 # These come from BATON_* variables or the file only.
-SECRET_FIELDS = frozenset({"cluster_token", "operator_token", "prometheus_token"})
+SECRET_FIELDS = frozenset({"cluster_token", "gateway_key", "operator_token", "prometheus_token"})
 _PLAIN_TYPES = (str, int, float, bool)
 
 HELP: Mapping[str, str] = {
@@ -37,6 +37,7 @@ HELP: Mapping[str, str] = {
     "body_timeout_s": "Seconds that a client may take to send a request's body.",
     "control_address": "host:port of the control plane; several, parted by commas.",
     "control_port": "Port of the control plane; 0: a free one.",
+    "dashboard_port": "Port of the dashboard; 0: 8080, else a free one; -1: none.",
     "decode": "Decode workers to start.",
     "device": "cpu, cuda, cuda:1, or auto for cuda where there is one.",
     "drain_s": "Seconds that running requests may go on after SIGTERM.",
@@ -58,6 +59,7 @@ HELP: Mapping[str, str] = {
     "fabric_port": "Port at which KV blocks are pulled; 0: a free one.",
     "first_token_timeout_s": "Seconds that an answer may take to its first token; 0: no limit.",
     "ignore_unknown_fields": "Leave out fields that no endpoint knows, in place of a 400.",
+    "gateway_urls": "Addresses of the gateways, as http://HOST:PORT, parted by commas.",
     "header_timeout_s": "Seconds that a client may take to send a request's headers.",
     "max_body_bytes": "Largest request body that is read.",
     "max_choices": "Answers that one request may ask for.",
@@ -70,11 +72,15 @@ HELP: Mapping[str, str] = {
     "tls_certificate": "PEM file of the server's certificate and its chain; empty: plain HTTP.",
     "tls_key": "PEM file of the certificate's key; empty: in the certificate's file.",
     "tls_min_version": "Oldest version of TLS that is spoken: 1.2 or 1.3.",
+    "gateways": "Gateway processes that share the ports.",
+    "grpc_port": "Port of the gRPC services; 0: the one after --port; -1: none.",
+    "processes": "Processes that share the ports.",
     "max_model_len": "Tokens of prompt and answer together; 0: what the model allows.",
     "max_num_seqs": "Sequences that run at the same time.",
     "max_workers": "Workers that may run here; 0: one a core, 64 with a profile.",
     "metrics_port": "Port of /metrics; 0: none. Under `up`, workers take the ports after it.",
     "model": "A Hugging Face model directory.",
+    "operator_url": "Address of the control plane's operator API.",
     "parent_pid": "End when this process ends; 0: never.",
     "plan": "The planner: off, advise (decides and shows), or act (flips, adds, removes workers).",
     "planner_file": "TOML file of the planner's bounds, budget, hardware kinds and schedules.",

@@ -56,6 +56,7 @@ def _run(config: UpConfig, config_file: Path | None, state_dir: StateDir) -> int
         config = replace(
             config,
             port=config.port or free_port(config.host),
+            grpc_port=config.grpc_port or (config.port + 1 if config.port else free_port()),
             cluster_token=config.cluster_token or secrets.token_hex(16),
             operator_token=config.operator_token or secrets.token_hex(16),
         )
@@ -134,6 +135,7 @@ def _state_of(config: UpConfig, cluster: LocalCluster, state_dir: StateDir) -> C
         log_dir=str(state_dir.log_dir),
         operator_url=cluster.operator_url,
         operator_token=config.operator_token,
+        dashboard_url=cluster.dashboard_url,
     )
 
 

@@ -19,6 +19,7 @@ ROOMS = [
     "decode_worker",
     "worker",
     "control_plane",
+    "dashboard",
     "gateway",
     "baton",
 ]
