@@ -9,6 +9,7 @@ from gateway.limits import Limits
 class GatewayConfig:
     """model: a Hugging Face directory. served_model_name: empty means the directory's name.
 
+    grpc_port: 0: the one after port, none where that is 0; -1: none.
     max_model_len: tokens of prompt and answer together, 0 means what the model allows.
     tenants_file: API keys and limits, see gateway/tenants.py; empty: everybody may use the server.
     tenants_redis: URL of the Redis that has them instead, see gateway/redis_tenants.py.
@@ -18,6 +19,8 @@ class GatewayConfig:
     router.config has them. router_redis: URL of the Redis that gateways share loads through.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
     cors_origins: parted by commas, "*" for all; empty: none.
+    processes: gateways of this host on one port; group_dir: folder where they find each other's
+    metrics, group_number: which one this is, see gateway/group.py.
     drain_s: how long running streams may go on after SIGTERM. parent_pid: if set, this process
     ends when that one does.
     """
@@ -25,6 +28,7 @@ class GatewayConfig:
     model: str
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int = 0
     served_model_name: str = ""
     control_address: str = "127.0.0.1:8090"
     cluster_token: str = ""
@@ -56,7 +60,22 @@ class GatewayConfig:
     trace_log: str = ""
     drain_s: float = 30.0
     log_level: str = "info"
+    processes: int = 1
+    group_dir: str = ""
+    group_number: int = 0
     parent_pid: int = 0
+
+    @property
+    def shares_port(self) -> bool:
+        """Other gateways of this host listen on the same port."""
+        return self.processes > 1
+
+    @property
+    def grpc_listen_port(self) -> int:
+        """0: no gRPC."""
+        if self.grpc_port:
+            return max(0, self.grpc_port)
+        return self.port + 1 if self.port else 0
 
     @property
     def limits(self) -> Limits:

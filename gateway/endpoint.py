@@ -1,6 +1,7 @@
 """A generating endpoint: body in, JSON answer or server-sent events out."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from starlette.types import Receive, Scope, Send
@@ -60,10 +61,16 @@ class Services:
     ) -> None:
         """Runs the generation to its end, as one of those that are live."""
         write = stream_answers if prepared.stream else whole_answers
+        async with self.running(generation):
+            await write(generation, answers, replies, reply)
+
+    @asynccontextmanager
+    async def running(self, generation: Generation) -> AsyncIterator[None]:
+        """Meanwhile the generation is one of those that are live; then it is ended."""
         async with generation:
             self.live.add(generation)
             try:
-                await write(generation, answers, replies, reply)
+                yield
             finally:
                 self.live.discard(generation)
 

@@ -43,11 +43,13 @@ class Generation:
         self,
         source: TokenSource,
         requests: Sequence[GenerateRequest],
-        receive: Receive,
+        receive: Receive | None,
         limits: Limits,
         abort: Callable[[], None] | None,
     ) -> None:
-        """abort: drops the client's connection, of a client that reads too slowly."""
+        """receive: tells when the client has gone; None: whoever runs this is cancelled then.
+
+        abort: drops the client's connection, of a client that reads too slowly."""
         self._limits = limits
         self._abort = abort
         self._num_silent = len(requests)  # that have given no token yet
@@ -62,7 +64,8 @@ class Generation:
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Generation":
-        self._watch = asyncio.create_task(self._watch_client())
+        if self._receive is not None:
+            self._watch = asyncio.create_task(self._watch_client(self._receive))
         self._pumps = [
             asyncio.create_task(self._pump(index, request))
             for index, request in enumerate(self._requests)
@@ -147,7 +150,7 @@ class Generation:
         message = f"the answer took over {self._limits.request_timeout_s:g} s"
         self.fail(ApiError(504, message, code="request_timeout"))
 
-    async def _watch_client(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+    async def _watch_client(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
             pass
         self.fail(ClientGone())

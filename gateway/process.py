@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,11 +13,13 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from gateway.app import build_app
+from gateway.app import DISTRIBUTION, build_app
 from gateway.config import GatewayConfig
 from gateway.connection import connections_with
 from gateway.endpoint import Services
 from gateway.gate import Gate
+from gateway.grpc_server import GrpcAddress, GrpcServer, serving
+from gateway.listening import allow_connections, listen
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
@@ -74,15 +75,14 @@ def run(config: GatewayConfig) -> int:
     logging.getLogger("uvicorn.error").addHandler(_ServerLog(logging.WARNING))
     if config.parent_pid:
         die_with_parent(config.parent_pid)
-    _allow_connections()
+    allow_connections()
     try:
         opened = _open(config)
     except (ModelDirectoryError, TenantFileError, OSError, ValueError) as error:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
     with contextlib.closing(opened), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, opened))
-    return 0
+        return runner.run(_serve(config, opened))
 
 
 def _open(config: GatewayConfig) -> Opened:
@@ -93,7 +93,7 @@ def _open(config: GatewayConfig) -> Opened:
         gate=open_gate(config.tenants_file, config.tenants_redis, SystemClock()),
         tls=_tls(config),
         usage_log=_usage_log(config),
-        listener=_listen(config.host, config.port),
+        listener=listen(config.host, config.port, shares_port=config.shares_port),
     )
 
 
@@ -142,19 +142,38 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
     return Gateway(app, services, router, encoder, preparer)
 
 
-async def _serve(config: GatewayConfig, opened: Opened) -> None:
+async def _serve(config: GatewayConfig, opened: Opened) -> int:
     stop = stop_event()
     gateway = build(config, opened)
+    try:
+        grpc_server = _grpc_server(config, gateway)
+    except OSError as error:
+        _log.error("the gateway cannot start", reason=str(error))
+        return 1
     await gateway.router.start()
     try:
-        async with following(config.tenants_redis, opened.gate):
+        async with (
+            following(config.tenants_redis, opened.gate),
+            serving(grpc_server, stop, config.drain_s),
+        ):
             await serve_app(
                 gateway.app, gateway.services, opened.listener, stop, config.drain_s, opened.tls
             )
+        return 0
     finally:
         await gateway.router.stop()
         gateway.encoder.close()
         gateway.preparer.close()
+
+
+def _grpc_server(config: GatewayConfig, gateway: Gateway) -> GrpcServer | None:
+    port = config.grpc_listen_port
+    if not port:
+        return None
+    address = GrpcAddress(
+        config.host, port, config.tls_certificate, config.tls_key, config.shares_port
+    )
+    return GrpcServer(address, gateway.services, gateway.preparer, DISTRIBUTION)
 
 
 async def serve_app(
@@ -224,24 +243,6 @@ def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
     """Raises as server_context."""
     if not config.tls_certificate:
         return None
+    if config.tls_min_version == "1.3" and config.grpc_listen_port:
+        raise ValueError("tls_min_version 1.3 cannot be had of gRPC: switch it off, grpc_port -1")
     return server_context(config.tls_certificate, config.tls_key, config.tls_min_version)
-
-
-def _allow_connections() -> None:
-    """A connection is a file; the usual limit of 1,024 is less than one process serves."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError naming the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        reason = f"the gateway's port {host}:{port} is not free: {error.strerror}"
-        raise OSError(reason) from error
-    return listener
