@@ -39,19 +39,22 @@ class Turns:
             return None
         turn, number = turns[self._next], self._next
         self._next += 1
-        if number:
-            # The answer of the turn before is a content of its own.
-            answer = -(self._conversation.first_index + number)
-            self._segments.append(Segment(answer, turns[number - 1].num_output))
         self._segments.extend(turn.segments)
         request_index = self._conversation.first_index + number
+        request = self._request(request_index, turn.num_output)
+        keys = request.block_hashes
+        if self._next < len(turns):
+            # The answer is a content of its own, and the next turn asks for it.
+            self._segments.append(Segment(-request_index - 1, turn.num_output))
+            keys = unit_keys(self._segments, self._unit_tokens)
         return Arrival(
             index=request_index,
             at_s=answered_s + turn.think_s,
-            request=self._request(request_index, turn.num_output),
+            request=request,
             class_name=self._conversation.class_name if self._class is None else self._class.name,
             conversation=self._index,
             turn=number,
+            keys=keys,
         )
 
     def _request(self, index: int, num_output: int) -> GenerateRequest:

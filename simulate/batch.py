@@ -161,11 +161,17 @@ class Batch:
         leg.num_stored = max(leg.num_stored, num_full)
 
     def free(self, leg: Leg, num_generated: int = 0) -> None:
-        """Returns a leg's blocks, with those of the tokens that it generated while decoding."""
+        """Returns a leg's blocks, with those of the tokens that it generated while decoding.
+
+        What it generated stays in the cache, as its prompt does; its last token was not computed.
+        """
         before = self._grown_blocks
         self._grow(-num_generated)
-        num_private = leg.num_private + before - self._grown_blocks
-        self.pool.release(leg.held, num_private, leaves_content=True)
+        leg.num_private += before - self._grown_blocks
+        if num_generated:
+            leg.num_computed = leg.num_known - 1
+            self.store(leg)
+        self.pool.release(leg.held, leg.num_private, leaves_content=True)
         leg.held, leg.num_private, leg.num_stored = [], 0, 0
 
     def num_generated(self, leg: Leg) -> int:

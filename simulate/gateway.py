@@ -35,6 +35,7 @@ class Arrival:
     class_name: str = ""
     conversation: int = 0
     turn: int = 0
+    keys: tuple[int, ...] = ()  # of its whole units, and of its answer's where somebody asks for it
 
     @property
     def num_input(self) -> int:
@@ -92,6 +93,7 @@ class SimulatedGateway:
         task.result()
 
     async def _serve(self, arrival: Arrival) -> None:
+        self._legs.expect(arrival.request.request_id, arrival.keys)
         num_tokens, last, error = 0, OutputDelta(()), None
         try:
             async for last in self._router.generate(arrival.request):

@@ -27,7 +27,7 @@ class Leg:
     request_id: str
     num_known: int
     num_left: int
-    keys: tuple[int, ...]  # of the prompt's whole units
+    keys: tuple[int, ...]  # of the whole units of prompt and, where it is known, answer
     prefill_only: bool = False
     source: "Leg | None" = None
     first_index: int = 0

@@ -12,6 +12,14 @@ class LegBook:
     def __init__(self) -> None:
         self._by_id: dict[int, Leg] = {}
         self._by_request: dict[str, list[Leg]] = {}
+        self._keys: dict[str, tuple[int, ...]] = {}
+
+    def expect(self, request_id: str, keys: tuple[int, ...]) -> None:
+        """keys: of the whole units of the request's prompt and of the answer that it will get."""
+        self._keys[request_id] = keys
+
+    def keys(self, request_id: str) -> tuple[int, ...]:
+        return self._keys[request_id]
 
     def add(self, leg: Leg) -> None:
         self._by_id[leg.leg_id] = leg
@@ -23,6 +31,7 @@ class LegBook:
     def take(self, request_id: str) -> list[Leg]:
         """The request is over: its legs, in the order of their starts."""
         legs = self._by_request.pop(request_id, [])
+        self._keys.pop(request_id, None)
         for leg in legs:
             del self._by_id[leg.leg_id]
         return legs

@@ -187,7 +187,7 @@ class SimulatedProcess:
             request_id=request.request_id,
             num_known=len(request.prompt_tokens) + num_sent,
             num_left=request.sampling.max_tokens - num_sent,
-            keys=request.block_hashes,
+            keys=self._world.legs.keys(request.request_id),
             prefill_only=frame.prefill_only,
             source=self._world.legs.source(frame.handle),
             first_index=num_sent,

@@ -150,3 +150,20 @@ def test_another_seed_breaks_ties_another_way():
         records = simulate(spec, workload).records
         pairs.add(tuple(r.stages.decode_worker for r in sorted(records, key=lambda r: r.index)))
     assert len(pairs) == 4
+
+
+@pytest.mark.parametrize("split", ["0:1", "1:1"])
+def test_a_later_turn_finds_the_answer_before_it_where_it_was_decoded(split):
+    turns = (Turn(101, (Segment(1, 320),)), Turn(4, (Segment(2, 100),), think_s=1.0))
+    workload = Workload((Conversation(0, 0.0, turns),), 0.0, "two turns")
+    # A pair prefills alone and decodes alone; a prompt short enough stays with the decode worker.
+    outcome = simulate(make_spec(split, local_prefill_max_tokens=105), workload)
+    first, second = sorted(outcome.records, key=lambda record: record.turn)
+    assert first.num_cached == 0
+    assert second.num_input == 521
+    assert second.num_cached == 416  # of 420 computed tokens: 26 whole blocks of 16
+
+
+def test_an_answer_that_nobody_asks_for_again_leaves_no_name_in_the_cache():
+    outcome = simulate(make_spec("0:1"), make_workload([(0.0, 320, 100), (9.0, 320, 1)]))
+    assert [record.num_cached for record in outcome.records] == [0, 0]
