@@ -36,6 +36,7 @@ class WorkerView(Shape, frozen=True, kw_only=True):
     """One worker with its last report. group: the fingerprint group, equal ones pair.
 
     flipping_to: the role that it is becoming, empty if none. num_restarts -1: not kept here.
+    role_epoch: changes of the role in this process.
     """
 
     worker_id: str
@@ -61,12 +62,14 @@ class WorkerView(Shape, frozen=True, kw_only=True):
     max_model_len: int = 0
     num_restarts: int = -1
     metrics_url: str = ""
+    role_epoch: int = 0
 
 
 class PairView(Shape, frozen=True, kw_only=True):
     """How `target` measured the way from `source`; no transport: the probe failed.
 
-    refusal: why target never reads from source, empty where it may.
+    refusal: why target never reads from source, empty where it may. wanted_transport: what should
+    have been used; another `transport` is a fallback.
     """
 
     source: str
@@ -76,6 +79,7 @@ class PairView(Shape, frozen=True, kw_only=True):
     bandwidth_bytes_s: float
     alarms: list[str] = []
     refusal: str = ""
+    wanted_transport: str = ""
 
 
 class GroupView(Shape, frozen=True, kw_only=True):

@@ -104,6 +104,7 @@ def _worker(worker: WorkerStatus, group: str, num_restarts: int) -> WorkerView:
         max_model_len=info.max_model_len,
         num_restarts=num_restarts,
         metrics_url=info.metrics_url,
+        role_epoch=info.role_epoch,
     )
 
 
@@ -117,6 +118,7 @@ def _pairs(worker: WorkerStatus) -> list[PairView]:
             bandwidth_bytes_s=pair.bandwidth_bytes_s,
             alarms=list(pair.alarms),
             refusal=pair.refusal,
+            wanted_transport=pair.wanted_transport,
         )
         for pair in worker.info.pairs
     ]

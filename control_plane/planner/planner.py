@@ -259,9 +259,28 @@ class Planner:
                 ("uncached_tokens", traffic.uncached_tokens),
                 ("output_tokens", traffic.output_tokens),
                 ("context_tokens", traffic.context_tokens),
+                *self._told(seen, traffic),
             ),
             alarms=alarms,
             summary=summary,
+        )
+
+
+    def _told(self, seen: Observation, traffic: Traffic) -> tuple[tuple[str, float], ...]:
+        """What operators see beside the figures that decide: attainment, and the forecast for the
+        moment at which a worker asked for now would serve."""
+        ahead = self._growth(traffic, self._start_s)
+        prompts = traffic.requests_per_s * traffic.uncached_tokens
+        met = ((role, seen.figures(role).attainment) for role in Role)
+        shares = {role: math.nan if share is None else share for role, share in met}
+        return (
+            ("ttft_attainment", shares[Role.PREFILL]),
+            ("tpot_attainment", shares[Role.DECODE]),
+            ("uncached_tokens_per_s", prompts),
+            ("output_tokens_per_s", traffic.generated_per_s),
+            ("forecast_uncached_tokens_per_s", prompts * ahead.prefill),
+            ("forecast_output_tokens_per_s", traffic.generated_per_s * ahead.decode),
+            ("forecast_horizon_s", self._start_s),
         )
 
 
