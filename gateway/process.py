@@ -112,6 +112,7 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
     clock = SystemClock()
     model = opened.model
     metrics = Metrics(GATEWAY_METRICS)
+    metrics.gauge("baton_gateway_info", model=model.name).set(1)
     router = Router(
         RouterConfig(
             control_address=config.control_address,

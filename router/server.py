@@ -24,6 +24,7 @@ class RouterServer:
     ) -> None:
         """Raises ValueError for a policy that does not exist, TraceLogError for a bad trace log."""
         self.metrics = Metrics(GATEWAY_METRICS)
+        self.metrics.gauge("baton_gateway_info", model="").set(1)
         self.router = Router(
             RouterConfig(
                 control_address=config.control_address,

@@ -26,6 +26,7 @@ class MetricSpec:
 
 
 GATEWAY_METRICS = (
+    MetricSpec("baton_gateway_info", "gauge", "1, with the model that this gateway serves; empty for a router alone.", ("model",)),
     MetricSpec("baton_requests_total", "counter", "Requests by endpoint and outcome.", ("endpoint", "outcome")),
     MetricSpec("baton_requests_in_flight", "gauge", "Accepted requests without a terminal event."),
     MetricSpec("baton_ttft_seconds", "histogram", "Time from a request's arrival to its first token."),
@@ -78,7 +79,8 @@ WORKER_METRICS = (
     MetricSpec("baton_worker_decode_tokens_total", "counter", "Tokens generated."),
     MetricSpec("baton_worker_preemptions_total", "counter", "Sequences sent back to be recomputed."),
     MetricSpec("baton_worker_kv_blocks", "gauge", "KV blocks by state: free (unreferenced: empty or cached) and used.", ("state",)),
-    MetricSpec("baton_worker_info", "gauge", "1, with the worker's id and role.", ("worker", "role")),
+    MetricSpec("baton_worker_info", "gauge", "1 for the worker's role, 0 for the other one, with its id and model.", ("worker", "role", "model")),
+    MetricSpec("baton_worker_gpus", "gauge", "GPUs that the worker computes on, or that its profile stands for; 0 on a CPU."),
     MetricSpec("baton_worker_waiting_tokens", "gauge", "Prompt tokens that wait to be computed, cached ones left out."),
     MetricSpec("baton_worker_context_tokens", "gauge", "Tokens that the running sequences hold in KV."),
     MetricSpec("baton_worker_cached_tokens_total", "counter", "Prompt tokens found in this worker's prefix cache."),

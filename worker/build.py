@@ -59,6 +59,7 @@ class WorkerParts:
     fingerprint: Fingerprint
     max_model_len: int
     preflight: Preflight
+    num_gpus: int
 
 
 @contextlib.contextmanager
@@ -125,6 +126,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             ),
             max_model_len=plan.max_model_len,
             preflight=Preflight(plan.layout, clock, secret, transfer),
+            num_gpus=_num_gpus(config, model),
         )
 
 
@@ -158,6 +160,13 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
     log.info("model_loaded", seconds=round(wall_time_s() - started_s, 2), dtype=plan.layout.dtype)
     log.info("memory_plan", plan=str(plan))
     return plan, model
+
+
+def _num_gpus(config: WorkerConfig, model: ForwardModel) -> int:
+    """Those of the profile where there is one; a real engine computes on one device."""
+    if config.profile:
+        return load_profile(config.profile).num_gpus
+    return int(model.device.type == "cuda")
 
 
 def _importer(

@@ -9,9 +9,10 @@ from worker.outbox import Outbox
 class WorkerMeter:
     """One worker's metrics. Sums that the reports carry become counters by their growth."""
 
-    def __init__(self, metrics: Metrics, worker_id: str) -> None:
+    def __init__(self, metrics: Metrics, worker_id: str, model: str, num_gpus: int) -> None:
         self._metrics = metrics
-        self._worker_id = worker_id
+        self._names = {"worker": worker_id, "model": model}
+        metrics.gauge("baton_worker_gpus").set(num_gpus)
         self._totals = StepTotals()
 
     def observe(self, outbox: Outbox) -> None:
@@ -64,7 +65,7 @@ class WorkerMeter:
         """Sets the gauges; before the first turn too, so that an idle worker is seen."""
         gauge = self._metrics.gauge
         for role in Role:
-            shown = gauge("baton_worker_info", worker=self._worker_id, role=role.value)
+            shown = gauge("baton_worker_info", role=role.value, **self._names)
             shown.set(role is report.role)
         gauge("baton_worker_flipping").set(report.flipping)
         gauge("baton_worker_running").set(report.num_running)

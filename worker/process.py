@@ -158,7 +158,7 @@ def _running_engine(
 ) -> Iterator[EngineThread]:
     """The engine's thread, started; its turns reach the hub on the running loop."""
     loop = asyncio.get_running_loop()
-    meter = WorkerMeter(metrics, parts.worker_id)
+    meter = WorkerMeter(metrics, parts.worker_id, parts.fingerprint.model, parts.num_gpus)
     meter.show(parts.core.report())
 
     def on_loop(outbox: Outbox) -> None:
