@@ -46,11 +46,19 @@ class Liveness:
 
     def complaint(self, now_s: float) -> str | None:
         """Why the worker counts as lost, None while it does not."""
-        silent_s = now_s - self._frame_at_s
-        if silent_s > self._heartbeat_timeout_s:
+        if self._is_silent(now_s):
             return f"no frame for {self._heartbeat_timeout_s} s"
-        stuck_s = now_s - self._progress_at_s
-        if self._has_work and not self._is_stuck and stuck_s > self._step_timeout_s:
+        if self._stands_still(now_s):
             self._is_stuck = True
             return f"work but no step for {self._step_timeout_s} s"
         return None
+
+    def would_complain(self, now_s: float) -> bool:
+        return self._is_silent(now_s) or self._stands_still(now_s)
+
+    def _is_silent(self, now_s: float) -> bool:
+        return now_s - self._frame_at_s > self._heartbeat_timeout_s
+
+    def _stands_still(self, now_s: float) -> bool:
+        stuck_s = now_s - self._progress_at_s
+        return self._has_work and not self._is_stuck and stuck_s > self._step_timeout_s

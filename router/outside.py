@@ -79,9 +79,7 @@ class OutsidePlacements:
             session = self._session(worker_id, epoch)
             if session is not None:
                 cached = outside.num_tokens - compute
-                session.load.accepted(
-                    leg_id, num_tokens=outside.num_tokens, num_cached_tokens=cached
-                )
+                session.accept_leg(leg_id, outside.num_tokens, cached)
 
     def release(self, place_id: str) -> None:
         outside = self._by_id.pop(place_id, None)

@@ -12,6 +12,7 @@ which it exercises: a worker that does not prefill keeps what is known of its pr
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -154,9 +155,9 @@ class StepPredictor:
         error = 1 - predicted
         weight = 1.0 if abs(error) <= _HUBER else _HUBER / abs(error)
         weighted = scaled * math.sqrt(weight)
-        kept = np.where(work > 0, math.sqrt(_FORGETTING), 1.0)
-        self._information *= np.outer(kept, kept)
-        self._information += np.outer(weighted, weighted) + np.diag(_PRIOR_WEIGHT * (1 - kept))
+        kept, renewed = _forgetting((work > 0).tobytes())
+        self._information *= kept
+        self._information += weighted[:, None] * weighted + renewed
         step = np.linalg.solve(self._information, scaled * (weight * error))
         self._factors = np.maximum(self._factors + step, 0.0)
         self._costs = None
@@ -177,6 +178,16 @@ def _quantile(values: list[float], share: float) -> float:
     low = int(place)
     high = min(low + 1, len(values) - 1)
     return values[low] + (values[high] - values[low]) * (place - low)
+
+
+@lru_cache(maxsize=64)
+def _forgetting(exercised: bytes) -> tuple[Floats, Floats]:
+    """What stays of the information, and the prior that comes back.  # [6, 6] both
+
+    exercised: a byte of 0 or 1 for each coefficient.
+    """
+    kept = np.where(np.frombuffer(exercised, bool), math.sqrt(_FORGETTING), 1.0)
+    return np.outer(kept, kept), np.diag(_PRIOR_WEIGHT * (1 - kept))
 
 
 def _vector(costs: StepCosts) -> Floats:

@@ -1,7 +1,7 @@
 """Which worker holds which prefix: block hashes to workers, fed by block events and by guesses."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -32,8 +32,8 @@ class _Worker:
     """blocks: what it confirmed, by hash; what goes first at first.
 
     guesses, stale: what was routed there lately, by every hash of it, in two generations; the elder
-    one is let go as a whole when its last guess has ended. Until holes_end_s some guess may have
-    lost a block in its middle.
+    one is let go as a whole when its last guess has ended. roots, stale_roots: the first hashes of
+    their prompts. Until holes_end_s some guess may have lost a block in its middle.
     """
 
     bit: int
@@ -42,16 +42,27 @@ class _Worker:
     blocks: dict[int, None] = field(default_factory=dict)
     guesses: dict[int, _Guess] = field(default_factory=dict)
     stale: dict[int, _Guess] = field(default_factory=dict)
+    roots: set[int] = field(default_factory=set)
+    stale_roots: set[int] = field(default_factory=set)
     guesses_end_s: float = -math.inf
     stale_ends_s: float = -math.inf
     holes_end_s: float = -math.inf
 
-    def guess(self, entries: dict[int, _Guess], ends_s: float, now_s: float, limit: int) -> None:
+    def guess(
+        self, hashes: Sequence[int], entries: dict[int, _Guess], now_s: float, limit: int
+    ) -> set[int]:
+        """Adds a prompt and its entries; gives the roots of prompts that it lets go."""
+        gone: set[int] = set()
         if self.stale_ends_s <= now_s or len(self.guesses) > limit:
+            gone = self.stale_roots - self.roots
             self.stale, self.stale_ends_s = self.guesses, self.guesses_end_s
             self.guesses = {}
+            self.stale_roots, self.roots = self.roots, set()
         self.guesses.update(entries)
-        self.guesses_end_s = max(self.guesses_end_s, ends_s)
+        self.roots.add(hashes[0])
+        gone.discard(hashes[0])
+        self.guesses_end_s = max(self.guesses_end_s, entries[hashes[0]][0])
+        return gone
 
     def unguess(self, block: int) -> None:
         in_either = self.guesses.pop(block, None), self.stale.pop(block, None)
@@ -91,8 +102,9 @@ class PrefixMap:
     """Every worker's prefix cache as far as it is known, bounded per worker.
 
     A block maps to a bit set of workers, so a match costs its matched blocks whatever the number
-    of workers. Guesses (what was just routed) live until they are confirmed or expire. Blocks of a
-    worker leave in the order in which they came; once it is near its bound, using one counts anew.
+    of workers; guesses are looked for where a prompt's first block is guessed or held. Guesses
+    (what was just routed) live until they are confirmed or expire. Blocks of a worker leave in the
+    order in which they came; once it is near its bound, using one counts anew.
     """
 
     def __init__(self, max_blocks_per_worker: int) -> None:
@@ -100,7 +112,7 @@ class PrefixMap:
         self._workers: dict[str, _Worker] = {}
         self._names: dict[int, str] = {}  # bit -> worker_id
         self._holders: dict[int, int] = {}  # hash -> bits of workers that hold it
-        self._guessing: set[_Worker] = set()  # have guesses, ended ones perhaps
+        self._guessers: dict[int, set[_Worker]] = {}  # by the first hash of what they guess
         self._now_s = -math.inf
         self._sets: dict[int, int] = {}  # each to itself
 
@@ -117,7 +129,7 @@ class PrefixMap:
             return
         for block in list(worker.blocks):
             self._drop(worker, block)
-        self._guessing.discard(worker)
+        self._forget_roots(worker, worker.roots | worker.stale_roots)
         del self._names[worker.bit]
 
     def expect_snapshot(self, worker_id: str) -> None:
@@ -167,8 +179,9 @@ class PrefixMap:
             if len(worker.blocks) > _CROWDED * self._max_blocks:
                 self._touch(worker, hashes)
             if guessed:
-                worker.guess(guessed, expires_at_s, self._now_s, self._max_blocks)
-                self._guessing.add(worker)
+                gone = worker.guess(hashes, guessed, self._now_s, self._max_blocks)
+                self._forget_roots(worker, gone)
+                self._guessers.setdefault(hashes[0], set()).add(worker)
 
     def expire(self, now_s: float) -> None:
         """The time that matches are for: guesses that have ended by then do not count."""
@@ -178,16 +191,15 @@ class PrefixMap:
         """How many leading blocks of a prompt each worker holds; [num_blocks] chained hashes."""
         confirmed = self._confirmed(hashes)
         held = confirmed.copy()
-        ended = []
-        for worker in self._guessing:
-            if self._has_ended(worker):
-                ended.append(worker)
-                continue
-            sure = confirmed.get(worker.worker_id, 0)
-            depth = worker.reach(hashes, sure, self._now_s)
-            if depth > sure:
-                held[worker.worker_id] = depth
-        self._guessing.difference_update(ended)
+        if not hashes:
+            return PrefixMatch(held, confirmed)
+        guessers: Set[_Worker] = self._guessers.get(hashes[0], frozenset())
+        for worker in guessers:
+            self._reach(worker, hashes, confirmed, held)
+        for worker_id in confirmed:
+            worker = self._workers[worker_id]
+            if (worker.guesses or worker.stale) and worker not in guessers:
+                self._reach(worker, hashes, confirmed, held)
         return PrefixMatch(held, confirmed)
 
     def has_worker(self, worker_id: str) -> bool:
@@ -203,8 +215,8 @@ class PrefixMap:
         for worker_id, worker in self._workers.items():
             assert self._names[worker.bit] == worker_id, f"{worker_id} has a foreign bit"
             assert len(worker.blocks) <= self._max_blocks, f"{worker_id} holds too many blocks"
-            guessed = worker.guesses or worker.stale
-            assert not guessed or worker in self._guessing or self._has_ended(worker)
+            for root in worker.roots | worker.stale_roots:
+                assert worker in self._guessers[root], f"{worker_id} guesses without being found"
             for block in worker.blocks:
                 holders[block] = holders.get(block, 0) | worker.bit
         assert len(self._names) == len(self._workers), "a bit belongs to nobody"
@@ -212,6 +224,28 @@ class PrefixMap:
 
     def _has_ended(self, worker: _Worker) -> bool:
         return max(worker.guesses_end_s, worker.stale_ends_s) <= self._now_s
+
+    def _reach(
+        self,
+        worker: _Worker,
+        hashes: Sequence[int],
+        confirmed: dict[str, int],
+        held: dict[str, int],
+    ) -> None:
+        """Notes how far a worker's guesses go, if that is further than what it has confirmed."""
+        if self._has_ended(worker):
+            return
+        sure = confirmed.get(worker.worker_id, 0)
+        depth = worker.reach(hashes, sure, self._now_s)
+        if depth > sure:
+            held[worker.worker_id] = depth
+
+    def _forget_roots(self, worker: _Worker, roots: Iterable[int]) -> None:
+        for root in roots:
+            guessers = self._guessers[root]
+            guessers.discard(worker)
+            if not guessers:
+                del self._guessers[root]
 
     def _confirmed(self, hashes: Sequence[int]) -> dict[str, int]:
         """Leading blocks by worker_id; the cost is in the blocks, whatever the workers."""

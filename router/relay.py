@@ -106,7 +106,7 @@ class Relay:
         if placement.ranking and self._num_attempts == 1:
             predicted, taken_s = placement.ranking[0].forecast, self._first_s - self._arrived_s
             engine_s = predicted.queue_s + predicted.prefill_s
-            self._attempt.starter.forecast.answered(engine_s, taken_s - self._placed_s)
+            self._attempt.starter.answered(engine_s, taken_s - self._placed_s)
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:

@@ -187,6 +187,11 @@ class WorkerSession:
         if told.leg_id in self._legs:
             self._stream.send(told)
 
+    def accept_leg(self, leg_id: int, num_tokens: int, num_cached_tokens: int) -> None:
+        """The worker has the leg, and knows how much of it is cached: its next report counts it."""
+        self.load.accepted(leg_id, num_tokens=num_tokens, num_cached_tokens=num_cached_tokens)
+        self._changed()
+
     def cancel_leg(self, leg_id: int) -> None:
         """Ends a reserved or open leg, or an export; its sink hears no more. Safe to repeat."""
         self._end_load(leg_id)
@@ -196,6 +201,10 @@ class WorkerSession:
     def settle_leg(self, leg_id: int) -> None:
         """The KV of a prefill leg that has ended was pulled: the worker keeps nothing of it."""
         self._legs.pop(leg_id, None)
+
+    def answered(self, predicted_s: float, taken_s: float) -> None:
+        """A first token came taken_s after its placement; its queue and prefill were predicted."""
+        self.forecast.answered(predicted_s, taken_s)
 
     # --- liveness -----------------------------------------------------------------------------
 
@@ -207,6 +216,10 @@ class WorkerSession:
         if complaint is not None:
             self.ended(complaint)
             self._stream.break_off()
+
+    def has_complaint(self, now_s: float) -> bool:
+        """check() would lose the worker."""
+        return self.state is not WorkerState.LOST and self._liveness.would_complain(now_s)
 
     def forgive(self, seconds: float) -> None:
         self._liveness.forgive(seconds)
@@ -278,10 +291,7 @@ class WorkerSession:
         elif isinstance(event, LegTransferred) and not event.failure:
             self.forecast.transferred(leg.num_tokens, event.transfer_s, event.exposed_s)
         elif isinstance(event, LegAccepted):
-            self.load.accepted(
-                event.leg_id, num_tokens=leg.num_tokens, num_cached_tokens=event.num_cached_tokens
-            )
-            self._changed()
+            self.accept_leg(event.leg_id, leg.num_tokens, event.num_cached_tokens)
         elif isinstance(event, LegFinished | LegFailed):
             self._end_load(event.leg_id)
             if not _leaves_export(event):

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from router.candidates import ClusterView, WorkerState
+from router.candidates import Candidate, ClusterView, WorkerState
 from router.config import RouterConfig
 from router.load import NO_SHARE, LoadShare
-from router.pairs import pair_links
+from router.pairs import PairLinks, pair_links
 from router.parts import LIVE_PARTS, Parts
+from router.pools import CandidatePools
 from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.session import WorkerSession
@@ -20,6 +23,7 @@ from wire.messages import Role
 
 _CHECKS_PER_TIMEOUT = 20
 _LATE_FACTOR = 5
+_PUBLISH_EVERY_S = 1.0
 
 
 class Sessions:
@@ -46,6 +50,10 @@ class Sessions:
         self._dropped: set[str] = set()  # not listed any more, but legs still run
         self._groups: dict[Fingerprint, int] = {}
         self._predictors: dict[int, StepPredictor] = {}  # by group, for what a worker never ran
+        self._pools = CandidatePools()
+        self._changed: set[str] = set()  # workers whose candidates may be others than in the view
+        self._is_resorted = False  # the order of the workers may be another
+        self._links: PairLinks | None = None
         self._view: ClusterView | None = None
         self._change: asyncio.Event | None = None  # there while somebody waits for a change
         self._closing: set[asyncio.Task[None]] = set()
@@ -94,23 +102,33 @@ class Sessions:
             session = self._by_id[worker_id]
             session.update(replace(session.info, draining=True))
             self._dropped.add(worker_id)
-        self._end_idle_dropped()
-        self._on_change()
+        self.end_idle_dropped()
+        self._resort()
 
     def view(self) -> ClusterView:
         """Workers that take new legs; the same object until something changes."""
         if self._view is None:
-            candidates = [
-                candidate
-                for worker_id, session in self._by_id.items()
-                if worker_id not in self._dropped and (candidate := session.candidate()) is not None
-            ]
-            self._view = ClusterView(
-                tuple(found for found in candidates if found.role is Role.PREFILL),
-                tuple(found for found in candidates if found.role is Role.DECODE),
-                pair_links(session.info for session in self._by_id.values()),
-            )
+            self._renew_pools()
+            if self._links is None:
+                self._links = pair_links(session.info for session in self._by_id.values())
+            self._view = self._pools.view(self._links)
         return self._view
+
+    def _renew_pools(self) -> None:
+        """Asks those workers alone that have changed; all of them where the pools did."""
+        changed, self._changed = self._changed, set()
+        if self._is_resorted or not all(
+            self._pools.renew(worker_id, self._candidate(worker_id)) for worker_id in changed
+        ):
+            self._is_resorted = False
+            found = map(self._candidate, self._by_id)
+            self._pools.fill(candidate for candidate in found if candidate is not None)
+
+    def _candidate(self, worker_id: str) -> Candidate | None:
+        session = self._by_id.get(worker_id)
+        if session is None or worker_id in self._dropped:
+            return None
+        return session.candidate()
 
     def own_shares(self) -> dict[tuple[str, int], LoadShare]:
         """What this router's legs add to each worker's report, by (worker_id, epoch)."""
@@ -141,18 +159,21 @@ class Sessions:
     def _open(self, info: WorkerInfo) -> None:
         group = self._group(info.fingerprint)
         self._prefix_map.add_worker(info.worker_id)
-        session = WorkerSession(
+        session = self._make_session(
             info,
             group,
             self._config,
             self._clock,
             self._prefix_map,
-            self._on_change,
+            partial(self._on_change, info.worker_id),
             self._predictors.setdefault(group, StepPredictor()),
             self._parts,
         )
         self._by_id[info.worker_id] = session
         session.open()
+
+    def _make_session(self, *arguments: Any) -> WorkerSession:
+        return WorkerSession(*arguments)
 
     def _group(self, fingerprint: Fingerprint) -> int:
         """Workers of one group take over from each other."""
@@ -171,14 +192,26 @@ class Sessions:
         task = asyncio.get_running_loop().create_task(session.wait_closed())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        self._resort()
+
+    def _resort(self) -> None:
+        self._is_resorted = True
+        self._links = None
         self._on_change()
 
-    def _end_idle_dropped(self) -> None:
+    @property
+    def has_idle_dropped(self) -> bool:
+        return any(self._by_id[worker_id].num_legs == 0 for worker_id in self._dropped)
+
+    def end_idle_dropped(self) -> None:
+        """Leaves the workers that the registry dropped and that have no leg left."""
         for worker_id in list(self._dropped):
             if self._by_id[worker_id].num_legs == 0:
                 self._end(worker_id)
 
-    def _on_change(self) -> None:
+    def _on_change(self, worker_id: str = "") -> None:
+        if worker_id:
+            self._changed.add(worker_id)
         self._view = None
         if self._change is not None:
             self._change.set()
@@ -187,7 +220,7 @@ class Sessions:
     async def _watch_liveness(self) -> None:
         timeout_s = min(self._config.heartbeat_timeout_s, self._config.step_timeout_s)
         period_s = timeout_s / _CHECKS_PER_TIMEOUT
-        last_s = self._clock.now()
+        last_s = published_s = self._clock.now()
         while True:
             await asyncio.sleep(period_s)
             now_s = self._clock.now()
@@ -197,8 +230,10 @@ class Sessions:
                 if late_s > _LATE_FACTOR * period_s:
                     session.forgive(late_s)
                 session.check(now_s)
-            self._end_idle_dropped()
-            self._publish()
+            self.end_idle_dropped()
+            if now_s - published_s >= _PUBLISH_EVERY_S:
+                published_s = now_s
+                self._publish()
 
     def _publish(self) -> None:
         view = self.view()

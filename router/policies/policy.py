@@ -88,7 +88,17 @@ def least(
     candidates: Sequence[Candidate], cost: Callable[[Candidate], tuple[float, float]], rng: Random
 ) -> Candidate:
     """A candidate of least cost, a random one among equals."""
-    costs = [cost(candidate) for candidate in candidates]
+    return cheapest(candidates, [cost(candidate) for candidate in candidates], rng)
+
+
+def cheapest(
+    candidates: Sequence[Candidate],
+    costs: Sequence[int] | Sequence[tuple[float, float]],
+    rng: Random,
+) -> Candidate:
+    """As least, of costs that are known.  # [num_candidates]"""
     lowest = min(costs)
+    if costs.count(lowest) == 1:
+        return candidates[costs.index(lowest)]
     equals = [found for found, price in zip(candidates, costs, strict=True) if price == lowest]
-    return equals[0] if len(equals) == 1 else rng.choice(equals)
+    return rng.choice(equals)
