@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from baton.gateway_group import group_flags
 from baton.local_dashboard import start_dashboard
 from baton.mode_case import SimulatedModes
 from baton.probe import http_status, local_host
@@ -19,6 +21,7 @@ from control_plane.actuators.process_spec import ProcessExit, ProcessSpec
 from control_plane.config import ControlConfig
 from control_plane.server import ControlServer
 from dashboard.server import DashboardServer
+from gateway.config import GatewayConfig
 from runtime.clock import Clock
 from runtime.lifecycle import free_port
 from runtime.settings import load
@@ -75,6 +78,7 @@ class LocalCluster:
             serving=lambda: self._control.serving(),
             ready_timeout_s=config.ready_timeout_s,
         )
+        self._gateway_dir = TemporaryDirectory(prefix="baton-gateways-")
         self._ray = self._ray_workers(clock) if config.uses_ray else None
         self._node_host = "127.0.0.1"
         self._dashboard: DashboardServer | None = None
@@ -91,7 +95,7 @@ class LocalCluster:
                 audit_file=str(log_dir / "audit.jsonl") if log_dir else "",
                 plan=config.plan,
                 planner_file=config.planner_file,
-                gateway_metrics=f"http://{local_host(config.host)}:{config.port}/metrics",
+                gateway_metrics=f"{self.gateway_scheme}://{local_host(config.host)}:{config.port}/metrics",
             ),
             clock,
             self._processes,
@@ -125,7 +129,7 @@ class LocalCluster:
         else:
             await self._actuator.scale(PREFILL, self._config.prefill)
             await self._actuator.scale(DECODE, self._config.decode)
-        await self._actuator.scale(GATEWAY, 1)
+        await self._actuator.scale(GATEWAY, self._config.gateways)
         self._dashboard = await start_dashboard(self._config, self.operator_url, self._clock)
 
     async def wait_ready(self) -> None:
@@ -160,11 +164,18 @@ class LocalCluster:
         if self._ray is not None:
             await self._ray.stop()
         await self._control.stop()
+        self._gateway_dir.cleanup()
         self._actuator.check_integrity()
 
     def kill(self) -> None:
         """Ends every process at once; `stop` still collects them."""
         self._actuator.kill()
+
+    @property
+    def gateway_scheme(self) -> str:
+        """https where the gateway's own settings give it a certificate."""
+        found = load(GatewayConfig, {"model": ""}, file=self._config_file, table=GATEWAY)
+        return "https" if found.tls_certificate else "http"
 
     def kv_memory(self, worker_id: str) -> str:
         """The KV memory that a worker was told to take, as it was written."""
@@ -181,7 +192,8 @@ class LocalCluster:
             if self._ray is not None and (why := self._ray.failure()):
                 raise ClusterStartError(why)
             await asyncio.sleep(_POLL_S)
-        while await http_status(config.host, config.port, "/readyz") != 200:
+        is_tls = self.gateway_scheme == "https"
+        while await http_status(config.host, config.port, "/readyz", is_tls=is_tls) != 200:
             await asyncio.sleep(_POLL_S)
 
     async def _watch_unready(self) -> None:
@@ -234,7 +246,10 @@ class LocalCluster:
             "drain_s": config.drain_s,
             "tenants_file": config.tenants_file or None,
         }
-        return self._spec("gateway", GATEWAY, flags)
+        if config.gateways == 1:
+            return self._spec("gateway", GATEWAY, flags)
+        group = group_flags(self._gateway_dir.name, number, config.gateways)
+        return self._spec(f"gateway-{number}", GATEWAY, {**flags, **group})
 
     def _worker_of(self, role: str) -> Callable[[int], ProcessSpec]:
         def spec(number: int) -> ProcessSpec:

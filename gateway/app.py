@@ -25,7 +25,7 @@ from gateway.prepare import Preparer
 from gateway.responses_replies import ResponsesReplies
 from gateway.text_replies import TextReplies
 from gateway.trace_list import trace_list
-from runtime.metrics import CONTENT_TYPE, Metrics
+from runtime.metrics import CONTENT_TYPE
 
 DISTRIBUTION = "baton-serve"
 
@@ -42,17 +42,20 @@ _EXPOSED_HEADERS = (
 )
 
 Page = Callable[[Request], Awaitable[Response]]
+Exposition = Callable[[], bytes | Awaitable[bytes]]
 JsonAnswer = Callable[[bytes, int], Awaitable[msgspec.Struct]]
 
 
 def build_app(
     services: Services,
     preparer: Preparer,
-    metrics: Metrics,
+    metrics: Exposition,
     created: int,
     cors_origins: Sequence[str] = (),
 ) -> ASGIApp:
-    """created: when this server started, in seconds since 1970, for the list of models.
+    """metrics: what /metrics shows, at once or awaited.
+
+    created: when this server started, in seconds since 1970, for the list of models.
 
     cors_origins: pages from there may call the server from a browser; "*": from anywhere.
     """
@@ -134,7 +137,7 @@ class _Front:
 class _Pages:
     """The endpoints that answer from what the process knows."""
 
-    def __init__(self, services: Services, metrics: Metrics, created: int) -> None:
+    def __init__(self, services: Services, metrics: Exposition, created: int) -> None:
         self._services = services
         self._metrics = metrics
         self._created = created
@@ -164,7 +167,9 @@ class _Pages:
         return _json(state, 200 if snapshot.is_ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+        shown = self._metrics()
+        text = shown if isinstance(shown, bytes) else await shown
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def version(self, request: Request) -> Response:
         return _json({"version": self._version})

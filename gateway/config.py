@@ -71,6 +71,16 @@ class GatewayConfig:
         return self.processes > 1
 
     @property
+    def limits_redis(self) -> str:
+        """Where gateways tell each other what tenants spend; empty: nowhere."""
+        return self.tenants_redis or self.router_redis
+
+    @property
+    def num_limit_shares(self) -> int:
+        """Processes that share a tenant's limits evenly, as they do not tell each other."""
+        return 1 if self.limits_redis else self.processes
+
+    @property
     def grpc_listen_port(self) -> int:
         """0: no gRPC."""
         if self.grpc_port:

@@ -18,15 +18,21 @@ class Gate:
     """Owns the accounts. Without tenants everybody is one without limits."""
 
     def __init__(
-        self, path: Path | None, clock: Clock, tenants: Mapping[str, Tenant] | None = None
+        self,
+        path: Path | None,
+        clock: Clock,
+        tenants: Mapping[str, Tenant] | None = None,
+        num_processes: int = 1,
     ) -> None:
         """tenants: by the digest of their keys, where no file has them; take() changes them.
+        num_processes: that share each tenant's limits evenly.
 
         Raises TenantFileError for a file that cannot be used.
         """
         self._path = path
         self._is_open = path is None and tenants is None
         self._clock = clock
+        self._num_processes = num_processes
         self._anyone = Account(ANYONE, clock)
         self._accounts: dict[str, Account] = {}  # by the tenant's name
         self._by_digest: Mapping[str, Tenant] = {}
@@ -51,6 +57,10 @@ class Gate:
             raise _unauthorized("the API key is not known")
         return self._accounts[tenant.name]
 
+    def limited_accounts(self) -> list[Account]:
+        """Of the tenants that have limits."""
+        return [account for account in self._accounts.values() if account.is_limited]
+
     def _look_at(self, path: Path) -> None:
         """Reads the file again after a change. One that cannot be used changes nothing."""
         now_s = self._clock.now()
@@ -74,7 +84,7 @@ class Gate:
         for tenant in by_digest.values():
             account = self._accounts.get(tenant.name)
             if account is None:
-                self._accounts[tenant.name] = Account(tenant, self._clock)
+                self._accounts[tenant.name] = Account(tenant, self._clock, self._num_processes)
             else:
                 account.update(tenant)
 

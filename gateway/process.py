@@ -18,12 +18,13 @@ from gateway.config import GatewayConfig
 from gateway.connection import connections_with
 from gateway.endpoint import Services
 from gateway.gate import Gate
+from gateway.group import MetricsGroup, telling
 from gateway.grpc_server import GrpcAddress, GrpcServer, serving
 from gateway.listening import allow_connections, listen
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
-from gateway.tenant_source import following, open_gate
+from gateway.tenant_source import following, open_gate, sharing
 from gateway.tenants import TenantFileError
 from gateway.tls import server_context
 from gateway.tokenizer import PromptEncoder
@@ -52,6 +53,7 @@ class Gateway:
     router: Router
     encoder: PromptEncoder
     preparer: Preparer
+    group: MetricsGroup | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ def _open(config: GatewayConfig) -> Opened:
     policy_named(config.policy)
     return Opened(
         model=model,
-        gate=open_gate(config.tenants_file, config.tenants_redis, SystemClock()),
+        gate=open_gate(
+            config.tenants_file, config.tenants_redis, SystemClock(), config.num_limit_shares
+        ),
         tls=_tls(config),
         usage_log=_usage_log(config),
         listener=listen(config.host, config.port, shares_port=config.shares_port),
@@ -139,8 +143,22 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
     )
     encoder = PromptEncoder(model.tokenizer)
     preparer = Preparer(model, encoder, config.ignore_unknown_fields)
-    app = build_app(services, preparer, metrics, int(wall_time_s()), config.allowed_origins)
-    return Gateway(app, services, router, encoder, preparer)
+    group = _group(config, metrics)
+    app = build_app(
+        services,
+        preparer,
+        group.exposition if group else metrics.exposition,
+        int(wall_time_s()),
+        config.allowed_origins,
+    )
+    return Gateway(app, services, router, encoder, preparer, group)
+
+
+def _group(config: GatewayConfig, metrics: Metrics) -> MetricsGroup | None:
+    """None where this is the only process on its port."""
+    if not config.group_dir:
+        return None
+    return MetricsGroup(Path(config.group_dir), config.group_number, metrics.exposition)
 
 
 async def _serve(config: GatewayConfig, opened: Opened) -> int:
@@ -155,6 +173,8 @@ async def _serve(config: GatewayConfig, opened: Opened) -> int:
     try:
         async with (
             following(config.tenants_redis, opened.gate),
+            sharing(config.limits_redis, opened.gate),
+            telling(gateway.group),
             serving(grpc_server, stop, config.drain_s),
         ):
             await serve_app(

@@ -1,5 +1,7 @@
 """Limits per minute, as buckets that fill up evenly."""
 
+from dataclasses import dataclass
+
 from gateway.errors import ApiError
 from gateway.tenants import Tenant
 from runtime.clock import Clock
@@ -44,32 +46,70 @@ class Bucket:
             self._level = per_minute - spent
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Requests and tokens that a tenant has used."""
+
+    requests: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.requests + other.requests, self.tokens + other.tokens)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.requests - other.requests, self.tokens - other.tokens)
+
+
 class Account:
     """What one tenant has used of its limits in this process."""
 
-    def __init__(self, tenant: Tenant, clock: Clock) -> None:
+    def __init__(self, tenant: Tenant, clock: Clock, num_processes: int = 1) -> None:
+        """num_processes: they share the limits evenly."""
         self.tenant = tenant
-        self._requests = Bucket(tenant.requests_per_minute, clock)
-        self._tokens = Bucket(tenant.tokens_per_minute, clock)
+        self._num_processes = num_processes
+        self._num_requests = 0
+        self._num_tokens = 0
+        self._requests = Bucket(self._share(tenant.requests_per_minute), clock)
+        self._tokens = Bucket(self._share(tenant.tokens_per_minute), clock)
+
+    @property
+    def is_limited(self) -> bool:
+        return bool(self.tenant.requests_per_minute or self.tenant.tokens_per_minute)
+
+    @property
+    def spent(self) -> Spent:
+        """In this process since it began."""
+        return Spent(self._num_requests, self._num_tokens)
+
+    def spend_elsewhere(self, spent: Spent) -> None:
+        """What other gateways granted counts here, too."""
+        self._requests.spend(spent.requests)
+        self._tokens.spend(spent.tokens)
 
     def update(self, tenant: Tenant) -> None:
         self.tenant = tenant
-        self._requests.resize(tenant.requests_per_minute)
-        self._tokens.resize(tenant.tokens_per_minute)
+        self._requests.resize(self._share(tenant.requests_per_minute))
+        self._tokens.resize(self._share(tenant.tokens_per_minute))
 
     def take_request(self) -> None:
         """Raises ApiError 429 when the minute's requests are used up."""
         _refuse_after(self._requests.wait_s(1), "requests", self._requests.per_minute)
         self._requests.spend(1)
+        self._num_requests += 1
 
     def take_prompt(self, num_tokens: int) -> None:
         """Raises ApiError 429 when the minute's tokens do not hold the prompt."""
         _refuse_after(self._tokens.wait_s(num_tokens), "tokens", self._tokens.per_minute)
-        self._tokens.spend(num_tokens)
+        self.spend_tokens(num_tokens)
 
     def spend_tokens(self, num_tokens: int) -> None:
         """Generated tokens: how many there will be is not known before."""
         self._tokens.spend(num_tokens)
+        self._num_tokens += num_tokens
+
+    def _share(self, per_minute: int) -> int:
+        """At least one, as 0 would be no limit."""
+        return max(1, per_minute // self._num_processes) if per_minute else 0
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -25,13 +25,16 @@ class TenantSource(Protocol):
     async def close(self) -> None: ...
 
 
-def open_gate(file: str, redis_url: str, clock: Clock) -> Gate:
-    """file, redis_url: one of them or none. Raises ValueError for both, TenantFileError."""
+def open_gate(file: str, redis_url: str, clock: Clock, num_processes: int = 1) -> Gate:
+    """file, redis_url: one of them or none. num_processes: that share the limits.
+
+    Raises ValueError for both, TenantFileError.
+    """
     if file and redis_url:
         raise ValueError("tenants_redis and tenants_file exclude each other")
     if redis_url:
-        return Gate(None, clock, asyncio.run(_read(redis_url)))
-    return Gate(Path(file) if file else None, clock)
+        return Gate(None, clock, asyncio.run(_read(redis_url)), num_processes)
+    return Gate(Path(file) if file else None, clock, None, num_processes)
 
 
 @contextlib.asynccontextmanager
@@ -48,6 +51,27 @@ async def following(redis_url: str, gate: Gate) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.wait((task,))
         await source.close()
+
+
+@contextlib.asynccontextmanager
+async def sharing(redis_url: str, gate: Gate) -> AsyncIterator[None]:
+    """Meanwhile limits hold for all gateways of a Redis together, if there is one.
+
+    Raises ValueError for what is no URL of a Redis.
+    """
+    if not redis_url:
+        yield
+        return
+    from gateway.shared_spending import SharedSpending  # its client is loaded only here
+
+    spending = SharedSpending(redis_url, gate)
+    task = asyncio.create_task(spending.follow())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        await spending.close()
 
 
 async def _read(redis_url: str) -> Mapping[str, Tenant]:

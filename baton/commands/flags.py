@@ -73,6 +73,8 @@ HELP: Mapping[str, str] = {
     "tls_key": "PEM file of the certificate's key; empty: in the certificate's file.",
     "tls_min_version": "Oldest version of TLS that is spoken: 1.2 or 1.3.",
     "gateways": "Gateway processes that share the ports.",
+    "group_dir": "Folder where the gateways of one port find each other; set by --processes.",
+    "group_number": "Which of the gateways on one port this is; set by --processes.",
     "grpc_port": "Port of the gRPC services; 0: the one after --port; -1: none.",
     "processes": "Processes that share the ports.",
     "max_model_len": "Tokens of prompt and answer together; 0: what the model allows.",

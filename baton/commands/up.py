@@ -128,7 +128,7 @@ def _state_of(config: UpConfig, cluster: LocalCluster, state_dir: StateDir) -> C
     return ClusterState(
         pid=os.getpid(),
         process_start=process_start(os.getpid()),
-        http_url=f"http://{local_host(config.host)}:{config.port}",
+        http_url=f"{cluster.gateway_scheme}://{local_host(config.host)}:{config.port}",
         control_address=cluster.control_address,
         cluster_token=config.cluster_token,
         model=config.model_name,

@@ -222,7 +222,7 @@ async def running_gateway(
     )
     encoder = encoder or PromptEncoder(model.tokenizer)
     preparer = Preparer(model, encoder, ignores_unknown)
-    app = build_app(services, preparer, metrics, 1, origins)
+    app = build_app(services, preparer, metrics.exposition, 1, origins)
     listener = socket.socket()
     if send_buffer_bytes:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
