@@ -1,9 +1,10 @@
 """The planner's edge: observe, decide, act, once a tick. The one place that carries plans out."""
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from control_plane.actuators.actuator import Actuator, ActuatorConflict, ActuatorRefused
@@ -52,7 +53,8 @@ class ModeSimulator(Protocol):
 @dataclass(frozen=True, slots=True)
 class AutopilotParts:
     """Whom the autopilot asks and tells. order hands a worker its flip. may_act: this process is
-    the leader. wall_s: seconds since 1970."""
+    the leader. leads_elsewhere: another one is, and hears the workers in its place. next_number:
+    of the next decision. wall_s: seconds since 1970."""
 
     observer: Observer
     actuator: Actuator
@@ -62,6 +64,8 @@ class AutopilotParts:
     wall_s: Callable[[], float]
     metrics: Metrics
     may_act: Callable[[], bool] = lambda: True
+    leads_elsewhere: Callable[[], bool] = lambda: False
+    next_number: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
     modes: ModeSimulator | None = None
 
 
@@ -79,7 +83,6 @@ class Autopilot:
         self._wanted = planner.config  # the operator's, without a pin
         self._recorded: deque[RecordedDecision] = deque(maxlen=_KEPT_DECISIONS)
         self._history: deque[Observation] = deque()
-        self._number = 0
         self._modes_at_s = -float("inf")
         self._modes: asyncio.Task[None] | None = None
 
@@ -111,12 +114,16 @@ class Autopilot:
     # --- the loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Ticks until cancelled. A tick that fails is logged, and the next one comes."""
+        """Ticks until cancelled, while no other process leads. A tick that fails is logged, and
+        the next one comes."""
         try:
             while True:
                 begun_s = self._parts.clock.now()
                 try:
-                    await self.tick()
+                    if self._parts.leads_elsewhere():
+                        self._parts.metrics.gauge("baton_control_is_leader").set(0)
+                    else:
+                        await self.tick()
                 except Exception:
                     _log.exception("a planner tick failed")
                 left_s = begun_s + self._wanted.tick_s - self._parts.clock.now()
@@ -135,8 +142,8 @@ class Autopilot:
         decision = self._planner.on_tick(seen, acts)
         outcomes = await self._carry_out(decision) if acts else ()
         await self._recommend(decision)
-        self._number += 1
-        recorded = RecordedDecision(self._number, self._parts.wall_s(), decision, outcomes)
+        number = self._parts.next_number()
+        recorded = RecordedDecision(number, self._parts.wall_s(), decision, outcomes)
         self._tell(recorded, seen)
         self._recorded.append(recorded)
         histogram = self._parts.metrics.histogram("baton_control_tick_seconds")

@@ -18,6 +18,8 @@ class ControlConfig:
     actuator: who starts and ends workers, advisory or kubernetes. election: how one of several
     control planes comes to act, none, redis or kubernetes. identity: this one's name, empty for
     host and process id; leader_lease_s: after how long a silent leader is followed.
+    state: where pause, pin, configuration, decisions and audit live, memory or redis; a worker's
+    record there runs out after state_ttl_s.
     kube_prefill, kube_decode: KIND/NAME of a Deployment or LeaderWorkerSet, empty for none.
     parent_pid 0: this process outlives the one that started it.
     """
@@ -42,6 +44,8 @@ class ControlConfig:
     election: str = "none"
     identity: str = ""
     leader_lease_s: float = 10.0
+    state: str = "memory"
+    state_ttl_s: float = 30.0
     redis_url: str = "redis://127.0.0.1:6379/0"
     kubeconfig: str = ""  # the pod's service account, else the user's own file
     kube_namespace: str = "default"

@@ -9,6 +9,8 @@ from typing import Protocol
 from control_plane.actuators.actuator import Actuator
 from control_plane.config import ControlConfig
 from control_plane.leadership import Leadership, SoleLeadership
+from control_plane.state.memory_store import MemoryStore
+from control_plane.state.store import StateStore
 from runtime.clock import Clock, wall_time_s
 from runtime.log import get_logger
 from runtime.settings import SettingsError
@@ -55,6 +57,18 @@ def actuator_of(config: ControlConfig, leadership: Leadership) -> RemoteActuator
     return builds[config.actuator](config, leadership)
 
 
+def store_of(config: ControlConfig) -> StateStore:
+    """Raises SettingsError for an unknown state or a Redis that cannot be named."""
+    builds: Mapping[str, Callable[[ControlConfig], StateStore]] = {
+        "memory": lambda config: MemoryStore(),
+        "redis": _redis_store,
+    }
+    if config.state not in builds:
+        known = ", ".join(builds)
+        raise SettingsError(f"state: {config.state!r} is not one of {known}")
+    return builds[config.state](config)
+
+
 async def watch_unready(actuator: RemoteActuator, leadership: Leadership) -> None:
     """Replaces late workers while this process leads, until cancelled."""
     while True:
@@ -66,6 +80,17 @@ async def watch_unready(actuator: RemoteActuator, leadership: Leadership) -> Non
                 _log.warning("worker replaced", worker=name, reason="it was not ready in time")
         except Exception:
             _log.exception("late workers were not replaced")
+
+
+def _redis_store(config: ControlConfig) -> StateStore:
+    from control_plane.state.redis_store import RedisStore
+
+    if config.state_ttl_s <= 0:
+        raise SettingsError(f"state_ttl_s is {config.state_ttl_s}, not above 0")
+    try:
+        return RedisStore(config.redis_url, "baton:control", config.state_ttl_s)
+    except ValueError as error:
+        raise SettingsError(f"redis_url: {error}") from error
 
 
 def _redis_leadership(config: ControlConfig, clock: Clock) -> Leadership:

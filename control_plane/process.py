@@ -5,7 +5,7 @@ import asyncio
 from control_plane.actuators.actuator import ActuatorConflict, ActuatorRefused
 from control_plane.autopilot import ModeSimulator
 from control_plane.config import ControlConfig
-from control_plane.platform import actuator_of, leadership_of, watch_unready
+from control_plane.platform import actuator_of, leadership_of, store_of, watch_unready
 from control_plane.server import ControlServer
 from runtime.clock import SystemClock
 from runtime.lifecycle import die_with_parent, stop_event
@@ -36,6 +36,7 @@ async def _serve(config: ControlConfig, modes: ModeSimulator | None) -> int:
             actuator=actuator,
             actuator_name=config.actuator,
             leadership=leadership,
+            store=store_of(config),
             modes=modes,
         )
         await server.start()

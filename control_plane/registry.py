@@ -1,6 +1,7 @@
 """Which workers are alive: heartbeats in, versioned snapshots out."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from runtime.clock import Clock
@@ -107,6 +108,17 @@ class Registry:
             if now_s - left_at_s <= _REMEMBER_EPOCH_S
         }
         return tuple(member.info for member in silent)
+
+    def restore(self, beats: Sequence[WorkerBeat]) -> int:
+        """Takes over what another control plane knew, as if it had been heard now; gives how many
+        workers are new here. Who does not beat by itself expires like any other."""
+        new = [beat for beat in beats if beat.info.epoch > self._highest_epoch(beat.info.worker_id)]
+        for beat in new:
+            self._departed.pop(beat.info.worker_id, None)
+            self._members[beat.info.worker_id] = _Member(beat.info, beat.report, self._clock.now())
+        if new:
+            self._publish()
+        return len(new)
 
     def excuse(self, pause_s: float) -> None:
         """Moves every deadline: this process itself was paused, nobody could have been heard."""

@@ -11,7 +11,9 @@ from control_plane.actuators.actuator import Actuator
 from control_plane.actuators.advisory import AdvisoryActuator
 from control_plane.actuators.fenced import FencedActuator
 from control_plane.api.access import Access
+from control_plane.api.audit import AuditLog
 from control_plane.api.server import OperatorApi
+from control_plane.api.shapes import DecisionView
 from control_plane.api.source import OperatorParts
 from control_plane.autopilot import Autopilot, AutopilotParts, ModeSimulator
 from control_plane.config import ControlConfig
@@ -22,6 +24,10 @@ from control_plane.planner_settings import build_autopilot, traffic_source
 from control_plane.planning import Planning, Unplanned
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
+from control_plane.sharing import SharedParts, SharedState
+from control_plane.state.journal import Journal
+from control_plane.state.memory_store import MemoryStore
+from control_plane.state.store import StateStore
 from runtime.clock import Clock, wall_time_s
 from runtime.health import Health
 from runtime.metrics import CONTROL_METRICS, Metrics
@@ -31,13 +37,15 @@ from wire.messages import Role
 from wire.rpc import add_control_service, bind, build_server
 
 _STOP_GRACE_S = 0.2
+_KEPT_DECISIONS = 500
 
 
 class ControlServer:
     """Whoever starts it stops it. One registry in memory: a restart learns it from the beats.
 
     actuator None: workers are somebody else's, and what is wanted is only advised. planning None:
-    the configuration says whether an autopilot runs. Raises SettingsError for what it cannot use.
+    the configuration says whether an autopilot runs. store None: state in memory. Raises
+    SettingsError for what it cannot use.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class ControlServer:
         planning: Planning | None = None,
         modes: ModeSimulator | None = None,
         leadership: Leadership | None = None,
+        store: StateStore | None = None,
     ) -> None:
         self.metrics = Metrics(CONTROL_METRICS)
         self.leadership = leadership or SoleLeadership()
@@ -70,23 +79,40 @@ class ControlServer:
         self.port = 0
         self._config = config
         self._autopilot = None if planning else self._build_autopilot(clock, modes)
+        self._planning = planning or self._autopilot or Unplanned()
+        audit = AuditLog(Path(config.audit_file) if config.audit_file else None)
+        decided: Journal[DecisionView] = Journal(_KEPT_DECISIONS)
+        shared_parts = SharedParts(
+            registry=self.registry,
+            overrides=self.overrides,
+            leadership=self.leadership,
+            audit=audit,
+            decided=decided,
+            planning=self._planning,
+            wall_s=wall_time_s,
+        )
+        self.shared = SharedState(store or MemoryStore(), shared_parts, clock, config.state_ttl_s)
         self._flight: asyncio.Task[None] | None = None
         self._api = OperatorApi(
             OperatorParts(
                 registry=self.registry,
                 processes=processes,
                 actuator=self.actuator,
-                planning=planning or self._autopilot or Unplanned(),
+                planning=self._planning,
                 overrides=self.overrides,
                 leadership=self.leadership,
                 order=self._order,
                 wall_s=wall_time_s,
+                audit=audit,
+                decided=decided,
+                keep=self.shared.keep,
                 actuator_name=actuator_name,
+                state_name=self.shared.name,
+                notes=self._notes,
             ),
             clock,
             self.metrics,
             Access(config.operator_token, config.protect_reads),
-            Path(config.audit_file) if config.audit_file else None,
         )
         self._metrics_server: MetricsServer | None = None
         self._health = Health(clock)
@@ -119,6 +145,7 @@ class ControlServer:
             self._turning = asyncio.create_task(self._health.turn(), name="health")
         await self._server.start()
         await self.leadership.start()
+        await self.shared.start()
         if config.operator_port >= 0:
             await self._api.start(config.host, config.operator_port)
         self._expiry = asyncio.create_task(self.plane.watch_expiry(), name="registry-expiry")
@@ -136,6 +163,7 @@ class ControlServer:
                     await task
         await self._api.stop()
         await self._server.stop(_STOP_GRACE_S)
+        await self.shared.stop()
         await self.leadership.stop()
         if self._metrics_server is not None:
             self._metrics_server.stop()
@@ -145,6 +173,16 @@ class ControlServer:
         """Of the leader alone. Raises NotLeader, and as ControlPlane.order."""
         await self.leadership.confirm()
         await self.plane.order(worker_id, order)
+
+    def _notes(self) -> tuple[str, ...]:
+        """What an operator should know of the election and the shared state."""
+        term = self.leadership.term()
+        if term.is_me:
+            return self.shared.notes()
+        backend = self.leadership.backend
+        nobody = f"nobody leads yet, or the store of the election ({backend}) is silent"
+        leader = f"{term.other} leads, and workers beat there" if term.other else nobody
+        return (leader, *self.shared.notes())
 
     def _build_autopilot(self, clock: Clock, modes: ModeSimulator | None) -> Autopilot | None:
         if self._config.plan == "off":
@@ -159,7 +197,9 @@ class ControlServer:
                 clock=clock,
                 wall_s=wall_time_s,
                 metrics=self.metrics,
-                may_act=lambda: self.leadership.term().is_me,
+                may_act=lambda: self.shared.may_act,
+                leads_elsewhere=lambda: bool(self.leadership.term().other),
+                next_number=lambda: self.shared.next_number(),
             )
 
         source = traffic_source(self._config, clock)

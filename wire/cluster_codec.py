@@ -105,6 +105,15 @@ def decode_beat(message: control_pb2.WorkerBeat) -> WorkerBeat:
     return WorkerBeat(decode_worker_info(message.info), decode_report(message.report))
 
 
+def beat_bytes(beat: WorkerBeat) -> bytes:
+    content: bytes = encode_beat(beat).SerializeToString()
+    return content
+
+
+def beat_of_bytes(content: bytes) -> WorkerBeat:
+    return decode_beat(control_pb2.WorkerBeat.FromString(content))
+
+
 def encode_order(order: ControlOrder) -> control_pb2.ControlOrder:
     role = "" if order.role is None else order.role.value
     return control_pb2.ControlOrder(kind=order.kind.value, role=role, count=order.count)

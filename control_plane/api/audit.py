@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from control_plane.api.shapes import AuditEntry
+from control_plane.state.journal import Journal
 from runtime.log import get_logger
 
 _log = get_logger("control_plane")
@@ -20,16 +21,21 @@ class AuditLog:
 
     def __init__(self, path: Path | None = None, capacity: int = 1000) -> None:
         self._path = path
-        self._entries: deque[AuditEntry] = deque(maxlen=capacity)
-        self._next_id = 1
+        self._journal: Journal[AuditEntry] = Journal(capacity)
+        self._untold: deque[AuditEntry] = deque(maxlen=capacity)
+        self._last_id = 0
 
     def next_id(self) -> int:
-        """The id of an action that begins, which its entry will carry."""
-        self._next_id += 1
-        return self._next_id - 1
+        """The id of an action that begins, which its entry will carry: above all known ones.
+
+        Two control planes that refuse or try an action at the same time may give the same.
+        """
+        self._last_id = max(self._last_id, self._journal.highest_id) + 1
+        return self._last_id
 
     def append(self, entry: AuditEntry) -> None:
-        self._entries.append(entry)
+        self._journal.add(entry)
+        self._untold.append(entry)
         _log.info(
             "operator action",
             who=entry.who,
@@ -42,7 +48,17 @@ class AuditLog:
 
     def newest(self, limit: int) -> list[AuditEntry]:
         """Newest first."""
-        return list(self._entries)[::-1][:limit]
+        return self._journal.newest(limit)
+
+    def learn(self, entry: AuditEntry) -> None:
+        """An entry of another control plane, whose file has it."""
+        self._journal.add(entry)
+
+    def take_untold(self) -> tuple[AuditEntry, ...]:
+        """This process's own entries since the last call."""
+        untold = tuple(self._untold)
+        self._untold.clear()
+        return untold
 
     def _write(self, path: Path, line: bytes) -> None:
         try:

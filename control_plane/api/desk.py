@@ -25,7 +25,8 @@ from wire.messages import Role
 class DeskParts:
     """What actions act on. order: hands an order to a live worker, or raises BatonError.
 
-    wall_s: seconds since 1970.
+    keep: shares what was changed with the other control planes, or raises NotLeader. wall_s:
+    seconds since 1970.
     """
 
     workers: Callable[[], Sequence[WorkerStatus]]
@@ -36,6 +37,7 @@ class DeskParts:
     config: Callable[[], PlannerConfig]
     configure: Callable[[PlannerConfig], None]
     wall_s: Callable[[], float]
+    keep: Callable[[], Awaitable[None]]
 
 
 class _Configured(bodies.ActionBody, frozen=True, kw_only=True):
@@ -85,6 +87,7 @@ class ActionDesk:
         try:
             await self._parts.leadership.confirm()
             outcome = await self._actions[action](body, who)
+            await self._parts.keep()
         except (Refused, ActuatorRefused, ActuatorConflict, NotLeader, BatonError) as error:
             refused = refusal_of(error)
             self._write_down(number, action, body, who, key, "refused", refused.message)
@@ -105,11 +108,12 @@ class ActionDesk:
         body = _Configured(config=config)
         try:
             await self._parts.leadership.confirm()
+            self._parts.configure(config)
+            await self._parts.keep()
         except NotLeader as error:
             refused = refusal_of(error)
             self._write_down(number, "config", body, who, "", "refused", refused.message)
             raise refused from error
-        self._parts.configure(config)
         message = "the planner's configuration is replaced"
         self._write_down(number, "config", body, who, "", "done", message)
 

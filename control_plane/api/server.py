@@ -5,13 +5,11 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 import uvicorn
 
 from control_plane.api.access import Access
 from control_plane.api.app import ApiParts, build_app
-from control_plane.api.audit import AuditLog
 from control_plane.api.delta import flips_between, status_delta
 from control_plane.api.desk import ActionDesk, DeskParts
 from control_plane.api.events import EventHub
@@ -30,10 +28,7 @@ _log = get_logger("control_plane")
 
 
 class OperatorApi:
-    """One listener for operators. Whoever starts it stops it.
-
-    audit_file: where actions are also written as JSON lines; None: nowhere.
-    """
+    """One listener for operators. Whoever starts it stops it."""
 
     def __init__(
         self,
@@ -41,7 +36,6 @@ class OperatorApi:
         clock: Clock,
         metrics: Metrics,
         access: Access,
-        audit_file: Path | None = None,
     ) -> None:
         self.port = 0
         self._clock = clock
@@ -53,7 +47,6 @@ class OperatorApi:
         self._planning = parts.planning
         self._seen_decision = 0
         self._view: StatusView | None = None
-        audit = AuditLog(audit_file)
         desk_parts = DeskParts(
             workers=parts.registry.status,
             order=parts.order,
@@ -63,11 +56,12 @@ class OperatorApi:
             config=parts.planning.config,
             configure=parts.planning.configure,
             wall_s=parts.wall_s,
+            keep=parts.keep,
         )
         api = ApiParts(
             source=self._source,
-            desk=ActionDesk(desk_parts, audit, self._acted),
-            audit=audit,
+            desk=ActionDesk(desk_parts, parts.audit, self._acted),
+            audit=parts.audit,
             history=self._history,
             events=self._events,
             first_view=self._first_view,

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from control_plane.actuators.actuator import Actuator
+from control_plane.api.audit import AuditLog
 from control_plane.api.decisions import decision_view, inputs_of, reasons_of, steps_of
 from control_plane.api.facts import ClusterFacts
 from control_plane.api.shapes import DecisionView, StatusView, WhatIfAnswer
@@ -12,6 +13,7 @@ from control_plane.leadership import Leadership
 from control_plane.overrides import Overrides
 from control_plane.planning import Planning, SupposedLoad
 from control_plane.registry import Registry
+from control_plane.state.journal import Journal
 from wire.cluster import ControlOrder, ProcessStatus
 
 
@@ -20,7 +22,8 @@ class OperatorParts:
     """What one control plane consists of, as far as operators see it.
 
     actuator_name, state_name: as the settings call them. notes: what the parts want told.
-    wall_s: seconds since 1970.
+    wall_s: seconds since 1970. decided: decisions of other control planes too. keep: shares what
+    an operator has changed, or raises NotLeader.
     """
 
     registry: Registry
@@ -31,6 +34,9 @@ class OperatorParts:
     leadership: Leadership
     order: Callable[[str, ControlOrder], Awaitable[None]]
     wall_s: Callable[[], float]
+    audit: AuditLog
+    decided: Journal[DecisionView]
+    keep: Callable[[], Awaitable[None]]
     actuator_name: str = "none"
     state_name: str = "memory"
     notes: Callable[[], tuple[str, ...]] = tuple
@@ -47,8 +53,11 @@ class OperatorSource:
 
     def decisions(self, limit: int) -> list[DecisionView]:
         """The newest first."""
-        newest = self._parts.planning.decisions()[::-1][:limit]
-        return [decision_view(recorded) for recorded in newest]
+        own = self._parts.planning.decisions()[::-1][:limit]
+        views = [decision_view(recorded) for recorded in own]
+        known = {(view.at_s, view.id) for view in views}
+        views += [v for v in self._parts.decided.newest(limit) if (v.at_s, v.id) not in known]
+        return sorted(views, key=lambda view: (view.at_s, view.id), reverse=True)[:limit]
 
     def what_if(self, load: SupposedLoad) -> WhatIfAnswer:
         """Raises BatonError UNAVAILABLE where no planner runs."""

@@ -9,10 +9,12 @@ import httpx
 
 from control_plane.actuators.actuator import ActuatorRefused, PoolStatus
 from control_plane.config import ControlConfig
+from control_plane.leadership import Leadership
 from control_plane.planner.config import PlannerConfig
 from control_plane.planner.types import Decision, Flip, Mode, PoolSizes
 from control_plane.planning import RecordedDecision, Stance, SupposedLoad
 from control_plane.server import ControlServer
+from control_plane.state.store import StateStore
 from runtime.clock import SystemClock
 from wire import rpc
 from wire.cluster import OrderKind, WorkerBeat
@@ -119,7 +121,12 @@ class LiveWorker:
 class OperatedCluster:
     """A control plane, its workers, and a client of its API."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(
+        self,
+        leadership: Leadership | None = None,
+        store: StateStore | None = None,
+        **settings: object,
+    ) -> None:
         given = {"port": 0, "settle_s": 0.0, "operator_token": TOKEN, **settings}
         self.roster = Roster()
         self.plans = Plans()
@@ -129,6 +136,8 @@ class OperatedCluster:
             actuator=self.roster,
             actuator_name="roster",
             planning=self.plans,
+            leadership=leadership,
+            store=store,
         )
         self._workers: list[asyncio.Task[None]] = []
 
@@ -140,7 +149,7 @@ class OperatedCluster:
         self._channel = rpc.open_channel(f"127.0.0.1:{self.server.port}")
         for beat in beats:
             self._workers.append(asyncio.create_task(LiveWorker(self._channel, beat).run()))
-        await self.until(lambda: len(self.server.serving()) == len(beats))
+        await self.until(lambda: len(self.server.serving()) >= len(beats))
 
     async def stop(self) -> None:
         for worker in self._workers:

@@ -1,0 +1,193 @@
+"""What one leader leaves, the next one goes on with; and what happens while Redis is away."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from operator_cluster import TOKEN, OperatedCluster
+from redis.asyncio import Redis
+
+from control_plane.leadership import Leadership
+from control_plane.overrides import Pin
+from control_plane.planner.config import PlannerConfig
+from control_plane.planner.types import PoolSizes
+from control_plane.state.redis_lease import RedisLeadership
+from control_plane.state.redis_store import RedisStore
+from control_plane.state.standing import Standing, merge
+from control_plane.state.store import Entry, Kind, OlderTerm, Outgoing, StandingConflict
+from runtime.clock import SystemClock
+from wire.cluster import WorkerBeat
+
+LEASE_S, TTL_S = 1.0, 0.6
+BeatOf = Callable[..., WorkerBeat]
+
+
+@contextlib.asynccontextmanager
+async def control_plane(
+    url: str, beats: list[WorkerBeat], leadership: Leadership | None = None
+) -> AsyncIterator[OperatedCluster]:
+    store = RedisStore(url, "test", TTL_S)
+    cluster = OperatedCluster(leadership=leadership, store=store, state_ttl_s=TTL_S)
+    await cluster.start(beats)
+    try:
+        yield cluster
+    finally:
+        await cluster.stop()
+
+
+@contextlib.asynccontextmanager
+async def candidate(url: str, name: str) -> AsyncIterator[RedisLeadership]:
+    async with Redis.from_url(url, socket_timeout=0.5) as redis:
+        yield RedisLeadership(redis, "test", name, SystemClock(), LEASE_S)
+
+
+async def done(cluster: OperatedCluster, action: str, **body: object) -> None:
+    answer = await cluster.act(action, body)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, beat_of: BeatOf):
+    url = redis_server.url
+    workers = [beat_of("decode-0")]
+    async with candidate(url, "a") as a, candidate(url, "b") as b, contextlib.AsyncExitStack() as s:
+        first = await s.enter_async_context(control_plane(url, workers, a))
+        second = await s.enter_async_context(control_plane(url, [], b))
+        await done(first, "pause")
+        await done(first, "pin", prefill=1, decode=2)
+        config = PlannerConfig(max_prefill=7)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = await first.http.put("/api/v1/config", json={"max_prefill": 7}, headers=headers)
+        assert answer.status_code == 200
+        await second.until(lambda: second.plans.current == config)  # by the hint, as a follower
+        assert second.server.overrides.is_paused
+        refused = await second.act("resume")
+        assert refused.status_code == 409 and "a does" in refused.text
+
+        await a.stop()
+        await second.until(lambda: second.server.shared.may_act)
+        assert second.server.serving(), "the workers' records were not taken over"
+        status = await second.get("status")
+        assert status["planner"]["pinned"]["decode"] == 2  # type: ignore[index]
+        assert status["state"] == "redis"
+        decided = (await second.get("decisions"))["decisions"]
+        assert [view["at_s"] for view in decided] == [1000.0]  # type: ignore[attr-defined]
+        await done(second, "resume")
+        audit = (await second.get("audit"))["entries"]
+        kept = [(entry["action"], entry["outcome"]) for entry in audit]  # type: ignore[attr-defined]
+        assert kept[0] == ("resume", "done") and kept[-3:] == [
+            ("config", "done"),
+            ("pin", "done"),
+            ("pause", "done"),
+        ]
+        assert audit[0]["id"] > audit[-1]["id"]  # type: ignore[index]
+
+
+async def test_an_outage_longer_than_the_records_live_is_served_through_and_reconciled(
+    redis_server, beat_of: BeatOf
+):
+    async with control_plane(redis_server.url, [beat_of()]) as cluster:
+        await done(cluster, "pin", prefill=1, decode=1)
+        redis_server.stop()
+        await done(cluster, "pause")  # an operator overrules the planner all the same
+        await asyncio.sleep(2 * TTL_S)
+        status = await cluster.get("status")
+        assert [worker["worker_id"] for worker in status["workers"]] == ["decode-0"]  # type: ignore[attr-defined]
+        assert any("the shared state is silent" in note for note in status["notes"])  # type: ignore[attr-defined]
+        assert cluster.server.shared.may_act
+
+        redis_server.start()  # with nothing in it
+        reader = RedisStore(redis_server.url, "test", TTL_S)
+        try:
+            async with asyncio.timeout(20):
+                while not (incoming := await reader.exchange(Outgoing())).standing or (
+                    not await reader.workers()
+                ):
+                    await asyncio.sleep(0.02)
+            assert b'"paused_by":"operator@127.0.0.1"' in incoming.standing
+            assert b'"sizes":{"prefill":1,"decode":1}' in incoming.standing
+            async with asyncio.timeout(20):
+                while sum(b'"pause"' in e.content for e in incoming.entries) != 1:
+                    incoming = await RedisStore(redis_server.url, "test", 1).exchange(Outgoing())
+        finally:
+            await reader.close()
+        assert (await cluster.get("status"))["notes"] == [
+            "prefill: prefill-7: no memory for the weights"
+        ]
+
+
+async def test_a_start_without_redis_waits_tells_so_and_acts_once_it_has_read(
+    redis_server, beat_of: BeatOf
+):
+    redis_server.stop()
+    async with control_plane(redis_server.url, [beat_of()]) as cluster:
+        assert cluster.server.serving(), "workers and gateways are served meanwhile"
+        assert not cluster.server.shared.may_act
+        notes = (await cluster.get("status"))["notes"]
+        assert any("does not act before it has read it" in note for note in notes)  # type: ignore[attr-defined]
+        redis_server.start()
+        await cluster.until(lambda: cluster.server.shared.may_act)
+
+
+async def test_a_restarted_control_plane_finds_its_workers_and_its_pause(
+    redis_server, beat_of: BeatOf
+):
+    async with control_plane(redis_server.url, [beat_of()]) as cluster:
+        await done(cluster, "pause")
+        await cluster.server.shared.keep()  # the worker's record too
+        held = await reader_of(redis_server.url)
+    assert held == 1
+    store = RedisStore(redis_server.url, "test", 30.0)
+    await store.exchange(Outgoing(workers=(beat_of("decode-5"),)))
+    await store.close()
+    async with control_plane(redis_server.url, []) as again:
+        assert "decode-5" in again.server.serving()
+        assert again.server.overrides.is_paused
+
+
+async def reader_of(url: str) -> int:
+    store = RedisStore(url, "test", TTL_S)
+    try:
+        return len(await store.workers())
+    finally:
+        await store.close()
+
+
+async def test_only_the_latest_term_writes_and_only_over_what_it_has_read(redis_server):
+    store = RedisStore(redis_server.url, "test", TTL_S)
+    await store.set_standing(b"one", seen=0, version=1, token=2)
+    with pytest.raises(StandingConflict):
+        await store.set_standing(b"two", seen=0, version=1, token=2)
+    with pytest.raises(OlderTerm):
+        await store.set_standing(b"two", seen=1, version=2, token=1)
+    await store.set_standing(b"two", seen=1, version=2, token=3)
+    assert (await store.exchange(Outgoing())).standing == b"two"
+    await store.close()
+
+
+async def test_streams_are_capped_and_read_once(redis_server):
+    writer, reader = (RedisStore(redis_server.url, "test", TTL_S) for _ in range(2))
+    entries = tuple(Entry(Kind.DECISION, b"%d" % number) for number in range(700))
+    await writer.exchange(Outgoing(entries=entries))
+    assert [e.content for e in (await reader.exchange(Outgoing())).entries][:1] == [b"200"]
+    assert (await reader.exchange(Outgoing())).entries == ()
+    await writer.close()
+    await reader.close()
+
+
+standings = st.builds(
+    Standing,
+    paused_by=st.sampled_from(["", "ann", "bob"]),
+    pin=st.sampled_from([None, Pin(PoolSizes(1, 1), "ann", 1.0)]),
+    config=st.sampled_from([None, PlannerConfig(), PlannerConfig(max_prefill=2)]),
+)
+
+
+@given(base=standings, mine=standings, theirs=standings)
+def test_no_change_is_lost_unless_both_changed_the_same(base, mine, theirs):
+    merged = merge(base, mine, theirs)
+    for name in ("paused_by", "pin", "config"):
+        values = [getattr(one, name) for one in (base, mine, theirs, merged)]
+        assert values[3] == (values[1] if values[1] != values[0] else values[2])
