@@ -1,0 +1,1 @@
+"""Grafana dashboards as values: what each panel asks and what it means."""
