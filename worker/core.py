@@ -18,7 +18,7 @@ from types import MappingProxyType
 from decode_worker.intake import Intake
 from engine.batch import StepPlan
 from engine.engine import Engine
-from engine.results import SeqOutput, SeqTimes
+from engine.results import EngineLoad, SeqOutput, SeqTimes
 from kv_transfer.pull import PullResult
 from prefill_worker.publisher import Publisher
 from wire.errors import BatonError, ErrorCode
@@ -131,17 +131,22 @@ class WorkerCore:
             self._emit(seq_id, LegPublished(self._legs[seq_id].start.leg_id, handle))
         return plan
 
-    def run_step(self, plan: StepPlan) -> None:
-        """Computes what `begin_step` has decided."""
+    def run_step(self, plan: StepPlan, before_s: float = 0.0) -> float:
+        """Computes what `begin_step` has decided; gives its seconds.
+
+        before_s: what passed since the step before, or since there was something to run; it is part
+        of what a step takes, and so of the totals.
+        """
         result = self._engine.execute(plan, self._on_layers)
         self._num_steps += 1
         self._last_step_s = result.step_s
-        self._totals = add_step(self._totals, plan, result.step_s)
+        self._totals = add_step(self._totals, plan, before_s + result.step_s)
         self._outbox.steps.append(result)
         for output in result.outputs:
             self._sampled(output)
         for seq_id in result.failed:
             self._fail_without_token(seq_id)
+        return result.step_s
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a pool's invariant does not hold."""
@@ -155,15 +160,19 @@ class WorkerCore:
 
     def take_outbox(self) -> Outbox:
         """What has gathered since the last call."""
-        outbox, self._outbox = self._outbox, Outbox(self.report())
+        load = self._engine.load()
+        outbox, self._outbox = self._outbox, Outbox(self._report(load))
         report = outbox.report = self._outbox.report
         told, self._told = self._told, (report.role, report.flipping)
+        outbox.num_preemptions = load.num_preemptions
         outbox.has_news = bool(outbox.flips) or told != self._told
         outbox.block_event = self._engine.take_block_event()
         return outbox
 
     def report(self) -> WorkerReport:
-        load = self._engine.load()
+        return self._report(self._engine.load())
+
+    def _report(self, load: EngineLoad) -> WorkerReport:
         return WorkerReport(
             role=self._moves.role,
             num_steps=self._num_steps,

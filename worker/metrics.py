@@ -13,7 +13,7 @@ class WorkerMeter:
         self._metrics = metrics
         self._names = {"worker": worker_id, "model": model}
         metrics.gauge("baton_worker_gpus").set(num_gpus)
-        self._totals = StepTotals()
+        self._totals, self._num_preemptions = StepTotals(), 0
 
     def observe(self, outbox: Outbox) -> None:
         """Counts one turn's steps and pulls and sets the load gauges."""
@@ -29,6 +29,10 @@ class WorkerMeter:
         for role in outbox.flips:
             self._metrics.counter("baton_worker_flips_total", role=role.value).inc()
         self._count_steps(outbox.report.totals)
+        if outbox.num_preemptions > self._num_preemptions:
+            grown = outbox.num_preemptions - self._num_preemptions
+            self._num_preemptions = outbox.num_preemptions
+            self._count("baton_worker_preemptions_total", grown)
         self.show(outbox.report)
 
     def _count_pull(self, pull: PullResult) -> None:

@@ -18,6 +18,7 @@ class Outbox:
     pulls: list[PullResult] = field(default_factory=list)
     steps: list[StepResult] = field(default_factory=list)
     flips: list[Role] = field(default_factory=list)  # roles taken
+    num_preemptions: int = 0  # since the worker began
     has_news: bool = False  # the role, or whether the worker is flipping, has changed
 
     @property

@@ -145,6 +145,12 @@ _MEMORY = Row(
             (Query(f"sum by (state) ({of_chosen(series(_KV))})", "{{state}}"),),
             stacked=True,
         ),
+        Panel(
+            "Preemptions",
+            "Sequences a second that were sent back for want of blocks, and computed again.",
+            _each(rate("baton_worker_preemptions_total")),
+            unit="ops",
+        ),
     ),
 )
 

@@ -1,0 +1,27 @@
+"""What a worker shows Prometheus."""
+
+from runtime.metrics import WORKER_METRICS, Metrics
+from wire.messages import Role, WorkerReport
+from worker.metrics import WorkerMeter
+from worker.outbox import Outbox
+
+
+def _lines(metrics: Metrics) -> list[str]:
+    return metrics.exposition().decode().splitlines()
+
+
+def test_a_worker_names_itself_its_model_and_its_role_and_counts_its_gpus() -> None:
+    metrics = Metrics(WORKER_METRICS)
+    WorkerMeter(metrics, "decode-0", "llama", num_gpus=2).show(WorkerReport(role=Role.DECODE))
+    lines = _lines(metrics)
+    assert 'baton_worker_info{model="llama",role="decode",worker="decode-0"} 1.0' in lines
+    assert 'baton_worker_info{model="llama",role="prefill",worker="decode-0"} 0.0' in lines
+    assert "baton_worker_gpus 2.0" in lines
+
+
+def test_preemptions_are_counted_by_their_growth() -> None:
+    metrics = Metrics(WORKER_METRICS)
+    meter = WorkerMeter(metrics, "decode-0", "llama", num_gpus=0)
+    for num_preemptions in (0, 2, 2, 3):
+        meter.observe(Outbox(WorkerReport(role=Role.DECODE), num_preemptions=num_preemptions))
+    assert "baton_worker_preemptions_total 3.0" in _lines(metrics)
