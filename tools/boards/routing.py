@@ -1,7 +1,7 @@
 """Where requests go and why, and what the router refuses."""
 
 from boards.panel import Board, Panel, Query, Row
-from boards.promql import at_gateways, quantile, served, share, total
+from boards.promql import at_gateways, quantile, served, total
 
 _HIT = served("baton_answer_cached_tokens_total")
 _MISS = served("baton_uncached_tokens_total")
@@ -177,10 +177,11 @@ _REPLICAS = Row(
             unit="s",
         ),
         Panel(
-            "Answers of over one token",
-            "What the length sums of the planner are over, as a share of all ended requests.",
-            (Query(share(served("baton_answers_total"), served("baton_requests_total")), "share"),),
-            unit="percentunit",
+            "Shared state",
+            "1 while routers share loads and placements; 0 without --router-redis, or while "
+            "that Redis is away.",
+            (Query(f"min({at_gateways('baton_shared_state_up')})", "shared"),),
+            most=1,
         ),
     ),
 )
