@@ -168,7 +168,7 @@ def _headers_down(request: Request) -> Mapping[str, str]:
     headers = {name: request.headers[name] for name in _HANDED_DOWN if name in request.headers}
     where = request.client.host if request.client else "a browser"
     name = request.headers.get("x-operator", "").strip() or "operator"
-    headers["x-operator"] = f"{name[:60]}, dashboard from {where}"
+    headers["x-operator"] = f"{name[:60]} (dashboard from {where})"
     return headers
 
 

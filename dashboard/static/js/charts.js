@@ -106,7 +106,7 @@ function build(host, chart, data) {
     width: host.clientWidth,
     height: HEIGHT,
     series: [time, ...series],
-    axes: [{ ...axis, values: (_, ticks) => ticks.map((one) => new Date(1000 * one).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) }, { ...axis, size: 44, incrs, values }],
+    axes: [{ ...axis, values: (_, ticks) => ticks.map((one) => new Date(1000 * one).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) }, { ...axis, size: 52, incrs, values }],
     scales: { y: { range: low } },
     cursor: { drag: { x: false, y: false } },
     hooks: chart.marks ? { draw: [drawMarks] } : {},

@@ -6,6 +6,7 @@ import { on, state } from "./state.js";
 
 const MARGIN = 96;
 const TOP = 76;
+const RIGHT = 60; // the last columns' names lean over it
 const names = new Intl.Collator("en", { numeric: true });
 let sources = [];
 let targets = [];
@@ -57,7 +58,7 @@ function refresh() {
 }
 
 function arrange() {
-  const room = byId("matrix-scroll").clientWidth - MARGIN - 4;
+  const room = byId("matrix-scroll").clientWidth - MARGIN - RIGHT;
   const most = Math.max(1, targets.length);
   size = Math.max(3, Math.min(30, Math.floor(room / most), Math.floor(640 / Math.max(1, sources.length)) || 3));
 }
@@ -70,11 +71,12 @@ function valueOf(cell) {
 function draw() {
   const canvas = byId("matrix");
   const scale = Math.min(2, devicePixelRatio || 1);
-  const [width, height] = [MARGIN + size * targets.length + 2, TOP + size * sources.length + 2];
+  const [width, height] = [MARGIN + size * targets.length + RIGHT, TOP + size * sources.length + 2];
   const isEmpty = !cells.size;
   canvas.hidden = isEmpty;
   setText(byId("transfers-count"), isEmpty ? "No pair is measured yet: workers probe each other when both roles are live." : `${count(cells.size, "pair")}: rows send, columns receive.`);
   legend();
+  if (!byId("matrix-cell").textContent) setText(byId("matrix-cell"), "Point at a cell, or move with the arrow keys.");
   if (isEmpty) return setText(byId("matrix-cell"), "");
   canvas.width = width * scale;
   canvas.height = height * scale;

@@ -42,7 +42,7 @@ function showVerdict() {
 }
 
 const FIGURES = [
-  ["goodput", "Goodput", "req/s in time"],
+  ["goodput", "Goodput", "req/s within both objectives"],
   ["requests", "Requests", "req/s"],
   ["ttft", "TTFT met", "of the last minute"],
   ["tpot", "TPOT met", "of the last minute"],
@@ -66,8 +66,8 @@ function showFigures() {
   const inputs = state.decisions[0]?.inputs ?? {};
   figure("goodput", rate(traffic.goodput_s));
   figure("requests", rate(traffic.requests_s));
-  figure("ttft", percent(traffic.ttft_attained), traffic.ttft_attained < 0.97);
-  figure("tpot", percent(traffic.tpot_attained), traffic.tpot_attained < 0.97);
+  figure("ttft", percent(traffic.ttft_attained), (traffic.ttft_attained ?? 1) < 0.97);
+  figure("tpot", percent(traffic.tpot_attained), (traffic.tpot_attained ?? 1) < 0.97);
   figure("output", number(traffic.output_tokens_s));
   figure("queue", number(sum("num_waiting") + (traffic.queued ?? 0)));
   figure("running", number(sum("num_running")));

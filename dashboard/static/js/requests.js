@@ -77,15 +77,17 @@ export function stages(trace) {
 function item(trace, longest, isOpen) {
   const where = trace.prefill_worker && trace.prefill_worker !== trace.decode_worker ? `${trace.prefill_worker} → ${trace.decode_worker}` : trace.decode_worker || "placed nowhere";
   const missed = trace.ttft_slo_s && trace.ttft_s > trace.ttft_slo_s;
-  const times = trace.ttft_s ? `${seconds(trace.ttft_s)} first, ${seconds(trace.total_s)}` : trace.outcome;
+  const times = trace.ttft_s ? `first ${seconds(trace.ttft_s)}, all ${seconds(trace.total_s)}` : trace.outcome;
   return el("li", {}, el("details", { open: isOpen, "data-id": trace.id },
     el("summary", {},
-      el("code", { title: trace.id }, el("span", {}, trace.id)),
+      el("code", { title: trace.id }, shortId(trace.id)),
       el("span", { class: "where" }, where),
       bar(trace, longest),
       el("span", { class: missed ? "num missed" : "num" }, times)),
     detail(trace)));
 }
+
+const shortId = (id) => (id.length > 20 ? `${id.slice(0, 17)}…` : id);
 
 function bar(trace, longest) {
   const node = svg("svg", { class: "track", viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img" });
@@ -104,6 +106,7 @@ function detail(trace) {
   const guess = trace.predicted;
   const against = (value, predicted) => (guess ? `${value} (predicted ${predicted})` : value);
   const facts = [
+    ["Id", el("code", {}, trace.id)],
     ["Outcome", trace.outcome || "–"],
     ["Placement", `${trace.kind || "none"}${trace.attempts > 1 ? `, ${trace.attempts} attempts` : ""}${trace.moves ? `, moved ${trace.moves}×` : ""}`],
     ["First token", against(seconds(trace.ttft_s), seconds(guess?.ttft_s))],

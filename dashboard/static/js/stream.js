@@ -10,8 +10,11 @@ export function openStream(path, onEvent, onState) {
   let failures = 0;
   let control = new AbortController();
   let timer = 0;
+  let isRunning = false;
+  let isAsked = false; // a stream that the page ends itself is not lost
 
   async function run() {
+    isRunning = true;
     control = new AbortController();
     let watchdog = 0;
     const patience = () => {
@@ -28,9 +31,11 @@ export function openStream(path, onEvent, onState) {
       onState("lost", "The stream ended; connecting again.");
     } catch (error) {
       const why = error.status === undefined ? "the dashboard's server does not answer" : error.message;
-      onState("lost", why, error.status);
+      if (!isAsked) onState("lost", why, error.status);
     }
+    isAsked = false;
     clearTimeout(watchdog);
+    isRunning = false;
     timer = setTimeout(run, PATIENCE_MS[Math.min(failures++, PATIENCE_MS.length - 1)]);
   }
 
@@ -38,8 +43,10 @@ export function openStream(path, onEvent, onState) {
   return {
     restart() {
       clearTimeout(timer);
-      control.abort();
       failures = 0;
+      isAsked = true;
+      if (!isRunning) run();
+      else control.abort();
     },
   };
 }

@@ -45,7 +45,7 @@ function pressed(prefill, decode, decision, here) {
   const advice = wanted === here ? `The planner stays at ${here}` : `The planner recommends ${wanted}`;
   return say(
     "warn",
-    `${name} is the bottleneck: it has ${worst.load.toFixed(2)} of the load that it can carry.`,
+    `${name} is the bottleneck: its load is ${worst.load.toFixed(2)} times what it can carry.`,
     `${advice}; ${spare}.`,
   );
 }
@@ -83,7 +83,7 @@ function calm(traffic, decision, here) {
   const loads = ["prefill", "decode"].map((role) => decision?.inputs?.[`pressure_${role}`]);
   const load = loads.some((one) => one > 0) ? ` Prefill carries ${number(loads[0], 2)}, decode ${number(loads[1], 2)} of what each can.` : "";
   if (!traffic?.requests_s && !traffic?.in_flight) return say("calm", `Idle: ${here}, no requests.`, load.trim());
-  return say("good", `Balanced: ${here} carry ${rate(traffic.requests_s)} requests a second.`, `Every objective is met.${load}`);
+  return say("good", `Balanced: ${here} carry ${rate(traffic.requests_s)} requests a second.`, `${traffic.ttft_attained === null ? "" : "The objectives are met."}${load}`.trim());
 }
 
 const say = (level, line, detail) => ({ level, line, detail });

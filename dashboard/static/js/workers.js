@@ -24,7 +24,7 @@ const NUMBERS = new Set(["batch", "queue", "step", "context", "epoch"]);
 let order = "worker_id";
 let wanted = "";
 let shown = []; // the workers in order, those that the search leaves
-let selected = 0;
+let selected = -1;
 const rows = []; // the row elements that exist, reused as the table scrolls
 let grid, body;
 
@@ -152,7 +152,7 @@ function keyed(event) {
   const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
   if (event.target !== grid) return;
   if (event.key in steps) select(Math.max(0, Math.min(shown.length - 1, selected + steps[event.key])), false);
-  else if (event.key === "Enter") select(selected, true);
+  else if (event.key === "Enter") select(Math.max(0, selected), true);
   else return;
   event.preventDefault();
 }
