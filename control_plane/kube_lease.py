@@ -13,6 +13,7 @@ from control_plane.leadership import NotLeader, Term
 from runtime.clock import Clock
 from runtime.log import get_logger
 
+_HIGHEST_TRANSITIONS = (1 << 31) - 2  # 32 bits in the Lease
 _log = get_logger("control_plane")
 
 
@@ -45,6 +46,7 @@ class KubeLeadership:
         self._lease_s = lease_s
         self._holder = ""
         self._token = 0
+        self._heard = 0
         self._renewed_at_s = -float("inf")  # of this process's own term
         self._seen: tuple[str, str] | None = None  # holder and renewTime, as last seen
         self._seen_at_s = -float("inf")
@@ -63,6 +65,10 @@ class KubeLeadership:
         if not term.is_me:
             raise NotLeader("" if term.holder == self._identity else term.holder)
         return term.token
+
+    def heard(self, token: int) -> None:
+        if token < _HIGHEST_TRANSITIONS:
+            self._heard = max(self._heard, token)
 
     async def start(self) -> None:
         await self._try_step()
@@ -92,8 +98,9 @@ class KubeLeadership:
         if holder not in ("", self._identity) and not self._has_run_out(lease):
             self._holder, self._token = holder, lease.spec.lease_transitions or 0
             return
-        if holder != self._identity:
-            lease.spec.lease_transitions = (lease.spec.lease_transitions or 0) + 1
+        transitions = lease.spec.lease_transitions or 0
+        if holder != self._identity or transitions < self._heard:
+            lease.spec.lease_transitions = max(transitions, self._heard) + 1
             lease.spec.acquire_time = self._now()
         lease.spec.holder_identity = self._identity
         lease.spec.lease_duration_seconds = max(1, round(self._lease_s))
@@ -125,14 +132,14 @@ class KubeLeadership:
             lease_duration_seconds=max(1, round(self._lease_s)),
             acquire_time=self._now(),
             renew_time=self._now(),
-            lease_transitions=1,
+            lease_transitions=self._heard + 1,
         )
         metadata = client.V1ObjectMeta(name=self._name, namespace=self._namespace)
         lease = client.V1Lease(metadata=metadata, spec=spec)
         with contextlib.suppress(ActuatorConflict):  # somebody was faster
             create = self._api.create_namespaced_lease
             await call(f"create lease {self._name}", create, self._namespace, lease)
-            self._held(1, begun_s)
+            self._held(self._heard + 1, begun_s)
 
     async def _read(self) -> client.V1Lease | None:
         read = self._api.read_namespaced_lease

@@ -39,6 +39,9 @@ class Leadership(Protocol):
     async def confirm(self) -> int:
         """The fencing number of this process's term, as the store has it. Raises NotLeader."""
 
+    def heard(self, token: int) -> None:
+        """A worker has heard of this number: a store that has lost its own goes on above it."""
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
@@ -58,6 +61,9 @@ class SoleLeadership:
 
     async def confirm(self) -> int:
         return 0
+
+    def heard(self, token: int) -> None:
+        """There is no number."""
 
     async def start(self) -> None:
         """There is nobody to ask."""

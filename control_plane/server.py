@@ -32,7 +32,7 @@ from runtime.clock import Clock, wall_time_s
 from runtime.health import Health
 from runtime.metrics import CONTROL_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
-from wire.cluster import ControlOrder, ProcessStatus
+from wire.cluster import ProcessStatus
 from wire.messages import Role
 from wire.rpc import add_control_service, bind, build_server
 
@@ -70,7 +70,7 @@ class ControlServer:
             self.metrics,
             settle_s=config.settle_s,
             processes=processes,
-            other_leader=lambda: self.leadership.term().other,
+            leadership=self.leadership,
         )
         self.overrides = Overrides()
         self.actuator = FencedActuator(
@@ -101,7 +101,7 @@ class ControlServer:
                 planning=self._planning,
                 overrides=self.overrides,
                 leadership=self.leadership,
-                order=self._order,
+                order=self.plane.command,
                 wall_s=wall_time_s,
                 audit=audit,
                 decided=decided,
@@ -169,11 +169,6 @@ class ControlServer:
             self._metrics_server.stop()
         self.registry.check_integrity()
 
-    async def _order(self, worker_id: str, order: ControlOrder) -> None:
-        """Of the leader alone. Raises NotLeader, and as ControlPlane.order."""
-        await self.leadership.confirm()
-        await self.plane.order(worker_id, order)
-
     def _notes(self) -> tuple[str, ...]:
         """What an operator should know of the election and the shared state."""
         term = self.leadership.term()
@@ -192,7 +187,7 @@ class ControlServer:
             return AutopilotParts(
                 observer=observer,
                 actuator=self.actuator,
-                order=self._order,
+                order=self.plane.command,
                 overrides=self.overrides,
                 clock=clock,
                 wall_s=wall_time_s,

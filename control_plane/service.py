@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
+from control_plane.leadership import Leadership, NotLeader, SoleLeadership
 from control_plane.registry import Registry
 from runtime.clock import Clock
 from runtime.log import get_logger
@@ -34,9 +36,9 @@ _log = get_logger("control_plane")
 class ControlPlane:
     """A wire.rpc.ControlService over one registry.
 
-    processes: gives the processes that an actuator in this process keeps. other_leader: who leads
-    instead of this process, empty while nobody else is known to; workers and gateways are sent on
-    then, and a leader whose store is silent still hears them.
+    processes: gives the processes that an actuator in this process keeps. leadership None: there
+    is no other control plane. Where another one leads, workers and gateways are sent on to it; a
+    leader whose store is silent still hears them.
     """
 
     def __init__(
@@ -47,13 +49,13 @@ class ControlPlane:
         *,
         settle_s: float = 0.0,
         processes: Callable[[], tuple[ProcessStatus, ...]] = tuple,
-        other_leader: Callable[[], str] = str,
+        leadership: Leadership | None = None,
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._metrics = metrics
         self._processes = processes
-        self._other_leader = other_leader
+        self._leadership = leadership or SoleLeadership()
         self._settled_at_s = clock.now() + settle_s
 
     async def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]:
@@ -90,7 +92,7 @@ class ControlPlane:
             self._check_leader()
 
     def _check_leader(self) -> None:
-        if leader := self._other_leader():
+        if leader := self._leadership.term().other:
             raise BatonError(ErrorCode.UNAVAILABLE, f"{leader} leads, not this control plane")
 
     async def status(self) -> ClusterStatus:
@@ -98,10 +100,18 @@ class ControlPlane:
         return ClusterStatus(version, self._registry.status(), self._processes())
 
     async def order(self, worker_id: str, order: ControlOrder) -> None:
-        """Hands an order to a live worker; it has obeyed when its info or report says so.
+        """As `command`. Raises BatonError, also where another control plane leads."""
+        try:
+            await self.command(worker_id, order)
+        except NotLeader as error:
+            raise BatonError(ErrorCode.UNAVAILABLE, str(error)) from error
 
-        Raises BatonError: UNAVAILABLE, no such worker is live; INVALID_REQUEST, a flip without a
-        role, a migrate without a count, or an order that is no operator's.
+    async def command(self, worker_id: str, order: ControlOrder) -> None:
+        """Hands an order of this leader's term to a live worker; it has obeyed when its info or
+        report says so.
+
+        Raises NotLeader, and BatonError: UNAVAILABLE, no such worker is live; INVALID_REQUEST, a
+        flip without a role, a migrate without a count, or an order that is no operator's.
         """
         if order.kind is OrderKind.ACK:
             raise BatonError(ErrorCode.INVALID_REQUEST, "an acknowledgement is no order")
@@ -111,7 +121,8 @@ class ControlPlane:
             raise BatonError(
                 ErrorCode.INVALID_REQUEST, "a migrate needs a count of at least 1", param="count"
             )
-        self._registry.order(worker_id, order)
+        term = await self._leadership.confirm()
+        self._registry.order(worker_id, replace(order, term=term))
         self._metrics.counter("baton_control_orders_total", kind=order.kind.value).inc()
         _log.info("order", worker=worker_id, kind=order.kind, role=order.role, count=order.count)
 
@@ -143,7 +154,8 @@ class ControlPlane:
         if self._registry.snapshot.version != version:
             _log.info("worker registered", worker=info.worker_id, role=info.role, at=info.address)
             self._count_workers()
-        return ACK
+        self._leadership.heard(beat.term)
+        return replace(ACK, term=self._leadership.term().token)
 
     def _expire(self) -> None:
         expired = self._registry.expire()

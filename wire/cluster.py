@@ -107,6 +107,7 @@ class WorkerBeat:
 
     info: WorkerInfo
     report: WorkerReport
+    term: int = 0  # the highest that this worker has heard
 
 
 class OrderKind(StrEnum):
@@ -123,11 +124,14 @@ class ControlOrder:
     """One order to one worker process.
 
     role: of a flip. count: of a migrate, how many of its longest requests are to move elsewhere.
+    term: the leader's fencing number, 0 without an election; a worker refuses an order of a term
+    below the highest that it has heard.
     """
 
     kind: OrderKind
     role: Role | None = None
     count: int = 0
+    term: int = 0
 
 
 @dataclass(frozen=True, slots=True)

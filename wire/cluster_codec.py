@@ -97,12 +97,13 @@ def _decode_pair(message: control_pb2.PairStatus) -> PairStatus:
 
 def encode_beat(beat: WorkerBeat) -> control_pb2.WorkerBeat:
     return control_pb2.WorkerBeat(
-        info=encode_worker_info(beat.info), report=encode_report(beat.report)
+        info=encode_worker_info(beat.info), report=encode_report(beat.report), term=beat.term
     )
 
 
 def decode_beat(message: control_pb2.WorkerBeat) -> WorkerBeat:
-    return WorkerBeat(decode_worker_info(message.info), decode_report(message.report))
+    info, report = decode_worker_info(message.info), decode_report(message.report)
+    return WorkerBeat(info, report, message.term)
 
 
 def beat_bytes(beat: WorkerBeat) -> bytes:
@@ -116,13 +117,15 @@ def beat_of_bytes(content: bytes) -> WorkerBeat:
 
 def encode_order(order: ControlOrder) -> control_pb2.ControlOrder:
     role = "" if order.role is None else order.role.value
-    return control_pb2.ControlOrder(kind=order.kind.value, role=role, count=order.count)
+    return control_pb2.ControlOrder(
+        kind=order.kind.value, role=role, count=order.count, term=order.term
+    )
 
 
 def decode_order(message: control_pb2.ControlOrder) -> ControlOrder:
     """Raises ValueError for a kind or a role that this version does not know."""
     role = Role(message.role) if message.role else None
-    return ControlOrder(OrderKind(message.kind), role, message.count)
+    return ControlOrder(OrderKind(message.kind), role, message.count, message.term)
 
 
 def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:

@@ -3,20 +3,26 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from runtime.log import get_logger
 from wire import rpc
 from wire.channel_ring import ChannelRing
-from wire.cluster import ControlOrder, WorkerBeat
+from wire.cluster import ControlOrder, OrderKind, WorkerBeat
 
 BEAT_INTERVAL_S = 1.0
 _RETRY_S = 0.5
 _GOODBYE_S = 1.0
+_ANSWER_S = 8.0  # every beat is answered; a process that stands still keeps its connections open
 log = get_logger("worker")
 
 
 class Registration:
-    """One worker's place in the registry. A control plane that is gone is tried again for ever."""
+    """One worker's place in the registry. A control plane that is gone is tried again for ever.
+
+    Of several control planes, what one says of a term below the highest heard is not done: it
+    was the leader, and another one has led since.
+    """
 
     def __init__(
         self,
@@ -29,6 +35,7 @@ class Registration:
         self._token = token
         self._beat = beat
         self._on_order = on_order
+        self._term = 0
         self._is_known = False
         self._is_leaving = False
         self._nudge = asyncio.Event()
@@ -43,10 +50,12 @@ class Registration:
         try:
             while not self._is_leaving:
                 try:
-                    async for order in rpc.register(ring.channel, self._beats(), self._token):
-                        self._heard(order)
+                    await self._stay(ring.channel)
                 except rpc.RpcError as error:
-                    self._lost(error)
+                    self._lost(error.details() or error.code().name)
+                    await ring.move_on()
+                except TimeoutError:
+                    self._lost(f"it has not answered for {_ANSWER_S:.0f} s")
                     await ring.move_on()
                 if not self._is_leaving:
                     await asyncio.sleep(_RETRY_S)
@@ -61,9 +70,17 @@ class Registration:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
+    async def _stay(self, channel: rpc.Channel) -> None:
+        """With one control plane for as long as it answers. Raises RpcError, TimeoutError."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_ANSWER_S) as limit:
+            async for order in rpc.register(channel, self._beats(), self._token):
+                limit.reschedule(loop.time() + _ANSWER_S)
+                self._heard(order)
+
     async def _beats(self) -> AsyncIterator[WorkerBeat]:
         while not self._is_leaving:
-            yield self._beat()
+            yield replace(self._beat(), term=self._term)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), BEAT_INTERVAL_S)
             if not self._is_leaving:
@@ -73,9 +90,14 @@ class Registration:
         if not self._is_known:
             log.info("registered", control=self._address)
             self._is_known = True
+        if 0 < order.term < self._term:
+            if order.kind is not OrderKind.ACK:
+                log.warning("order_refused", kind=order.kind, term=order.term, heard=self._term)
+            return
+        self._term = max(self._term, order.term)
         self._on_order(order)
 
-    def _lost(self, error: rpc.RpcError) -> None:
+    def _lost(self, reason: str) -> None:
         if self._is_known:
-            log.warning("control_plane_lost", control=self._address, error=error.details())
+            log.warning("control_plane_lost", control=self._address, error=reason)
         self._is_known = False

@@ -17,6 +17,7 @@ _TAKE = """
 local held = redis.call('HMGET', KEYS[1], 'holder', 'token')
 if held[1] and held[1] ~= ARGV[1] then return {held[1], held[2]} end
 local token = held[2]
+if token and tonumber(token) < tonumber(ARGV[3]) then token = false end
 if not token then
   token = math.max(redis.call('INCR', KEYS[2]), tonumber(ARGV[3]) + 1)
   redis.call('SET', KEYS[2], token)
@@ -35,6 +36,7 @@ return false
 _GIVE_BACK = """
 if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
+_HIGHEST = 1 << 48  # what a number in Lua counts exactly; above is nobody's
 _log = get_logger("control_plane")
 
 
@@ -57,6 +59,7 @@ class RedisLeadership:
         self._lease_s = lease_s
         self._holder = ""
         self._token = 0
+        self._heard = 0
         self._renewed_at_s = -float("inf")
         self._take = redis.register_script(_TAKE)
         self._check = redis.register_script(_CONFIRM)
@@ -83,6 +86,10 @@ class RedisLeadership:
         self._renewed_at_s = begun_s
         return self._token
 
+    def heard(self, token: int) -> None:
+        if token < _HIGHEST:
+            self._heard = max(self._heard, token)
+
     async def start(self) -> None:
         await self.step()
         self._task = asyncio.create_task(self._run(), name="lease")
@@ -102,7 +109,7 @@ class RedisLeadership:
         try:
             holder, token = await self._take(
                 keys=[self._lease_key, self._counter_key],
-                args=[self._identity, self._lease_ms, self._token],
+                args=[self._identity, self._lease_ms, max(self._token, self._heard)],
             )
         except (RedisError, OSError) as error:
             _log.warning("the lease cannot be renewed", reason=str(error))

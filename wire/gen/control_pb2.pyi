@@ -74,22 +74,26 @@ class WorkerInfo(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., address: _Optional[str] = ..., fabric: _Optional[_Union[_worker_pb2.FabricAddress, _Mapping]] = ..., fingerprint: _Optional[_Union[Fingerprint, _Mapping]] = ..., max_model_len: _Optional[int] = ..., num_blocks: _Optional[int] = ..., draining: _Optional[bool] = ..., pid: _Optional[int] = ..., metrics_url: _Optional[str] = ..., pairs: _Optional[_Iterable[_Union[PairStatus, _Mapping]]] = ..., role_epoch: _Optional[int] = ..., flipping: _Optional[bool] = ...) -> None: ...
 
 class WorkerBeat(_message.Message):
-    __slots__ = ("info", "report")
+    __slots__ = ("info", "report", "term")
     INFO_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     info: WorkerInfo
     report: _worker_pb2.WorkerReport
-    def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., report: _Optional[_Union[_worker_pb2.WorkerReport, _Mapping]] = ...) -> None: ...
+    term: int
+    def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., report: _Optional[_Union[_worker_pb2.WorkerReport, _Mapping]] = ..., term: _Optional[int] = ...) -> None: ...
 
 class ControlOrder(_message.Message):
-    __slots__ = ("kind", "role", "count")
+    __slots__ = ("kind", "role", "count", "term")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     kind: str
     role: str
     count: int
-    def __init__(self, kind: _Optional[str] = ..., role: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+    term: int
+    def __init__(self, kind: _Optional[str] = ..., role: _Optional[str] = ..., count: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class OrderRequest(_message.Message):
     __slots__ = ("worker_id", "order")
