@@ -29,6 +29,7 @@ class EngineThread:
         self._deliver = deliver
         self._clock = clock
         self._checked_s = clock.now()
+        self._turn_s = clock.now()  # the last step's end, or when there was something to run
         self._report = core.report()
         self._is_quiet = True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -60,7 +61,10 @@ class EngineThread:
 
     def _receive(self) -> bool:
         """Applies what waits, or waits for something when there is nothing to run."""
-        command = self._inbox.take(block=not self._core.has_work)
+        is_idle = not self._core.has_work
+        command = self._inbox.take(block=is_idle)
+        if is_idle:
+            self._turn_s = self._clock.now()
         while command is not None:
             if isinstance(command, Stop):
                 return False
@@ -72,9 +76,13 @@ class EngineThread:
     def _step(self) -> None:
         try:
             plan = self._core.begin_step()
-            if plan is not None:
+            if plan is None:
+                self._turn_s = self._clock.now()
+            else:
                 self._emit()
-                self._core.run_step(plan)
+                begun_s = self._clock.now()
+                step_s = self._core.run_step(plan, begun_s - self._turn_s)
+                self._turn_s = begun_s + step_s
         except Exception as error:  # the task's edge: these legs fail, the worker goes on
             log.exception("step_failed")
             self._core.fail_all(f"the engine failed: {type(error).__name__}: {error}")

@@ -103,6 +103,16 @@ def test_the_handle_goes_out_before_its_first_chunk_is_computed(
     assert prefill.core.report().num_steps == 1
 
 
+def test_what_passes_between_two_steps_is_part_of_what_they_take(
+    make_worker: Any, start_leg: Any
+) -> None:
+    core = make_worker(Role.DECODE).core
+    core.apply(start_leg(1, PROMPT))
+    step_s = core.run_step(core.begin_step(), before_s=7.0)
+    assert core.report().totals.step_s == pytest.approx(7.0 + step_s)
+    assert core.report().step_s == step_s
+
+
 def test_blocks_that_decode_holds_are_not_pulled_again(
     make_worker: Any, drive: Any, start_leg: Any
 ) -> None:
