@@ -15,7 +15,7 @@ class GatewayConfig:
     tenants_redis: URL of the Redis that has them instead, see gateway/redis_tenants.py.
     usage_log: file that gets a line per request, see gateway/usage.py; empty: none.
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
-    2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log as
+    2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log, recording as
     router.config has them. router_redis: URL of the Redis that gateways share loads through.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
     cors_origins: parted by commas, "*" for all; empty: none.
@@ -58,6 +58,7 @@ class GatewayConfig:
     shadow_share: float = 0.1
     router_redis: str = ""
     trace_log: str = ""
+    recording: str = ""
     drain_s: float = 30.0
     log_level: str = "info"
     processes: int = 1

@@ -130,6 +130,7 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
             shadow_share=config.shadow_share,
             redis_url=config.router_redis,
             trace_log=config.trace_log,
+            recording=config.recording,
         ),
         clock,
         metrics,

@@ -15,12 +15,13 @@ class RouterConfig:
     loaded worker before requests wait for admission instead. reject_ratio: predicted latency over
     its objective from which a request is refused. max_traces: ended requests that are
     remembered. trace_log: a file for all of them as JSON lines, of trace_log_bytes at most before
-    it is turned over; empty: none. outside_ttl_s: after which a placement that somebody else
-    carries out counts as released. session_ttl_s: how long a session's worker is remembered.
-    redis_url: of the Redis through which this router and its replicas share loads and placements;
-    empty: it is alone. shadow_policies: parted by ";", each asked about shadow_share of the
-    placements beside the live one. breaker_failures: of a worker within breaker_window_s, after
-    which it rests as long.
+    it is turned over; empty: none. recording: a file for what reaches placement, in order, up
+    to recording_bytes, for `baton simulate --replay`; empty: none. outside_ttl_s: after which a
+    placement that somebody else carries out counts as released. session_ttl_s: how long a
+    session's worker is remembered. redis_url: of the Redis through which this router and its
+    replicas share loads and placements; empty: it is alone. shadow_policies: parted by ";",
+    each asked about shadow_share of the placements beside the live one. breaker_failures: of a
+    worker within breaker_window_s, after which it rests as long.
     heartbeat_timeout_s, step_timeout_s: a worker that sends nothing, or has work and makes no
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
     a request waits for a first live worker. local_prefill_max_tokens: a decode worker computes
@@ -50,6 +51,8 @@ class RouterConfig:
     max_traces: int = 1024
     trace_log: str = ""
     trace_log_bytes: int = 64 << 20
+    recording: str = ""
+    recording_bytes: int = 1 << 30
     outside_ttl_s: float = 600.0
     session_ttl_s: float = 600.0
     redis_url: str = ""

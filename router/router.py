@@ -7,20 +7,17 @@ from pathlib import Path
 from random import Random
 
 from router.admission import Admission
-from router.breaker import CircuitBreaker
 from router.candidates import ClusterView, RouterSnapshot
 from router.config import RouterConfig
+from router.core import build_core
 from router.output import OutputDelta, RequestTrace
 from router.outside import OutsidePlacements
 from router.parts import LIVE_PARTS, Parts
 from router.placement import Placement
-from router.placer import Placer
 from router.policies.policy import RequestFacts
-from router.prospects import Prospects
 from router.relay import Relay
-from router.replica import Replica, ReplicaNotes, SharedState, note_of
+from router.replica import Replica, SharedState, note_of
 from router.saturation import Saturation, saturation
-from router.sessions import Sessions
 from router.shadow import Shadows
 from router.trace_log import TraceLog
 from router.traces import NamedTrace, Traces
@@ -42,13 +39,10 @@ class Router:
         self._config = config
         self._clock = clock
         self._metrics = metrics
-        self._rng = Random(config.client_id)
+        self._rng = Random(f"{config.client_id} retries")  # ties of placements have their own
         self._leg_ids = itertools.count(1)
-        prefix_map = parts.new_prefix_map(config.max_prefix_blocks)
-        self._sessions = Sessions(config, clock, metrics, prefix_map, parts)
-        self._breaker = CircuitBreaker(
-            config.breaker_failures, config.breaker_window_s, config.breaker_window_s
-        )
+        core = self._core = build_core(config, clock, metrics, parts, self._placed)
+        self._sessions, self._breaker, self._placer = core.sessions, core.breaker, core.placer
         self._admission = Admission(
             config.max_under_way,
             config.max_queued,
@@ -65,17 +59,6 @@ class Router:
         self._trace_log = _trace_log(config, metrics)
         tell = None if self._trace_log is None else self._trace_log.put
         self._traces = Traces(config.max_traces, metrics, tell)
-        self._placer = Placer(
-            config,
-            self._sessions,
-            prefix_map,
-            clock,
-            self._rng,
-            self._breaker,
-            Prospects(config.reject_ratio),
-            self._placed,
-        )
-        self._notes = ReplicaNotes(prefix_map, self._placer.homes, config.speculative_ttl_s)
         self._shadows = _shadows(config, metrics)
         self._shared = self._shared_state() if config.redis_url else None
         self._watch = parts.watch(config, self._sessions.update)
@@ -89,6 +72,8 @@ class Router:
 
     async def stop(self) -> None:
         """Leaves all workers; requests still under way end with UNAVAILABLE."""
+        if self._core.recorder is not None:
+            self._core.recorder.close()
         if self._shared is not None:
             await self._shared.stop()
         await self._watch.stop()
@@ -178,7 +163,7 @@ class Router:
         replica = Replica(
             self._sessions.own_shares,
             self._sessions.set_elsewhere,
-            lambda note, age_s: self._notes.take(note, age_s, self._clock.now()),
+            lambda note, age_s: self._core.notes.take(note, age_s, self._clock.now()),
         )
         config = self._config
         return RedisState(config.redis_url, config.client_id, replica, self._clock, self._metrics)

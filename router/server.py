@@ -38,6 +38,7 @@ class RouterServer:
                 shadow_share=config.shadow_share,
                 redis_url=config.router_redis,
                 trace_log=config.trace_log,
+                recording=config.recording,
             ),
             clock,
             self.metrics,

@@ -23,6 +23,7 @@ class RouterServerConfig:
     shadow_share: float = 0.1
     router_redis: str = ""
     trace_log: str = ""
+    recording: str = ""
     drain_s: float = 30.0
     metrics_port: int = 0
     log_level: str = "info"

@@ -201,6 +201,7 @@ def router_of(
         max_queued=spec.max_queued,
         reject_ratio=spec.reject_ratio,
         max_traces=16,
+        recording=spec.recording,
     )
     if spec.ttft_slo_ms:
         config = replace(config, ttft_slo_ms=spec.ttft_slo_ms, ttft_slo_token_ms=0.0)

@@ -50,7 +50,8 @@ class ClusterSpec:
     16; larger units make the simulation faster and the caches coarser. max_under_way, max_queued,
     reject_ratio: as in RouterConfig. learns: the router's predictors learn from reports, as they do
     live; without that a large simulation is faster, and only the number under way limits
-    admission. Raises SimulationError for numbers that make no cluster.
+    admission. recording: as in RouterConfig; it needs units of 16 tokens, as live workers have
+    them. Raises SimulationError for numbers that make no cluster.
     """
 
     num_prefill: int
@@ -77,10 +78,15 @@ class ClusterSpec:
     classes: tuple[SloClass, ...] = ()
     faults: tuple[Fault, ...] = ()
     random_faults: RandomFaults = RandomFaults()
+    recording: str = ""
 
     def __post_init__(self) -> None:
         if self.unit_tokens < 1 or self.unit_tokens % BLOCK_SIZE:
             raise SimulationError(f"units of {self.unit_tokens} tokens: a multiple of 16 is needed")
+        if self.recording and self.unit_tokens != BLOCK_SIZE:
+            raise SimulationError(
+                f"a recording needs units of {BLOCK_SIZE} tokens: --unit-tokens 16"
+            )
         if self.num_prefill < 0 or self.num_decode < 0 or self.num_prefill + self.num_decode == 0:
             raise SimulationError(f"{self.split} is no cluster: at least one worker is needed")
 

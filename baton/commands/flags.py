@@ -94,6 +94,7 @@ HELP: Mapping[str, str] = {
     "prometheus_token": "Bearer token for the Prometheus server.",
     "prometheus_url": "Prometheus server to ask for traffic; empty: the gateways themselves.",
     "ready_timeout_s": "Seconds until the cluster must serve.",
+    "recording": "File for what reaches placement, for `baton simulate --replay`; empty: none.",
     "reject_ratio": "Predicted latency over its objective from which one is refused; 0: none.",
     "router_redis": "URL of the Redis that gateways share loads through; empty: each is alone.",
     "served_model_name": "What clients call the model; empty: the directory's name.",

@@ -1,5 +1,8 @@
 """A cluster of modelled workers through the real processes, as `baton up --profile` starts it."""
 
+import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +13,9 @@ import pytest
 
 from baton.up_config import DEMO_MODEL
 from profiles.catalog import dump, load_profile
+from router.recording import read_recording
+from simulate.replay import replay
+from wire.messages import Role
 
 PROMPT = [5 + i % 4000 for i in range(2000)]
 
@@ -22,7 +28,10 @@ def cluster(
     text = dump(load_profile("llama-3.1-8b@h200"))
     lines = [line for line in text.splitlines() if not line.startswith(("load_s", "kv_tokens"))]
     path.write_text("\n".join([*lines, "load_s = 0.1", "kv_tokens = 20000"]))
-    started = start_cluster(DEMO_MODEL, "--profile", str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATON_RECORDING", str(path.parent / "recording.jsonl"))
+        started = start_cluster(DEMO_MODEL, "--profile", str(path), prefill=2, decode=2)
+    started.recording = path.parent / "recording.jsonl"
     yield started
     started.stop()
 
@@ -43,6 +52,39 @@ async def test_requests_take_the_profiles_time_and_the_prefix_cache_is_real(clus
     assert cold_s >= prefill_s + decode_s
     assert decode_s <= warm_s < cold_s
     await cluster.wait_idle()
+
+
+async def stream(client: httpx.AsyncClient, url: str, number: int) -> int:
+    """Asks for 40 tokens of a prompt that shares its beginning with others'; every fifth leaves."""
+    prompt = [*PROMPT[: 400 * (number % 4)], *(7 + number for _ in range(300))]
+    body = {"model": "slow", "prompt": prompt, "max_tokens": 40, "ignore_eos": True, "stream": True}
+    num_events = 0
+    async with client.stream("POST", f"{url}/v1/completions", json=body) as answer:
+        async for line in answer.aiter_lines():
+            num_events += line.startswith("data: {")
+            if number % 5 == 4 and num_events > 3:
+                break
+    return num_events
+
+
+async def test_a_recorded_run_is_placed_alike_offline_a_killed_worker_included(
+    cluster: Any,
+) -> None:
+    async with httpx.AsyncClient(timeout=60) as client:
+        sending = [asyncio.create_task(stream(client, cluster.url, i)) for i in range(40)]
+        await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+        victim, _ = await asyncio.to_thread(cluster.workers, Role.DECODE)
+        os.kill(victim.info.pid, signal.SIGKILL)
+        counts = await asyncio.gather(*sending)
+    assert min(counts) > 3
+    await cluster.wait_idle()
+    deadline = time.monotonic() + 10
+    while (done := replay(cluster.recording)).num_placements < 40:
+        assert time.monotonic() < deadline, done
+        await asyncio.sleep(0.2)
+    assert done.differences == []
+    kinds = {type(entry).__name__ for entry in read_recording(cluster.recording)}
+    assert {"Listed", "FrameCame", "Ended", "Reserved", "Started", "Cancelled"} <= kinds
 
 
 def test_a_profile_that_does_not_exist_is_said_before_anything_starts(

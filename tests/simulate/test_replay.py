@@ -1,0 +1,166 @@
+"""A recorded router's placements, made again offline: the same, or the difference is named."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from toy_cluster import make_profile, make_spec, make_workload
+
+from loadtest.faults import parse_fault
+from loadtest.order import Order, plan_workload
+from router.recording import (
+    Head,
+    Outcome,
+    Placed,
+    RecordingError,
+    RecordingFile,
+    Swept,
+    read_recording,
+)
+from simulate.errors import SimulationError
+from simulate.replay import replay, replay_entries
+from simulate.run import simulate
+from simulate.strategies import STRATEGIES
+
+FAULTS = tuple(
+    parse_fault(kind, text)
+    for kind, text in (("kill", "decode@5s"), ("freeze", "prefill@9s+4s"), ("cut", "any@15s+4s"))
+)
+CONVERSATIONS = Order(
+    rate="6",
+    requests=120,
+    turns=2,
+    think="1",
+    input_tokens="64-900",
+    output_tokens="40",
+    prefix_tokens=48,
+    prefix_groups=3,
+)
+
+
+def recorded(path, split="2:3", order=CONVERSATIONS, **changes):
+    profile = make_profile(load_s=1.0, kv_tokens=1 << 15)
+    spec = make_spec(split, profile=profile, recording=str(path), **changes)
+    return simulate(spec, plan_workload(order))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=lambda strategy: strategy.name)
+def test_every_policy_places_a_recorded_run_again_alike(strategy, tmp_path):
+    path = tmp_path / "run.jsonl"
+    outcome = recorded(path, policy=strategy.policy, local_prefill_max_tokens=strategy.local_tokens)
+    done = replay(path)
+    assert done.num_placements >= len(outcome.records) == 120
+    assert done.differences == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_deaths_hangs_and_cut_links_replay_alike(seed, tmp_path):
+    path = tmp_path / "run.jsonl"
+    recorded(path, policy="predicted", seed=seed, faults=FAULTS)
+    kinds = {type(entry).__name__ for entry in read_recording(path)}
+    assert {"Listed", "FrameCame", "Ended", "Checked", "Started", "Cancelled", "Failed"} <= kinds
+    done = replay(path)
+    assert done.num_placements > 120, "some requests were placed again"
+    assert done.differences == []
+
+
+def test_refusals_are_replayed_too(tmp_path):
+    path = tmp_path / "run.jsonl"
+    order = Order(rate="20", requests=200, input_tokens="900", output_tokens="30")
+    recorded(path, "1:1", order, policy="predicted", ttft_slo_ms=200.0, reject_ratio=1.0)
+    done = replay(path)
+    assert done.num_refused > 0 and done.differences == []
+
+
+def test_another_decision_is_named_with_both_outcomes(tmp_path):
+    path = tmp_path / "run.jsonl"
+    recorded(path)
+    entries = list(read_recording(path))
+    number, placed = next(
+        (i, entry) for i, entry in enumerate(entries) if isinstance(entry, Placed)
+    )
+    forged = msgspec.structs.replace(placed, outcome=Outcome(decode="decode-9", kind="local"))
+    entries[number] = forged
+    (difference,) = replay_entries(iter(entries)).differences
+    assert difference.ordinal == 0 and difference.recorded.decode == "decode-9"
+    assert difference.replayed == placed.outcome
+
+
+def test_an_event_that_is_missing_changes_placements(tmp_path):
+    path = tmp_path / "run.jsonl"
+    recorded(path)
+    kept = (entry for entry in read_recording(path) if type(entry).__name__ != "Reserved")
+    assert replay_entries(kept).differences
+
+
+def test_a_recording_has_neither_prompts_nor_answers_nor_sessions(tmp_path):
+    path = tmp_path / "run.jsonl"
+    recorded(path)
+    frames = [e.frame for e in read_recording(path) if type(e).__name__ == "FrameCame"]
+    assert frames
+    head = path.read_text().partition("\n")[0]
+    assert "cluster_token" not in head and "redis_url" not in head
+
+
+def test_a_cut_off_last_line_is_left_out(tmp_path):
+    path = tmp_path / "run.jsonl"
+    recorded(path)
+    text = path.read_bytes()
+    path.write_bytes(text[: len(text) * 2 // 3])
+    done = replay(path)
+    assert done.num_placements > 50 and done.differences == []
+
+
+def test_a_full_recording_ends_and_replays_as_far_as_it_goes(tmp_path):
+    path = tmp_path / "small.jsonl"
+    file = RecordingFile(path, 200)
+    file.write(Head(0.0, 1, {"client_id": "x"}))
+    for number in range(100):
+        file.write(Swept(float(number)))
+    file.close()
+    assert path.stat().st_size <= 200
+    assert replay(path).num_entries > 0
+
+
+def test_two_routers_do_not_write_one_recording(tmp_path):
+    path = tmp_path / "one.jsonl"
+    file = RecordingFile(path, 1000)
+    file.write(Head(0.0, 1, {"client_id": "x"}))
+    with pytest.raises(RecordingError, match="another router"):
+        RecordingFile(path, 1000)
+    file.close()
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("[]\n", "line 1"),
+        ('{"is":"swept","at_s":1}\n', "begins with its head"),
+        ('{"is":"head","at_s":0,"format":9,"config":{}}\n', "format 9"),
+        ('{"is":"head","at_s":0,"format":1,"config":{"client_id":"x","no_such":1}}\n', "no_such"),
+        (
+            '{"is":"head","at_s":0,"format":1,"config":{"client_id":"x"}}\n'
+            '{"is":"opening","at_s":1,"worker":7}\n',
+            "does not follow",
+        ),
+    ],
+)
+def test_what_is_no_recording_is_said(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(RecordingError, match=says):
+        replay(path)
+
+
+def test_a_recording_needs_the_units_of_live_workers(tmp_path):
+    with pytest.raises(SimulationError, match="unit-tokens 16"):
+        make_spec(recording=str(tmp_path / "x"), unit_tokens=512)
+
+
+def test_a_run_without_a_recording_writes_nothing_and_is_the_same(tmp_path):
+    workload = make_workload([(0.01 * i, 300, 5) for i in range(40)])
+    plain = simulate(make_spec("2:2"), workload)
+    noted = simulate(make_spec("2:2", recording=str(tmp_path / "r")), workload)
+    assert plain.records == noted.records
