@@ -34,8 +34,8 @@ OWN = {
     GatewayConfig: "model host port served_model_name control_address drain_s tenants_file"
     " tls_certificate tls_key router_redis grpc_port parent_pid processes group_dir group_number",
     ControlConfig: "host port http_port metrics_port plan planner_file prometheus_url"
-    " gateway_metrics audit_file election kube_namespace kube_lease kube_prefill kube_decode kubeconfig"
-    " actuator ready_timeout_s identity redis_url parent_pid",
+    " gateway_metrics audit_file election kube_namespace kube_lease kube_prefill kube_decode"
+    " kubeconfig actuator ready_timeout_s identity redis_url parent_pid",
     WorkerConfig: "model role served_model_name worker_id host port fabric_port advertise_host"
     " control_address kv_memory kv_tls_ca kv_tls_cert kv_tls_key lease_s drain_timeout_s"
     " metrics_port parent_pid",
