@@ -287,6 +287,7 @@ class LocalCluster:
             "max_model_len": config.max_model_len or None,
             "parent_pid": os.getpid(),
             "log_level": config.log_level,
+            "otlp_endpoint": config.otlp_endpoint or None,
         }
         argv = (*self._program, kind, *as_flags({**shared_flags, **own_flags}))
         return ProcessSpec(

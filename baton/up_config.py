@@ -47,6 +47,7 @@ class UpConfig:
     ready_timeout_s: float = 300.0
     tenants_file: str = ""  # none: everybody may use the server
     metrics_port: int = 0  # none; the control plane's, each worker takes one after it
+    otlp_endpoint: str = ""  # no spans
     parent_pid: int = 0  # none
     verbose: bool = False
     log_level: str = "info"

@@ -15,10 +15,12 @@ class GatewayConfig:
     tenants_redis: URL of the Redis that has them instead, see gateway/redis_tenants.py.
     usage_log: file that gets a line per request, see gateway/usage.py; empty: none.
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
-    2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log, recording as
-    router.config has them. router_redis: URL of the Redis that gateways share loads through.
+    2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log and
+    recording as router.config has them. router_redis: of the Redis that gateways share loads in.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
     cors_origins: parted by commas, "*" for all; empty: none.
+    otlp_endpoint: where spans go, see runtime/tracing.py; trace_share: of requests that bring no
+    traceparent.
     processes: gateways of this host on one port; group_dir: folder where they find each other's
     metrics, group_number: which one this is, see gateway/group.py.
     drain_s: how long running streams may go on after SIGTERM. parent_pid: if set, this process
@@ -61,6 +63,8 @@ class GatewayConfig:
     recording: str = ""
     drain_s: float = 30.0
     log_level: str = "info"
+    otlp_endpoint: str = ""
+    trace_share: float = 1.0
     processes: int = 1
     group_dir: str = ""
     group_number: int = 0

@@ -174,7 +174,7 @@ class GenerateEndpoint:
             limits=services.limits,
             tenant=account.tenant,
             terms=asked_terms(scope["headers"], account.tenant, services.model.name),
-            traceparent=headers.traceparent,
+            traceparent=meter.trace(request_id, headers.traceparent),
         )
         prepared = await self._prepare(raw, caller)
         account.take_prompt(prepared.num_prompt_tokens)

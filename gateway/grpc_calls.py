@@ -100,7 +100,7 @@ class GrpcCalls:
             limits=services.limits,
             tenant=account.tenant,
             terms=asked_terms(headers, account.tenant, services.model.name),
-            traceparent=read_headers(headers).traceparent,
+            traceparent=meter.trace(request_id, read_headers(headers).traceparent),
         )
         prepared = await self._preparer.completion(msgspec.json.encode(body()), caller)
         account.take_prompt(prepared.num_prompt_tokens)

@@ -1,16 +1,25 @@
 """The gateway's metrics, bound once, and the measuring of one request."""
 
 from gateway.rate_limit import Account
+from gateway.spans import operation_of, span_attributes
 from gateway.usage import UsageLog, UsageMeter, Used
 from runtime.clock import Clock
 from runtime.metrics import Metrics
+from runtime.tracing import Span, Tracer
 
 
 class GatewayMeter:
     """Looks the metrics up once for all requests."""
 
-    def __init__(self, metrics: Metrics, clock: Clock, usage_log: UsageLog | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Clock,
+        usage_log: UsageLog | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._metrics = metrics
+        self.tracer = tracer
         self.usage = UsageMeter(metrics, usage_log)
         self.clock = clock
         self.in_flight = metrics.gauge("baton_requests_in_flight")
@@ -40,6 +49,18 @@ class RequestMeter:
         self._is_accepted = False
         self._account: Account | None = None
         self._used: Used | None = None
+        self._span: Span | None = None
+        self._request_id = ""
+
+    def trace(self, request_id: str, traceparent: str) -> str:
+        """Begins the request's span, where spans are wanted; gives the traceparent for what runs
+        below the gateway."""
+        tracer = self._meter.tracer
+        if tracer is None:
+            return traceparent
+        self._request_id = request_id
+        self._span = tracer.begin(operation_of(self._endpoint), traceparent, is_server=True)
+        return self._span.traceparent
 
     def accept(self, num_prompt_tokens: int, account: Account) -> None:
         """account: pays for the answer's tokens."""
@@ -76,6 +97,10 @@ class RequestMeter:
             tenant = self._account.tenant.name
             self._meter.usage.take(tenant, self._endpoint, outcome, self._used)
         self._meter.count(self._endpoint, outcome)
+        if self._span is not None:
+            error = "" if outcome == "ok" else outcome
+            shown = span_attributes(self._endpoint, self._request_id, self._used)
+            self._span.end(shown, error)
         if self._is_accepted:
             self._meter.in_flight.dec()
             self._meter.e2e.observe(self._meter.clock.now() - self._start_s)

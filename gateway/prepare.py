@@ -212,6 +212,7 @@ class Preparer:
                 priority=body.priority or 0,
                 cache_salt=caller.tenant.salted(body.cache_salt or ""),
                 terms=caller.terms,
+                traceparent=caller.traceparent,
             )
             requests += _choices(request, num_choices)
         return Prepared(

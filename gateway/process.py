@@ -36,6 +36,7 @@ from runtime import log
 from runtime.clock import SystemClock, wall_time_s
 from runtime.lifecycle import die_with_parent, new_id, stop_event
 from runtime.metrics import GATEWAY_METRICS, Metrics
+from runtime.tracing import Tracer, open_tracer
 
 KEEP_ALIVE_S = 75
 _AFTER_DRAIN_S = 5
@@ -64,11 +65,14 @@ class Opened:
     gate: Gate
     tls: ssl.SSLContext | None
     usage_log: UsageLog | None
+    tracer: Tracer | None
     listener: socket.socket
 
     def close(self) -> None:
         if self.usage_log is not None:
             self.usage_log.close()
+        if self.tracer is not None:
+            self.tracer.close()
 
 
 def run(config: GatewayConfig) -> int:
@@ -97,8 +101,17 @@ def _open(config: GatewayConfig) -> Opened:
         ),
         tls=_tls(config),
         usage_log=_usage_log(config),
+        tracer=_tracer(config),
         listener=listen(config.host, config.port, shares_port=config.shares_port),
     )
+
+
+def _tracer(config: GatewayConfig) -> Tracer | None:
+    """Raises ValueError naming the setting."""
+    if not 0 <= config.trace_share <= 1:
+        raise ValueError(f"trace_share must be from 0 to 1, is {config.trace_share}")
+    instance = f"gateway-{config.group_number}"
+    return open_tracer(config.otlp_endpoint, "baton-gateway", instance, config.trace_share)
 
 
 def _usage_log(config: GatewayConfig) -> UsageLog | None:
@@ -134,11 +147,12 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
         ),
         clock,
         metrics,
+        tracer=opened.tracer,
     )
     services = Services(
         model=model,
         source=router,
-        meter=GatewayMeter(metrics, clock, opened.usage_log),
+        meter=GatewayMeter(metrics, clock, opened.usage_log, opened.tracer),
         gate=opened.gate,
         limits=config.limits,
     )

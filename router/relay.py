@@ -76,9 +76,18 @@ class Relay:
         self._pause_s = 0.0
         self._admitted_s = 0.0
 
+    @property
+    def request(self) -> GenerateRequest:
+        return self._request
+
+    def belongs_to(self, traceparent: str) -> None:
+        """The span that the legs are parts of; before run()."""
+        self._request = replace(self._request, traceparent=traceparent)
+
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
         """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""
         deltas = self._answer()
+        is_begun = False
         ticket = self._admission.ticket(self._request, self._placer.ttft_slo_s(self._request))
         is_admitted = False
         try:
@@ -86,6 +95,9 @@ class Relay:
             is_admitted = True
             self._admitted_s = self._clock.now() - self._arrived_s
             async for delta in deltas:
+                if not is_begun and delta.tokens:
+                    is_begun = True
+                    self._traces.began(len(self._request.prompt_tokens), delta.num_cached_tokens)
                 if not self._first_s and delta.tokens:
                     self._first_s = self._clock.now()
                     self._learn_path()
@@ -97,7 +109,7 @@ class Relay:
             await deltas.aclose()
             if is_admitted:
                 self._admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
-            self._traces.put(self._request.request_id, self._trace())
+            self._traces.put(self._request.request_id, self.trace())
 
     def _learn_path(self) -> None:
         """What this first token took beside queue and prefill is expected of the next one."""
@@ -238,9 +250,10 @@ class Relay:
         if not self._first_s:
             self._first_s = self._clock.now()
         logprobs = self._stitcher.take_logprobs(len(tokens))
-        return OutputDelta(tokens, reason, self._num_cached_tokens, self._trace(), logprobs)
+        return OutputDelta(tokens, reason, self._num_cached_tokens, self.trace(), logprobs)
 
-    def _trace(self) -> RequestTrace:
+    def trace(self) -> RequestTrace:
+        """How the request has run so far."""
         request, total_s = self._request, self._clock.now() - self._arrived_s
         asked = RequestTrace(
             kind="",

@@ -17,12 +17,14 @@ from router.placement import Placement
 from router.policies.policy import RequestFacts
 from router.relay import Relay
 from router.replica import Replica, SharedState, note_of
+from router.route_span import traced
 from router.saturation import Saturation, saturation
 from router.shadow import Shadows
 from router.trace_log import TraceLog
 from router.traces import NamedTrace, Traces
 from runtime.clock import Clock, wall_time_s
 from runtime.metrics import Metrics
+from runtime.tracing import Tracer
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
 from wire.router_messages import PlaceReply
@@ -34,8 +36,14 @@ class Router:
     """Wires watch, sessions, prefix map and placement; lives in its host's event loop."""
 
     def __init__(
-        self, config: RouterConfig, clock: Clock, metrics: Metrics, parts: Parts = LIVE_PARTS
+        self,
+        config: RouterConfig,
+        clock: Clock,
+        metrics: Metrics,
+        parts: Parts = LIVE_PARTS,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._config = config
         self._clock = clock
         self._metrics = metrics
@@ -106,6 +114,8 @@ class Router:
             self._breaker,
             self._traces,
         )
+        if self._tracer is not None:
+            return traced(relay, self._tracer)
         return relay.run()
 
     def place_outside(

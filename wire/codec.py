@@ -110,6 +110,7 @@ def _encode_start(leg: StartLeg) -> worker_pb2.StartLeg:
         cache_salt=request.cache_salt,
         share=leg.share,
         waits=leg.waits,
+        traceparent=request.traceparent,
     )
 
 
@@ -121,6 +122,7 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
         block_hashes=_unpack_u64(message.block_hashes),
         priority=message.priority,
         cache_salt=message.cache_salt,
+        traceparent=message.traceparent,
     )
     return StartLeg(
         leg_id=message.leg_id,

@@ -96,6 +96,7 @@ class GenerateRequest:
 
     block_hashes: wire.block_hash.block_hashes(prompt_tokens, cache_salt), computed once.
     priority: lower numbers go first. Stop strings are the gateway's: it sees text, and cancels.
+    traceparent: W3C's, of the span that the request is a part of; empty: none.
     """
 
     request_id: str
@@ -105,6 +106,7 @@ class GenerateRequest:
     priority: int = 0
     cache_salt: str = ""
     terms: RequestTerms = RequestTerms()
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,8 @@ class StepTotals:
 
     num_prefill_steps: those with prompt tokens in them. num_decode_tokens: sequences that each
     step decoded. num_context_tokens: what these held in KV. num_prefill_pairs: (p + c)^2 - p^2 for
-    each chunk of c prompt tokens behind p that are in KV.
+    each chunk of c prompt tokens behind p that are in KV. step_s: from the end of the step before
+    where one follows the other, so that the loop around the engine counts.
     """
 
     num_steps: int = 0

@@ -75,6 +75,7 @@ def encode_generate(request: GenerateRequest) -> router_pb2.GenerateCall:
         priority=request.priority,
         cache_salt=request.cache_salt,
         terms=_encode_terms(request.terms),
+        traceparent=request.traceparent,
     )
 
 
@@ -98,6 +99,7 @@ def decode_generate(message: router_pb2.GenerateCall) -> GenerateRequest:
         priority=message.priority,
         cache_salt=message.cache_salt,
         terms=_decode_terms(message.terms),
+        traceparent=message.traceparent,
     )
 
 

@@ -38,6 +38,7 @@ class WorkerConfig:
     drain_timeout_s: float = 30.0
     move_above: float = 0.0  # never: a share of the KV pool from which requests are moved away
     metrics_port: int = 0  # none
+    otlp_endpoint: str = ""  # no spans
     parent_pid: int = 0  # none
     log_level: str = "info"
 

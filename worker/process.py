@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from engine.errors import ModelError
 from engine.memory_plan import MemoryPlanError
 from runtime import lifecycle, log
-from runtime.clock import SystemClock
+from runtime.clock import SystemClock, wall_time_s
 from runtime.health import Health
 from runtime.metrics import WORKER_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
+from runtime.tracing import open_tracer
 from wire import rpc
 from wire.cluster import ControlOrder, OrderKind, PairStatus, WorkerBeat, WorkerInfo
 from worker.build import WorkerParts, build
@@ -24,6 +25,7 @@ from worker.outbox import Outbox
 from worker.pairs import PairWatch
 from worker.registration import Registration
 from worker.service import SessionHub
+from worker.spans import LegSpans
 
 _DRAIN_POLL_S = 0.05
 _SWITCH_INTERVAL_S = 0.0005  # what the event loop waits at most for the engine's thread
@@ -49,7 +51,9 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
     stop = lifecycle.stop_event()
     server = rpc.build_server(config.cluster_token)
     port = rpc.bind(server, config.host, config.port)
-    hub = SessionHub(parts.inbox.post)
+    tracer = open_tracer(config.otlp_endpoint, f"baton-{config.role.value}", parts.worker_id)
+    spans = None if tracer is None else LegSpans(tracer, parts.worker_id, wall_time_s)
+    hub = SessionHub(parts.inbox.post, spans)
     rpc.add_worker_service(server, hub)
     metrics, health = Metrics(WORKER_METRICS), Health(SystemClock())
     with _exposed(config, metrics, health), _running_engine(parts, hub, metrics) as engine_thread:
@@ -87,6 +91,8 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
         turning.cancel()
         hub.close()
         await server.stop(1.0)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
 
 def _obey(order: ControlOrder, stop: asyncio.Event, parts: WorkerParts) -> None:

@@ -19,6 +19,7 @@ from wire.messages import (
 )
 from worker import commands
 from worker.outbox import Outbox
+from worker.spans import LegSpans
 
 REPORT_INTERVAL_S = 0.25
 log = get_logger("worker")
@@ -31,8 +32,11 @@ class SessionHub:
     cut by the transport's keepalive.
     """
 
-    def __init__(self, post: Callable[[commands.Command], None]) -> None:
+    def __init__(
+        self, post: Callable[[commands.Command], None], spans: LegSpans | None = None
+    ) -> None:
         self._post = post
+        self._spans = spans
         self._queues: dict[int, asyncio.Queue[WorkerFrame | None]] = {}
         self._ids = itertools.count(1)
         self.on_news: Callable[[], None] = lambda: None
@@ -48,6 +52,8 @@ class SessionHub:
         for session_id, frames in self._queues.items():
             events = outbox.events.get(session_id, ())
             snapshot = outbox.snapshots.get(session_id)
+            if self._spans is not None:
+                self._spans.told(session_id, events)
             if events or snapshot or block_events or report:
                 frames.put_nowait(WorkerFrame(tuple(events), report, block_events, snapshot))
 
@@ -76,6 +82,8 @@ class SessionHub:
         finally:
             reader.cancel()
             del self._queues[session_id]
+            if self._spans is not None:
+                self._spans.left(session_id)
             self._post(commands.Leave(session_id))
 
     async def _read(
@@ -86,6 +94,8 @@ class SessionHub:
     ) -> None:
         try:
             async for frame in frames:
+                if self._spans is not None:
+                    self._spans.asked(session_id, frame)
                 self._post(_command(session_id, frame))
         except BatonError as error:
             log.warning("session_refused", session=session_id, error=error.message)

@@ -83,6 +83,8 @@ HELP: Mapping[str, str] = {
     "metrics_port": "Port of /metrics; 0: none. Under `up`, workers take the ports after it.",
     "model": "A Hugging Face model directory.",
     "operator_url": "Address of the control plane's operator API.",
+    "otlp_endpoint": "Where spans go: OTLP over gRPC, as http://HOST:4317; empty: nowhere.",
+    "trace_share": "Share of the requests without a traceparent that are traced.",
     "parent_pid": "End when this process ends; 0: never.",
     "plan": "The planner: off, advise (decides and shows), or act (flips, adds, removes workers).",
     "planner_file": "TOML file of the planner's bounds, budget, hardware kinds and schedules.",

@@ -67,7 +67,7 @@ def test_a_place_reply(reply):
 def test_a_generate_call_has_its_hashes_made_again(prompt, salt, terms, priority):
     sampling = SamplingParams(temperature=0.5, top_p=0.25, max_tokens=7, grammar=None)
     hashes = tuple(block_hashes(prompt, salt))
-    request = GenerateRequest("r", prompt, sampling, hashes, priority, salt, terms)
+    request = GenerateRequest("r", prompt, sampling, hashes, priority, salt, terms, "00-ab-cd-01")
     back = router_codec.decode_generate(_wired(router_codec.encode_generate(request)))
     assert same_terms(back.terms, terms)
     assert replace(back, terms=terms) == request
