@@ -1,7 +1,9 @@
 """How an operator's wish becomes steps: who flips, how many come, who leaves. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
+from control_plane.planner.groups import allot, leaving_in_ratio
 from control_plane.planner.types import Add, Flip, PoolSizes, Remove
 from wire.cluster import WorkerStatus
 from wire.messages import Role
@@ -31,9 +33,18 @@ def ratio_steps(workers: Sequence[WorkerStatus], prefill: int, decode: int) -> l
 
 
 def sizes_steps(workers: Sequence[WorkerStatus], wanted: PoolSizes) -> list[Step]:
-    """Flips first; what is still missing is added, what is too much is removed."""
+    """Flips first, each fingerprint group in ratio; what is still missing is added, what is too
+    much is removed."""
     serving = _serving(workers)
-    flips = _flips(serving, wanted)
+    groups = _groups(workers)
+    change = len(_flips(serving, wanted)) * (1 if _lacks_prefill(serving, wanted) else -1)
+    prefill = sum(w.info.role is Role.PREFILL for w in serving) + change
+    allotted = allot({number: len(group) for number, group in enumerate(groups)}, prefill)
+    flips = [
+        flip
+        for number, group in enumerate(groups)
+        for flip in _flips(group, PoolSizes(allotted[number], len(group) - allotted[number]))
+    ]
     flipped = {step.worker_id for step in flips}
     steps: list[Step] = list(flips)
     for role in Role:
@@ -43,10 +54,16 @@ def sizes_steps(workers: Sequence[WorkerStatus], wanted: PoolSizes) -> list[Step
         missing = wanted.of(role) - len(own) - num_come
         if missing > 0:
             steps.append(Add(role, missing, "", f"{missing} more for {wanted}"))
-        for worker in sorted(own, key=_load)[: max(0, -missing)]:
+        sizes = Counter(worker.info.fingerprint for worker in serving)
+        leaving = leaving_in_ratio(own, sizes, lambda worker: worker.info.fingerprint, _load)
+        for worker in leaving[: max(0, -missing)]:
             reason = f"{wanted} needs it no longer; it has the least to do"
             steps.append(Remove(worker.info.worker_id, reason))
     return steps
+
+
+def _lacks_prefill(workers: Sequence[WorkerStatus], wanted: PoolSizes) -> bool:
+    return sum(worker.info.role is Role.PREFILL for worker in workers) < wanted.prefill
 
 
 def _flips(workers: Sequence[WorkerStatus], wanted: PoolSizes) -> list[Flip]:

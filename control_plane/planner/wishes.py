@@ -1,10 +1,13 @@
 """From needs to the next steps: flips first, then adding, then removing."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from control_plane.planner.bounds import Bounds, best_kind
 from control_plane.planner.config import PlannerConfig
+from control_plane.planner.groups import leaving_in_ratio
 from control_plane.planner.needs import Needs, PoolNeed, WorkerModels
 from control_plane.planner.patience import CoolDowns, Evidence
 from control_plane.planner.types import (
@@ -140,13 +143,14 @@ class Wishes:
         return at_once - sum(worker.flipping for worker in seen.workers)
 
     def _donors(self, seen: Observation, role: Role, bounds: Bounds) -> list[WorkerFigures]:
-        """Whom the pool can do without by its minimum, the least loaded first."""
+        """Whom the pool can do without by its minimum, the least loaded first, and of several
+        versions so that each keeps its ratio."""
         workers = seen.of(role)
         spare = len(workers) - bounds.least.of(role)
         if spare <= 0 or not self._config.can_flip:
             return []
         free = [worker for worker in workers if not worker.flipping]
-        return sorted(free, key=_load)[:spare]
+        return _leaving(seen, free, _load)[:spare]
 
     # --- adding and removing ---------------------------------------------------------------------
 
@@ -198,7 +202,8 @@ class Wishes:
         for role in sorted(Role, key=lambda role: desired.of(role) - len(seen.of(role))):
             extra = len(seen.of(role)) - desired.of(role)
             free = [worker for worker in seen.of(role) if not worker.flipping]
-            leaving += sorted(free, key=self._worth)[: max(0, min(extra, at_once - len(leaving)))]
+            count = max(0, min(extra, at_once - len(leaving)))
+            leaving += _leaving(seen, free, self._worth)[:count]
         reason = f"{desired} have been enough for {self._config.remove_cooldown_s:.0f} s"
         return tuple(Remove(worker.worker_id, reason) for worker in leaving)
 
@@ -214,6 +219,13 @@ class Wishes:
         if pressure <= 1 + band / 2:
             return f"both pools carry their load, {hungry.role} at {pressure:.2f}"
         return f"{hungry.role} is at {pressure:.2f}: waits for evidence, a cool-down or room"
+
+
+def _leaving(
+    seen: Observation, pool: list[WorkerFigures], worth: Callable[[WorkerFigures], Any]
+) -> list[WorkerFigures]:
+    sizes = Counter(worker.group for role in Role for worker in seen.of(role))
+    return leaving_in_ratio(pool, sizes, lambda worker: worker.group, worth)
 
 
 def _other(role: Role) -> Role:
