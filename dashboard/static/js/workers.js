@@ -26,6 +26,8 @@ let wanted = "";
 let shown = []; // the workers in order, those that the search leaves
 let selected = -1;
 const rows = []; // the row elements that exist, reused as the table scrolls
+const names = new Intl.Collator("en", { numeric: true });
+let ranks = new Map(); // worker_id -> its place by name
 let grid, body;
 
 export function startWorkers() {
@@ -63,11 +65,10 @@ function refresh() {
   const value = COLUMNS.find(([id]) => id === order)[2];
   const all = [...state.workers.values()];
   shown = wanted ? all.filter((one) => `${one.worker_id} ${one.role} ${one.state}`.toLowerCase().includes(wanted)) : all;
-  const names = new Intl.Collator("en", { numeric: true });
+  rankNames(all);
   shown.sort((a, b) => {
-    const [x, y] = [value(a), value(b)];
-    const first = typeof x === "number" ? x - y : names.compare(x, y);
-    return first || names.compare(a.worker_id, b.worker_id);
+    const [x, y] = order === "worker_id" ? [0, 0] : [value(a), value(b)];
+    return (x < y ? -1 : x > y ? 1 : 0) || ranks.get(a.worker_id) - ranks.get(b.worker_id);
   });
   const height = `${shown.length * ROW}px`;
   if (body.style.height !== height) {
@@ -78,6 +79,13 @@ function refresh() {
   const of = shown.length < all.length ? ` of ${number(all.length)}` : "";
   setText(byId("workers-count"), all.length ? `${number(shown.length)}${of} ${all.length === 1 ? "worker" : "workers"}. Enter or a click shows one in detail.` : "No worker has registered.");
   paint();
+}
+
+// worker-10 stands behind worker-9; to compare so is slow, and names seldom come and go.
+function rankNames(all) {
+  if (all.length === ranks.size && all.every((one) => ranks.has(one.worker_id))) return;
+  const sorted = all.map((one) => one.worker_id).sort(names.compare);
+  ranks = new Map(sorted.map((id, i) => [id, i]));
 }
 
 function paint() {

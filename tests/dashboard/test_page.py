@@ -1,0 +1,196 @@
+"""The page in headless Chromium over a real cluster."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+TOKEN = "operator-secret"
+
+# Every control with a name, and every text with a contrast of 4.5 against what it stands on.
+AUDIT = """() => {
+  const found = [];
+  const named = (node) => {
+    const label = node.labels?.[0]?.textContent || node.getAttribute("aria-label") || node.title;
+    const by = document.getElementById(node.getAttribute("aria-labelledby") || "");
+    return (label || by?.textContent || node.textContent || "").trim();
+  };
+  for (const node of document.querySelectorAll("button, input, select, a[href], [role=grid], canvas[tabindex], dialog[open], nav, section")) {
+    if (!named(node) && node.checkVisibility()) found.push("no name: " + node.outerHTML.slice(0, 120));
+  }
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => {
+    const part = (c) => ((c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  };
+  const ground = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0.99) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !node.checkVisibility({ visibilityProperty: true })) continue;
+    if (node.closest("svg, :disabled, noscript, script, style")) continue;
+    const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) found.push(contrast.toFixed(2) + ": " + node.className + " " + node.textContent.slice(0, 40));
+  }
+  return [...new Set(found)];
+}"""
+
+
+def sign_in(page: Any, token: str = TOKEN) -> None:
+    page.click("#token-button")
+    page.fill("#operator-name", "Ada")
+    page.fill("#operator-token", token)
+    page.click("#ask-go")
+
+
+def test_it_loads_within_a_second_says_nothing_and_asks_nobody_else(
+    served: Any, look: Callable[..., Any]
+) -> None:
+    one = look(served.url)
+    took_ms = one.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert took_ms < 1000, took_ms
+    expect(one.page.locator("#workers-count")).to_contain_text("4 workers")
+    expect(one.page.locator("#pool-prefill [data-size=actual] dd")).to_have_text("2")
+    assert not one.complaints
+    assert all(url.startswith(served.url) for url in one.asked)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_control_has_a_name_and_every_text_enough_contrast(
+    served: Any, look: Callable[..., Any], ask_cluster: Callable[..., str], scheme: str
+) -> None:
+    ask_cluster(served)
+    one = look(served.url, scheme=scheme)
+    expect(one.page.locator("html")).to_have_attribute("data-theme", scheme)
+    one.page.locator(".waterfall details").first.wait_for()
+    one.page.locator(".waterfall summary").first.click()
+    assert one.page.evaluate(AUDIT) == []
+    one.page.click("#token-button")
+    assert one.page.evaluate(AUDIT) == []
+    assert len(one.page.locator("main, nav, header, footer").all()) >= 4
+
+
+def test_it_fits_a_phone(served: Any, look: Callable[..., Any]) -> None:
+    one = look(served.url, width=390, height=844)
+    one.page.locator(".waterfall, #workers-count").first.wait_for()
+    expect(one.page.locator("#workers-count")).to_contain_text("4 workers")
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_keyboard_reaches_a_worker_and_leaves_it(served: Any, look: Callable[..., Any]) -> None:
+    page = look(served.url).page
+    expect(page.locator("#workers-count")).to_contain_text("4 workers")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    for _ in range(30):
+        if page.evaluate("document.activeElement.id") == "workers-table":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#drawer")).to_be_visible()
+    expect(page.locator("#drawer-title")).to_contain_text("decode-1")
+    page.keyboard.press("Escape")
+    expect(page.locator("#drawer")).not_to_be_visible()
+
+
+def test_a_flip_is_shown_within_two_seconds(served: Any, look: Callable[..., Any]) -> None:
+    page = look(served.url).page
+    expect(page.locator("#pool-decode [data-size=actual] dd")).to_have_text("2")
+    for role, other in [("decode", "prefill"), ("prefill", "decode")]:
+        body = {"worker_id": "prefill-0", "role": role}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        url = f"{served.url}/api/v1/actions/flip"
+        answer = httpx.post(url, json=body, headers=headers, trust_env=False, timeout=20)
+        assert answer.status_code == 200, answer.text
+        asked_s = time.monotonic()
+        row = page.locator(".grid-row", has_text="prefill-0")
+        expect(row.locator(f".role-{role}")).to_be_visible(timeout=5000)
+        assert time.monotonic() - asked_s < 2.0
+        item = page.locator("#decision-list", has_text=f"prefill-0 became {role}")
+        expect(item).to_be_visible()
+        assert other != role
+
+
+def test_without_a_token_nobody_acts(served: Any, look: Callable[..., Any]) -> None:
+    refused = httpx.post(f"{served.url}/api/v1/actions/pause", json={}, trust_env=False)
+    assert refused.status_code == 401
+    page = look(served.url).page
+    page.click("#pause-button")
+    expect(page.locator("#ask-title")).to_have_text("Sign in to act")
+    page.fill("#operator-token", "wrong")
+    page.click("#ask-go")
+    expect(page.locator("#ask-error")).to_contain_text("no valid operator token")
+    expect(page.locator("#ask-go")).to_be_disabled()
+
+
+def test_an_action_is_shown_as_a_plan_confirmed_and_written_down(
+    served: Any, look: Callable[..., Any]
+) -> None:
+    page = look(served.url).page
+    sign_in(page)
+    expect(page.locator("#token-button")).to_have_text("Signed in as Ada")
+    page.click("#pause-button")
+    expect(page.locator("#ask-plan")).to_contain_text("the planner is paused")
+    expect(page.locator("#planner-line")).not_to_contain_text("paused")
+    page.fill("#reason", "a rehearsal")
+    page.click("#ask-go")
+    expect(page.locator("#planner-line")).to_contain_text("paused by Ada")
+    expect(page.locator("#audit-rows tr").first).to_contain_text("done")
+    expect(page.locator("#audit-rows")).to_contain_text("only tried")
+    page.click("#pause-button")
+    expect(page.locator("#ask-title")).to_have_text("Resume the planner")
+    expect(page.locator("#ask-go")).to_be_enabled()
+    page.click("#ask-go")
+    expect(page.locator("#pause-button")).to_have_text("Pause planner")
+
+
+def test_a_ratio_outside_of_the_bounds_is_refused_with_the_limit(
+    served: Any, look: Callable[..., Any]
+) -> None:
+    page = look(served.url).page
+    sign_in(page)
+    page.click("#ratio-button")
+    page.fill("#ratio-prefill", "0")
+    page.fill("#ratio-decode", "1")
+    page.click("#ask-go")
+    expect(page.locator("#ask-error")).to_contain_text("minimum of 1")
+    expect(page.locator("#ask-go")).to_be_disabled()
+
+
+def test_requests_are_found_by_id_with_the_routers_explanation(
+    served: Any, look: Callable[..., Any], ask_cluster: Callable[..., str]
+) -> None:
+    request_id = ask_cluster(served, 900)
+    page = look(served.url).page
+    page.fill("#request-id", request_id)
+    page.click("#request-search button")
+    expect(page.locator(".waterfall details")).to_have_count(1)
+    expect(page.locator(".trace")).to_contain_text("The router: ")
+    expect(page.locator(".trace")).to_contain_text("900 tokens")
+    page.fill("#request-id", "cmpl-nobody")
+    page.click("#request-search button")
+    expect(page.locator("#request-note")).to_contain_text("no gateway remembers")
+
+
+def test_sliders_are_answered_by_the_planner(
+    served: Any, look: Callable[..., Any], ask_cluster: Callable[..., str]
+) -> None:
+    for _ in range(4):
+        ask_cluster(served)
+    page = look(served.url).page
+    expect(page.locator("#whatif-answer")).to_contain_text("Move a slider")
+    page.locator("#whatif-requests_s").fill("95")
+    expect(page.locator("#whatif-answer")).not_to_contain_text("Move a slider")
+    expect(page.locator("#whatif-answer strong")).to_contain_text("P")
