@@ -1,5 +1,6 @@
 """A real Prometheus answers every panel: over a live cluster, and over one where all goes wrong."""
 
+import contextlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from runtime.lifecycle import free_port
 from runtime.metrics import (
     CONTROL_METRICS,
     GATEWAY_METRICS,
@@ -57,7 +59,7 @@ class Prometheus:
     """A server of its own that scrapes the targets every half second."""
 
     def __init__(self, directory: Path, targets: Sequence[str]) -> None:
-        self._port = free_ports(1)
+        self._port = free_port()
         shutil.copy(RULES / "recording.yaml", directory)
         rules = (RULES / "alerts.yaml").read_text()
         (directory / "alerts.yaml").write_text(rules)
@@ -115,17 +117,14 @@ def start_prometheus(tmp_path: Path) -> Iterator[Callable[[Sequence[str]], Prome
         server.stop()
 
 
-def free_ports(number: int) -> int:
-    """The first of so many free ports in a row."""
-    for first in range(20_000 + os.getpid() % 10_000, 60_000, number):
-        if all(_is_free(port) for port in range(first, first + number)):
+def ports_in_a_row(number: int) -> int:
+    """The first of so many ports that nobody listens on."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + number):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
-    raise AssertionError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 # --- everything that can happen ------------------------------------------------------------------
@@ -196,7 +195,8 @@ def test_every_panel_has_data_where_all_that_can_happen_happens(
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """`baton up` on the bundled model; its URL, and what Prometheus is to scrape."""
-    port, metrics_port = free_ports(1), free_ports(3)
+    port = ports_in_a_row(4)
+    metrics_port = port + 1
     command = [sys.executable, "-m", "baton", "up", "--port", str(port), "--control-port", "0"]
     command += ["--metrics-port", str(metrics_port), "--grpc-port", "-1", "--dashboard-port", "-1"]
     environment = {**os.environ, "BATON_STATE_DIR": str(tmp_path / "state")}
@@ -209,7 +209,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
         assert process.poll() is None, log_path.read_text()
         assert time.monotonic() < deadline_s, log_path.read_text()
         time.sleep(0.1)
-    yield url, [f"127.0.0.1:{one}" for one in (port, *range(metrics_port, metrics_port + 3))]
+    yield url, [f"127.0.0.1:{one}" for one in range(port, port + 4)]
     process.send_signal(signal.SIGTERM)
     process.wait(60)
 
@@ -221,6 +221,7 @@ def _serves(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_every_panel_of_normal_running_has_data_over_a_live_cluster(
     cluster: tuple[str, list[str]], start_prometheus: Callable[[Sequence[str]], Prometheus]
 ) -> None:

@@ -7,8 +7,8 @@ _PRESSED = ((0.0, "green"), (1.05, "orange"), (1.2, "red"))
 _OF_ROLE = 'role=~"$role"'
 
 
-def _mean(sum_metric: str) -> str:
-    return f"{total(served(sum_metric))} / {total(served('baton_answers_total'))}"
+def _mean(sum_metric: str, count: str = "baton_answers_begun_total") -> str:
+    return f"{total(served(sum_metric))} / {total(served(count))}"
 
 
 def _sharp(metric: str, labels: str, window: str = "5m") -> str:
@@ -69,7 +69,7 @@ _SEEN = Row(
             (
                 Query(_mean("baton_uncached_tokens_total"), "uncached prompt"),
                 Query(_mean("baton_answer_cached_tokens_total"), "cached prompt"),
-                Query(_mean("baton_answer_tokens_total"), "answer"),
+                Query(_mean("baton_answer_tokens_total", "baton_answers_total"), "answer"),
             ),
         ),
         Panel(

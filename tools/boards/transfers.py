@@ -4,6 +4,7 @@ from boards.panel import CLUSTER, MODEL, ROLE, WORKER, Board, Panel, Query, Row
 from boards.promql import by_worker, of_chosen, quantile, rate, series, served, share, total
 
 _EXPOSED = of_chosen(rate("baton_worker_exposed_seconds_bucket"))
+_MOVE = "a flip, a drain or `baton migrate` under load"
 _LATE = ((0.0, "green"), (0.25, "red"))
 
 
@@ -146,7 +147,7 @@ _FAULTS = Row(
             "From workers that drain or flip, and by `baton migrate`.",
             (Query(total(served("baton_migrations_total"), "outcome"), "{{outcome}}"),),
             unit="ops",
-            needs="a flip, a drain or `baton migrate` under load",
+            needs=_MOVE,
         ),
         Panel(
             "Pause of an answer that moved",
@@ -156,6 +157,7 @@ _FAULTS = Row(
                 Query(quantile(0.9, served("baton_migration_pause_seconds_bucket")), "p90"),
             ),
             unit="s",
+            needs=_MOVE,
         ),
     ),
 )
