@@ -5,6 +5,7 @@ import time
 from statistics import median
 
 from baton.bench.kv_lists import SMALL_POOL
+from baton.bench.kv_round_trip import round_trip_us
 from baton.bench.kv_source import EPOCH, SECRET, WORKER_ID, SourceProcess, source_process
 from baton.bench.row import Row
 from kv_transfer.channel import Channel, wait_readable
@@ -27,11 +28,17 @@ _TIMEOUT_S = 10.0
 
 
 def latency_rows(transport: str, repeats: int) -> list[Row]:
-    """One for each transport that has a target."""
+    """One for each transport that has a target; for tcp also what the machine's sockets take."""
     if transport not in _TARGETS_US:
         return []
     with source_process(transport) as source:
-        return [_latency_row(transport, source, repeats)]
+        rows = [_latency_row(transport, source, repeats)]
+    if transport == "tcp":
+        bare_us, value = round_trip_us(repeats * _READS), rows[0].value
+        rows.append(
+            Row("kv.tcp.latency.floor", value, "us", "bare sockets", bare_us, bare_us / value)
+        )
+    return rows
 
 
 def _latency_row(transport: str, source: SourceProcess, repeats: int) -> Row:
