@@ -234,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         path, _, query = self.path.partition("?")
-        self.kube.requests.append((method, path))
+        watches = "?watch=True" if "watch=True" in query else ""
+        self.kube.requests.append((method, path + watches))
         for fault in tuple(self.kube.faults):
             if fault[0] in f"{method} {path}":
                 self.kube.faults.remove(fault)

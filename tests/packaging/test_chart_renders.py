@@ -1,4 +1,4 @@
-"""Helm itself renders, lints and packages the chart; each object is what a strict API server takes."""
+"""Helm itself renders, lints and packages the chart; a strict API server takes each object."""
 
 import copy
 import functools
