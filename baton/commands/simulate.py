@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from baton.commands.loadtest_flags import LoadFlags, command_line
+from baton.commands.simulate_replay import run_replay
 from baton.commands.simulate_tables import PlannedRun, capacity_table, sweep_table
 from loadtest.errors import LoadtestError
 from loadtest.faults import Fault, parse_fault
@@ -45,6 +46,7 @@ from simulate.sweep import (
 _PANELS = ("Arrivals", "Requests", "Trace")
 _MEASURING = ("slo", "attain", "warmup", "seed")
 _EXIT_BAD_INPUT = 2
+_EXIT_DIFFERENT = 1
 
 SplitFlag = Annotated[str, typer.Option(help="Prefill and decode workers, as in 4:4.")]
 ProfileFlag = Annotated[str, typer.Option(help="Of every worker: model@device[xGPUs], or a file.")]
@@ -72,6 +74,10 @@ RateFlag = Annotated[float, typer.Option(help="Random deaths of a worker per hou
 PlannerFlag = Annotated[
     str | None, typer.Option(help="The planner moves the pools: 'max_gpus=8 min_prefill=1'.")
 ]
+ReplayFlag = Annotated[
+    Path | None, typer.Option(help="A recorded router's placements again; exit code 1: others.")
+]
+RecordFlag = Annotated[str, typer.Option(help="Record what reaches placement, for --replay.")]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
 JsonlFlag = Annotated[Path | None, typer.Option("--jsonl", help="Write one line a request.")]
 HtmlFlag = Annotated[Path | None, typer.Option("--html", help="Write a report with plots.")]
@@ -99,6 +105,8 @@ def run(
     cut: CutFlag = [],  # noqa: B006
     kills_per_hour: RateFlag = 0.0,
     planner: PlannerFlag = None,
+    recording: RecordFlag = "",
+    replay: ReplayFlag = None,
     json_file: JsonFlag = None,
     jsonl_file: JsonlFlag = None,
     html_file: HtmlFlag = None,
@@ -108,6 +116,8 @@ def run(
     console = Console(width=None if os.isatty(1) else 160)
     configure("simulate", level="error")  # what befalls simulated workers is in the report
     try:
+        if replay is not None:
+            raise typer.Exit(0 if run_replay(console, replay) else _EXIT_DIFFERENT)
         load = LoadFlags(**flags)
         ((num_prefill, num_decode),) = parse_splits(split)
         (strategy,) = parse_strategies(policy)
@@ -123,17 +133,18 @@ def run(
             seed=load.seed,
             faults=_faults(kill=kill, freeze=freeze, slow=slow, cut=cut),
             random_faults=RandomFaults(kills_per_hour),
+            recording=recording,
         )
         slos = tuple(load.slo)
         if cluster is not None:
             file = read_cluster_file(cluster)
             spec, slos = file.applied_to(spec), (*slos, *file.slos)
         warmup_s = parse_duration_s(load.warmup or "0")
-        base = Base(
-            spec, strategy, load.order(), slos, warmup_s=warmup_s,
-            auto_units=unit_tokens == 0,
-        )  # fmt: skip
+        auto_units = unit_tokens == 0 and not recording
+        base = Base(spec, strategy, load.order(), slos, warmup_s=warmup_s, auto_units=auto_units)
         jobs = jobs or os.cpu_count() or 1
+        if recording and (sweep or capacity):
+            raise SimulationError("--recording is of one run: leave --sweep and --capacity out")
         if sweep:
             _sweep(console, base, sweep, jobs, json_file)
         elif capacity:

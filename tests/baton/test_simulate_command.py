@@ -115,3 +115,36 @@ def test_a_cluster_file_goes_with_no_split_of_a_sweep(
     cluster.write_text('[[pool]]\nrole = "decode"\nprofile = "llama-3.1-8b@h200"\ncount = 2\n')
     assert run("simulate", "--trace", trace, "--cluster", cluster, "--sweep", "split=1:1") == 2
     assert "leave split= out" in capsys.readouterr().err
+
+
+RECORDING = Path(__file__).parents[1] / "simulate" / "recording.jsonl"
+
+
+def test_a_recording_of_a_live_cluster_is_placed_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of `baton up`; where a decision changes on purpose, record it again (docs/simulation.md)."""
+    assert run("simulate", "--replay", RECORDING) == 0
+    assert "all the same" in capsys.readouterr().out
+
+
+def test_a_recorded_simulation_replays_and_a_change_is_shown(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.jsonl"
+    assert run("simulate", "--trace", trace, "--split", "2:2", "--recording", path) == 0
+    assert run("simulate", "--replay", path) == 0
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"is":"reserved"' not in line]
+    path.write_text("".join(kept))
+    capsys.readouterr()
+    assert run("simulate", "--replay", path) == 1
+    shown = capsys.readouterr().out
+    assert "differ" in shown and "recorded" in shown and "replayed" in shown
+
+
+def test_a_replay_of_no_recording_is_said(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("simulate", "--replay", trace) == 2
+    assert "line 1" in capsys.readouterr().err
+    assert run("simulate", "--replay", tmp_path / "none") == 2
+    assert run("simulate", "--trace", trace, "--sweep", "rate=1,2", "--recording", "x") == 2
