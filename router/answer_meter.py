@@ -5,34 +5,35 @@ from runtime.metrics import Metrics
 
 
 class AnswerMeter:
-    """Counts each ended answer once. Requests that ended without a token count nowhere here."""
+    """Counts each prompt at its first token, and each answer at its end, once.
+
+    Prompts do not wait for their answers: a planner sees at once that they have changed. Requests
+    that ended without a token count nowhere here.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+
+    def began(self, prompt: int, cached: int) -> None:
+        """A first token: of `prompt` tokens, `cached` were not computed."""
+        count, uncached = self._metrics.counter, max(0, prompt - cached)
+        count("baton_answers_begun_total").inc()
+        count("baton_answer_cached_tokens_total").inc(cached)
+        count("baton_uncached_tokens_total").inc(uncached)
+        count("baton_uncached_token_squares_total").inc(uncached**2)
+        count("baton_prefill_pairs_total").inc(prompt**2 - cached**2 if uncached else 0)
 
     def ended(self, trace: RequestTrace) -> None:
         """A request has ended, with its lengths, latencies and objectives."""
         if not trace.num_output_tokens or not trace.ttft_s:
             return
-        self._count_lengths(trace)
-        if trace.ttft_slo_s > 0 and trace.tpot_slo_s > 0:
-            self._count_objectives(trace)
-
-    def _count_lengths(self, trace: RequestTrace) -> None:
-        count = self._metrics.counter
-        prompt, cached, output = (
-            trace.num_prompt_tokens,
-            trace.num_cached_tokens,
-            trace.num_output_tokens,
-        )
-        uncached = max(0, prompt - cached)
+        count, output = self._metrics.counter, trace.num_output_tokens
         count("baton_answers_total").inc()
         count("baton_answer_tokens_total").inc(output)
-        count("baton_answer_cached_tokens_total").inc(cached)
-        count("baton_uncached_tokens_total").inc(uncached)
-        count("baton_uncached_token_squares_total").inc(uncached**2)
-        count("baton_prefill_pairs_total").inc(prompt**2 - cached**2 if uncached else 0)
-        count("baton_context_token_steps_total").inc(output * (prompt + output / 2))
+        context = output * (trace.num_prompt_tokens + output / 2)
+        count("baton_context_token_steps_total").inc(context)
+        if trace.ttft_slo_s > 0 and trace.tpot_slo_s > 0:
+            self._count_objectives(trace)
 
     def _count_objectives(self, trace: RequestTrace) -> None:
         met = {

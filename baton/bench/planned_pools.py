@@ -1,5 +1,6 @@
 """A scaler in the loop of a simulation: it sees what a gateway exports, and its wishes are done."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class PlannedPools:
             Observation(
                 at_s=now_s,
                 wall_s=now_s,
-                workers=self.watch.figures(statuses, now_s, reading.output_tokens_per_s),
+                workers=self.watch.figures(statuses, now_s, math.nan),
                 traffic=reading.traffic,
                 prefill=reading.prefill,
                 decode=reading.decode,

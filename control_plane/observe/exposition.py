@@ -1,14 +1,23 @@
 """From the text that a gateway exports to a reading: rates, length moments, latency ratios."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from control_plane.observe.reading import (
+    ACCEPTED,
     ANSWERS,
+    BEGUN,
+    CACHED,
+    CONTEXT,
     COUNTERS,
     OUTPUT,
+    PAIRS,
     RATIO,
+    SENT,
+    SQUARES,
+    UNCACHED,
     WAITING,
     Reading,
     ReadingError,
@@ -18,11 +27,13 @@ from control_plane.observe.window import CounterWindow, Counts, quantile
 from control_plane.planner.types import PoolFigures, Traffic
 
 MAX_WINDOW_S = 120.0
-_ENOUGH_ANSWERS = 100
+_LEAST_S = 5.0
 
 
 class TrafficWindow:
-    """Readings of the last window_s of expositions; up to MAX_WINDOW_S while few answers come."""
+    """Readings of expositions. Latencies are of the last window_s. Rates and lengths are of the
+    longest stretch in which they did not change, up to MAX_WINDOW_S: long and calm on steady load,
+    short right after a shift."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
@@ -36,12 +47,36 @@ class TrafficWindow:
             counts[source], gauge = _parse(source, body)
             waiting += gauge
         self._window.add(at_s, counts)
-        seconds, growth = self._window.growth(self._window_s, ANSWERS, _ENOUGH_ANSWERS)
-        short_s, short = self._window.growth(self._window_s)
-        rates = {name: growth.get(name, 0.0) / seconds if seconds else 0.0 for name in COUNTERS}
+        least_s = min(_LEAST_S, self._window_s)
+        rates: dict[str, float] = {}
+        for lead, names, variance in _GROUPS:
+            seconds, growth = self._window.steady(lead, variance, least_s)
+            rates |= {name: growth.get(name, 0.0) / seconds if seconds else 0.0 for name in names}
         self._traffic = traffic_of(rates, int(waiting), 0.0, self._traffic)
-        output = short.get(OUTPUT, 0.0) / short_s if short_s else 0.0
-        return Reading(self._traffic, _figures(short, "ttft"), _figures(short, "tpot"), output)
+        seconds, growth = self._window.growth(self._window_s)
+        sent = growth.get(SENT, 0.0) / seconds if seconds else 0.0
+        # A router alone counts no token as it goes by: nobody knows then.
+        output = sent if sent > 0 else math.nan
+        return Reading(self._traffic, _figures(growth, "ttft"), _figures(growth, "tpot"), output)
+
+
+def _squares(growth: Counts) -> float:
+    """Of prompts: the sum of u^2 is the variance of a random number of them."""
+    return growth.get(SQUARES, 0.0)
+
+
+def _answers(growth: Counts) -> float:
+    """Of answers, as if their lengths were exponential."""
+    count = growth.get(ANSWERS, 0.0)
+    return 2 * growth.get(OUTPUT, 0.0) ** 2 / count if count else 0.0
+
+
+# What is looked at for a change, the counters that are read over its stretch, and its variance.
+_GROUPS: tuple[tuple[str, tuple[str, ...], Callable[[Counts], float]], ...] = (
+    (ACCEPTED, (ACCEPTED,), lambda growth: growth.get(ACCEPTED, 0.0)),
+    (UNCACHED, (BEGUN, UNCACHED, SQUARES, PAIRS, CACHED), _squares),
+    (OUTPUT, (ANSWERS, OUTPUT, CONTEXT), _answers),
+)
 
 
 def _parse(source: str, body: bytes) -> tuple[dict[str, float], float]:
@@ -51,7 +86,7 @@ def _parse(source: str, body: bytes) -> tuple[dict[str, float], float]:
     try:
         for family in text_string_to_metric_families(body.decode()):
             for sample in family.samples:
-                if sample.name in COUNTERS:
+                if sample.name in COUNTERS or sample.name == SENT:
                     counts[sample.name] = counts.get(sample.name, 0.0) + sample.value
                 elif sample.name == RATIO and sample.labels.get("kind") == "measured":
                     counts[f"{sample.labels['objective']}|{sample.labels['le']}"] = sample.value

@@ -10,8 +10,8 @@ from control_plane.observe.fetch import fetch
 from control_plane.observe.reading import (
     ACCEPTED,
     COUNTERS,
-    OUTPUT,
     RATIO,
+    SENT,
     WAITING,
     Reading,
     ReadingError,
@@ -60,7 +60,7 @@ class PrometheusServer:
             self._traffic,
             PoolFigures(found.get("ttft"), found.get("ttft_met"), age_s),
             PoolFigures(found.get("tpot"), found.get("tpot_met"), age_s),
-            found.get(OUTPUT, 0.0),
+            found.get(SENT, 0.0),
         )
 
     async def query(self, expressions: Mapping[str, str]) -> dict[str, float]:
@@ -89,6 +89,7 @@ class PrometheusServer:
     def _expressions(self) -> dict[str, str]:
         window = self._window
         queries = {name: f"sum(rate({name}[{window}]))" for name in COUNTERS}
+        queries[SENT] = f"sum(rate({SENT}[{window}]))"
         queries[WAITING] = f"sum({WAITING})"
         queries["age"] = f"time() - max(timestamp({ACCEPTED}))"
         for objective in ("ttft", "tpot"):

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from control_plane.planner.types import PoolFigures, Traffic
 
 ACCEPTED = "baton_requests_accepted_total"
+BEGUN = "baton_answers_begun_total"
 ANSWERS = "baton_answers_total"
 OUTPUT = "baton_answer_tokens_total"
 CACHED = "baton_answer_cached_tokens_total"
@@ -15,7 +16,8 @@ UNCACHED = "baton_uncached_tokens_total"
 SQUARES = "baton_uncached_token_squares_total"
 PAIRS = "baton_prefill_pairs_total"
 CONTEXT = "baton_context_token_steps_total"
-COUNTERS = (ACCEPTED, ANSWERS, OUTPUT, CACHED, UNCACHED, SQUARES, PAIRS, CONTEXT)
+COUNTERS = (ACCEPTED, BEGUN, ANSWERS, OUTPUT, CACHED, UNCACHED, SQUARES, PAIRS, CONTEXT)
+SENT = "baton_output_tokens_total"  # as they come; the answers' own sums wait for their ends
 WAITING = "baton_requests_without_worker"
 RATIO = "baton_slo_ratio_bucket"
 
@@ -47,32 +49,25 @@ class TrafficSource(Protocol):
 def traffic_of(
     rates: Mapping[str, float], num_waiting: int, age_s: float, before: Traffic | None
 ) -> Traffic:
-    """rates: growth a second of COUNTERS. Without an answer in the window, the lengths of `before`
-    stand for those that are on their way."""
-    answers = rates.get(ANSWERS, 0.0)
-    accepted = rates.get(ACCEPTED, answers)
-    if answers <= 0:
-        known = before or Traffic()
-        return Traffic(
-            accepted,
-            known.uncached_tokens,
-            known.uncached_squares,
-            known.uncached_pairs,
-            known.cached_tokens,
-            known.output_tokens,
-            known.context_tokens,
-            num_waiting,
-            age_s,
-        )
-    output = rates.get(OUTPUT, 0.0)
-    return Traffic(
-        requests_per_s=accepted,
-        uncached_tokens=rates.get(UNCACHED, 0.0) / answers,
-        uncached_squares=rates.get(SQUARES, 0.0) / answers,
-        uncached_pairs=rates.get(PAIRS, 0.0) / answers,
-        cached_tokens=rates.get(CACHED, 0.0) / answers,
-        output_tokens=output / answers,
-        context_tokens=rates.get(CONTEXT, 0.0) / output if output else 0.0,
+    """rates: growth a second of COUNTERS. Prompts are known when they begin to be answered, answers
+    when they end; without either in the window, the lengths of `before` stand for theirs."""
+    traffic = replace(
+        before or Traffic(),
+        requests_per_s=rates.get(ACCEPTED, rates.get(BEGUN, 0.0)),
         num_waiting=num_waiting,
         age_s=age_s,
     )
+    begun, ended = rates.get(BEGUN, 0.0), rates.get(ANSWERS, 0.0)
+    if begun > 0:
+        traffic = replace(
+            traffic,
+            uncached_tokens=rates.get(UNCACHED, 0.0) / begun,
+            uncached_squares=rates.get(SQUARES, 0.0) / begun,
+            uncached_pairs=rates.get(PAIRS, 0.0) / begun,
+            cached_tokens=rates.get(CACHED, 0.0) / begun,
+        )
+    output = rates.get(OUTPUT, 0.0)
+    if ended > 0 and output > 0:
+        context = rates.get(CONTEXT, 0.0) / output
+        traffic = replace(traffic, output_tokens=output / ended, context_tokens=context)
+    return traffic

@@ -1,9 +1,11 @@
 """Growth of counters over the last seconds, across restarts of the processes that count."""
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 Counts = Mapping[str, float]
+_SIGMAS = 3.0
 
 
 class CounterWindow:
@@ -49,6 +51,44 @@ class CounterWindow:
                 start_s, start = at_s, sums
                 break
         return now_s - start_s, {key: now[key] - start.get(key, 0.0) for key in now}
+
+    def steady(
+        self, name: str, variance: Callable[[Counts], float], least_s: float
+    ) -> tuple[float, Counts]:
+        """The longest stretch of at least least_s in which the rate of `name` did not change.
+
+        variance: of the growth of `name` in a stretch, from that stretch's growth of all. A change
+        is a difference between a stretch's newer and older part that chance does not explain.
+        Gives what `growth` gives.
+        """
+        if len(self._history) < 2:
+            return 0.0, {}
+        now_s = self._history[-1][0]
+        last = len(self._history) - 1
+        newest = next((i for i in range(last, 0, -1) if now_s - self._history[i][0] >= least_s), 0)
+        start = newest
+        while start > 0 and not any(
+            self._differ(name, variance, start - 1, middle)
+            for middle in {newest, (start - 1 + last) // 2} - {start - 1}
+        ):
+            start -= 1
+        return now_s - self._history[start][0], self._between(start, last)
+
+    def _differ(
+        self, name: str, variance: Callable[[Counts], float], start: int, middle: int
+    ) -> bool:
+        last = len(self._history) - 1
+        rates, spread = [], 0.0
+        for begin, end in ((start, middle), (middle, last)):
+            grown = self._between(begin, end)
+            seconds = self._history[end][0] - self._history[begin][0]
+            rates.append(grown.get(name, 0.0) / seconds)
+            spread += variance(grown) / seconds**2
+        return abs(rates[0] - rates[1]) > _SIGMAS * math.sqrt(spread)
+
+    def _between(self, begin: int, end: int) -> Counts:
+        before, after = self._history[begin][1], self._history[end][1]
+        return {key: after[key] - before.get(key, 0.0) for key in after}
 
     def _grow(self, before: Counts, counts: Counts) -> None:
         has_restarted = any(value < before.get(name, 0.0) for name, value in counts.items())

@@ -12,6 +12,7 @@ from wire.messages import StepTotals, WorkerReport
 _WINDOW_S = 20.0
 _BUSY_LIMIT = 1.2  # of wall time, for one engine
 _TOKEN_LIMIT = 1.5  # of what all gateways sent
+_STEP_TOKENS = 2048.0  # at least, in a step of prompts under load
 _TOKEN_SLACK = 200.0  # tokens that may be on their way, and restarts
 
 
@@ -65,6 +66,7 @@ class WorkerWatch:
             role=info.role,
             costs=known.predictor.costs(),
             kv_tokens=info.num_blocks * info.fingerprint.block_size,
+            step_tokens=_step_tokens(known.history),
             num_running=report.num_running,
             num_waiting=report.num_waiting,
             waiting_tokens=report.waiting_tokens,
@@ -109,6 +111,16 @@ class WorkerWatch:
         if not math.isnan(sent) and tokens > _TOKEN_LIMIT * sent + _TOKEN_SLACK * passed_s:
             return f"it reports {tokens} tokens generated, all gateways sent {sent:.0f}"
         return ""
+
+
+def _step_tokens(history: list[tuple[float, StepTotals]]) -> float:
+    """Prompt tokens in a step that has some. Light load makes small steps, which says nothing."""
+    if not history:
+        return _STEP_TOKENS
+    first, last = history[0][1], history[-1][1]
+    steps = last.num_prefill_steps - first.num_prefill_steps
+    tokens = last.num_prefill_tokens - first.num_prefill_tokens
+    return max(_STEP_TOKENS, tokens / steps) if steps > 0 else _STEP_TOKENS
 
 
 def _impossible(report: WorkerReport) -> str:

@@ -1,9 +1,14 @@
 """How many workers either phase needs for a traffic: DESIGN §6, with the queues solved.
 
 work per request   S   = a*u + e*((p + u)^2 - p^2) + steps
-prefill pool       the smallest n with P(wait > TTFT SLO - S) <= 1 - attainment   (M/G/n)
-decode batch       B*  = largest B with ITL(B, B*ctx) <= 0.9 * TPOT SLO whose KV fits
-decode pool        (L + z*sqrt(L)) / B*,  L = generated tokens/s * ITL(B*)       (Little)
+prefill pool       the smallest n with P(wait > TTFT SLO - S) <= late              (M/G/n)
+decode, by time    (L + z*sqrt(w*L)) / B,  ITL(B) = the TPOT SLO, L = tokens/s * ITL(B)  (Little)
+decode, by memory  the smallest n with P(wait > o * (SLO - ITL(C))) <= late, C sequences' KV
+                   fill a worker                                                 (M/G/(n*C))
+
+A request must keep both objectives, so either may be missed by half of what may miss: late. Its
+TPOT is the mean over its own life, in which the number beside it moves: w is what such a mean
+keeps of a variance whose correlation fades over a life.
 """
 
 import math
@@ -16,19 +21,22 @@ from control_plane.planner.types import Objectives, Traffic
 from router.predictor import StepCosts
 
 _MAX_RHO = 0.92  # estimates of load are not exact
-_SLO_SHARE = 0.9
-_KV_SHARE = 0.9
-_STEP_TOKENS = 2048  # prompt tokens in a busy step: what its base is shared by
+_SLO_SHARE = 0.95  # step costs are not exact either
+_KV_SHARE = 0.95  # sequences come in whole blocks and unequal lengths
+_AVERAGED = 2 / math.e  # w: of exp(-t/T), over a life of T
+_ANSWERS_CV2 = 1.0  # of their lengths, which gateways do not square
 _LEAST_SLACK = 0.1  # of the TTFT SLO, where the service alone takes it
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerModel:
-    """A worker that the others are compared to."""
+    """A worker that the others are compared to. step_tokens: prompt tokens in a busy step, by
+    which the step's base is shared."""
 
     costs: StepCosts
     kv_tokens: int
     max_num_seqs: int
+    step_tokens: float = 2048.0
 
     def service_s(self, traffic: Traffic) -> float:
         """Prefill of a mean request, alone."""
@@ -37,17 +45,25 @@ class WorkerModel:
     def work_s(self, traffic: Traffic) -> float:
         """What a mean request adds to a worker whose steps are full."""
         costs = self.costs
-        base = (costs.step_s + costs.prefill_step_s) * traffic.uncached_tokens / _STEP_TOKENS
+        base = (costs.step_s + costs.prefill_step_s) * traffic.uncached_tokens / self.step_tokens
         compute = costs.prefill_token_s * traffic.uncached_tokens
         return base + compute + costs.prefill_pair_s * traffic.uncached_pairs
 
     def batch(self, context_tokens: float, tpot_s: float) -> float:
         """B*: sequences that decode together within the objective; at least 1."""
+        return min(self.timely(context_tokens, tpot_s), self.slots(context_tokens))
+
+    def timely(self, context_tokens: float, tpot_s: float) -> float:
+        """Sequences whose steps keep the objective."""
         costs, context = self.costs, max(1.0, context_tokens)
         sequence_s = costs.sequence_s + costs.context_token_s * context
         by_time = (_SLO_SHARE * tpot_s - costs.step_s) / sequence_s if sequence_s else math.inf
-        by_memory = _KV_SHARE * self.kv_tokens / context if self.kv_tokens else math.inf
-        return max(1.0, min(by_time, by_memory, self.max_num_seqs))
+        return max(1.0, min(by_time, self.max_num_seqs))
+
+    def slots(self, context_tokens: float) -> float:
+        """Sequences whose KV fits."""
+        by_memory = _KV_SHARE * self.kv_tokens / max(1.0, context_tokens)
+        return max(1.0, min(by_memory if self.kv_tokens else math.inf, self.max_num_seqs))
 
     def itl_s(self, batch: float, context_tokens: float) -> float:
         costs = self.costs
@@ -101,39 +117,63 @@ class PrefillDemand:
 
 @dataclass(frozen=True, slots=True)
 class DecodeDemand:
-    """What the answers ask: sequences that decode at once, with a margin for their number's
-    spread, over what a worker takes. prompt_load: workers' worth of prompts in the same pool."""
+    """What the answers ask. prompt_load: workers' worth of prompts in the same pool.
+
+    concurrency: sequences that decode at once in batches that just keep the objective. held: the
+    same in batches that fill the memory, slots to a worker; those that find none wait slack_s.
+    """
 
     concurrency: float
     batch: float
     margin_sigmas: float
+    held: float
+    slots: float
+    service_s: float
+    slack_s: float
+    late_share: float
     prompt_load: float = 0.0
 
-    @property
-    def sequences(self) -> float:
-        return self.concurrency + self.margin_sigmas * math.sqrt(self.concurrency)
-
-    @property
-    def load(self) -> float:
-        """In workers."""
-        return self.sequences / self.batch + self.prompt_load / _MAX_RHO
-
     def pressure(self, workers: float) -> float:
-        if not self.load:
+        """1 is just enough, infinite for load on nobody."""
+        if not self.concurrency + self.prompt_load:
             return 0.0
-        return self.load / workers if workers > 0 else math.inf
+        if workers <= 0:
+            return math.inf
+        return max(self._timely_load / workers, self._memory_pressure(workers))
 
     def workers(self) -> int:
-        return math.ceil(self.load - 1e-9)
+        by_time = math.ceil(self._timely_load - 1e-9)
+        if not self.concurrency:
+            return by_time
+        return max(by_time, _smallest(self._is_held, math.ceil(self.held / self.slots)))
 
     def scaled(self, factor: float) -> "DecodeDemand":
         return replace(
-            self, concurrency=self.concurrency * factor, prompt_load=self.prompt_load * factor
+            self,
+            concurrency=self.concurrency * factor,
+            held=self.held * factor,
+            prompt_load=self.prompt_load * factor,
         )
+
+    @property
+    def _timely_load(self) -> float:
+        """In workers."""
+        margin = self.margin_sigmas * math.sqrt(_AVERAGED * self.concurrency)
+        return (self.concurrency + margin) / self.batch + self.prompt_load / _MAX_RHO
+
+    def _memory_pressure(self, workers: float) -> float:
+        late = self.late_share
+        carried = max_load(workers * self.slots, self.service_s, _ANSWERS_CV2, self.slack_s, late)
+        return self.held / carried if carried else math.inf
+
+    def _is_held(self, workers: int) -> bool:
+        slots = workers * self.slots
+        late = late_probability(slots, self.held, self.service_s, _ANSWERS_CV2, self.slack_s)
+        return late <= self.late_share
 
 
 def prefill_demand(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> PrefillDemand:
-    service_s, late_share = model.service_s(traffic), 1 - objectives.attainment
+    service_s, late_share = model.service_s(traffic), _late_share(objectives)
     cv2 = _cv2(traffic)
     longest_s = service_s * (1 + _sigmas(objectives) * math.sqrt(cv2))
     slack_s = max(objectives.ttft_s - longest_s, _LEAST_SLACK * objectives.ttft_s)
@@ -141,11 +181,23 @@ def prefill_demand(traffic: Traffic, model: WorkerModel, objectives: Objectives)
     return PrefillDemand(load, service_s, cv2, slack_s, late_share)
 
 
-def decode_demand(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> DecodeDemand:
-    context = traffic.context_tokens
-    batch = model.batch(context, objectives.tpot_s)
-    concurrency = traffic.generated_per_s * model.itl_s(batch, context)
-    return DecodeDemand(concurrency, batch, _sigmas(objectives))
+def decode_demand(
+    traffic: Traffic, model: WorkerModel, objectives: Objectives, held_tokens: float = 0.0
+) -> DecodeDemand:
+    """held_tokens: KV that a sequence takes beside others that share its prefix; 0: its context."""
+    context, tpot_s = traffic.context_tokens, objectives.tpot_s
+    batch, slots = model.timely(context, tpot_s), model.slots(held_tokens or context)
+    full_s = model.itl_s(min(batch, slots), context)
+    return DecodeDemand(
+        concurrency=traffic.generated_per_s * model.itl_s(batch, context),
+        batch=batch,
+        margin_sigmas=_sigmas(objectives),
+        held=traffic.generated_per_s * full_s,
+        slots=slots,
+        service_s=traffic.output_tokens * full_s,
+        slack_s=traffic.output_tokens * max(0.0, tpot_s - full_s),
+        late_share=_late_share(objectives),
+    )
 
 
 def late_prompts(traffic: Traffic, model: WorkerModel, objectives: Objectives) -> str:
@@ -172,8 +224,12 @@ def _cv2(traffic: Traffic) -> float:
     return max(0.0, traffic.uncached_squares / traffic.uncached_tokens**2 - 1)
 
 
+def _late_share(objectives: Objectives) -> float:
+    return (1 - objectives.attainment) / 2
+
+
 def _sigmas(objectives: Objectives) -> float:
-    return NormalDist().inv_cdf(objectives.attainment)
+    return NormalDist().inv_cdf(1 - _late_share(objectives))
 
 
 def _smallest(is_enough: Callable[[int], bool], least: int) -> int:

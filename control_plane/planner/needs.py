@@ -18,7 +18,8 @@ from control_plane.planner.types import Objectives, Observation, Traffic, Worker
 from router.predictor import StepCosts
 from wire.messages import Role
 
-_KV_SHARE = 0.9
+_KV_SHARE = 0.95
+_FEW_SEQUENCES = 16
 _MAX_OBSERVED = 2.0  # latencies say that more is needed, not how much
 
 
@@ -50,11 +51,11 @@ class PoolNeed:
         if count <= 0:
             return math.inf if self.demand.workers() else 0.0
         seen = self.observed * self.num_workers / count
-        return max(self.demand.pressure(self.servers + change * self.speed), seen)
+        return max(self.demand.scaled(1 / self.speed).pressure(count), seen)
 
     def needed(self, room: float = 0.0) -> int:
         """Workers, of the pool's mean speed, that would carry 1 + room times what is asked."""
-        by_model = math.ceil(self.demand.scaled(1 + room).workers() / self.speed - 1e-9)
+        by_model = self.demand.scaled((1 + room) / self.speed).workers()
         by_sight = math.ceil(self.observed * (1 + room) * self.num_workers - 1e-9)
         return max(by_model, by_sight)
 
@@ -91,7 +92,7 @@ class Needs:
     def in_one_pool(self) -> "Needs":
         """The prompts' work as the decode pool's: what aggregated serving asks."""
         prompts, answers = self.prefill.demand, self.decode.demand
-        assert isinstance(answers, DecodeDemand)
+        assert isinstance(prompts, PrefillDemand) and isinstance(answers, DecodeDemand)
         both = replace(answers, prompt_load=prompts.load)
         return replace(
             self,
@@ -112,7 +113,9 @@ class WorkerModels:
 
     def of_worker(self, worker: WorkerFigures) -> WorkerModel | None:
         if worker.costs is not None and not worker.complaint:
-            return WorkerModel(worker.costs, worker.kv_tokens, worker.max_num_seqs)
+            return WorkerModel(
+                worker.costs, worker.kv_tokens, worker.max_num_seqs, worker.step_tokens
+            )
         return self._seeds.get(worker.hardware)
 
     def of_kind(self, name: str) -> WorkerModel | None:
@@ -139,12 +142,12 @@ def needs(
     if prefill_model is None or decode_model is None:
         return None
     prompts = prefill_demand(traffic, prefill_model, objectives)
-    answers = decode_demand(traffic, decode_model, objectives)
+    answers = decode_demand(traffic, decode_model, objectives, _held_tokens(decode))
     unreachable = late_prompts(traffic, prefill_model, objectives) or late_tokens(
         traffic, decode_model, objectives
     )
     queue = _queue_pressure(prefill, prefill_model, prompts.slack_s)
-    full = _decode_pressure(decode, answers)
+    full = _decode_pressure(decode, models, objectives.tpot_s)
     if latencies_count and not unreachable:
         queue = max(queue, _late(seen.prefill.ratio_p90))
         full = max(full, _late(seen.decode.ratio_p90))
@@ -195,15 +198,29 @@ def _queue_pressure(
     return min(_MAX_OBSERVED, waiting_s / slack_s)
 
 
-def _decode_pressure(workers: tuple[WorkerFigures, ...], demand: DecodeDemand) -> float:
-    """Sequences that decode or wait to, over the batches that meet the objective; KV in use."""
+def _decode_pressure(
+    workers: tuple[WorkerFigures, ...], models: WorkerModels, tpot_s: float
+) -> float:
+    """A mean worker's step with all that decodes or waits to, over the objective; KV in use."""
     believed = [worker for worker in workers if not worker.complaint]
-    if not believed:
+    model = models.typical(tuple(believed))
+    if not believed or model is None:
         return 0.0
     sequences = sum(worker.num_running + worker.num_waiting for worker in believed)
+    running = sum(worker.num_running for worker in believed)
+    context = sum(worker.context_tokens for worker in believed) / max(1, running)
     kv_use = sum(worker.kv_use for worker in believed) / len(believed)
-    by_batch = sequences / (demand.batch * len(believed))
-    return min(_MAX_OBSERVED, max(by_batch, kv_use / _KV_SHARE))
+    by_time = sequences / (model.timely(context, tpot_s) * len(believed))
+    return min(_MAX_OBSERVED, max(by_time, kv_use / _KV_SHARE))
+
+
+def _held_tokens(workers: tuple[WorkerFigures, ...]) -> float:
+    """KV that a running sequence takes, shared prefixes counted once; 0 while few run."""
+    believed = [worker for worker in workers if not worker.complaint]
+    running = sum(worker.num_running for worker in believed)
+    if running < _FEW_SEQUENCES:
+        return 0.0
+    return sum(worker.kv_use * worker.kv_tokens for worker in believed) / running
 
 
 def _late(ratio: float | None) -> float:
@@ -223,4 +240,5 @@ def _median(models: list[WorkerModel]) -> WorkerModel:
         ),
         round(median(model.kv_tokens for model in models)),
         round(median(model.max_num_seqs for model in models)),
+        median(model.step_tokens for model in models),
     )

@@ -1,6 +1,10 @@
 """Waiting times of many servers: M/G/c by Erlang's C and its tail (Whitt 1993, eq. 2.24)."""
 
 import math
+from statistics import NormalDist
+
+_MANY = 500  # servers, from which Erlang's C is its own limit (Halfin and Whitt 1981, theorem 1)
+_NORMAL = NormalDist()
 
 
 def wait_probability(servers: float, load: float) -> float:
@@ -54,6 +58,9 @@ def max_load(
 def _erlang_c(servers: int, load: float) -> float:
     if servers <= load:
         return 1.0
+    if servers > _MANY:
+        spare = (servers - load) / math.sqrt(load)
+        return 1 / (1 + spare * _NORMAL.cdf(spare) / _NORMAL.pdf(spare)) if spare < 30 else 0.0
     inverse_b = 1.0  # of Erlang's B, by its recursion in the number of servers
     for number in range(1, servers + 1):
         inverse_b = 1 + inverse_b * number / load

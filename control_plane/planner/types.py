@@ -31,7 +31,7 @@ class WorkerFigures:
 
     costs: calibrated step costs, None while nobody knows them. kv_use: share of its blocks that
     sequences hold. age_s: of these figures. complaint: why they are not believed, empty if they
-    are. group: workers of equal fingerprint pair.
+    are. group: workers of equal fingerprint pair. step_tokens: prompt tokens in a busy step.
     """
 
     worker_id: str
@@ -39,6 +39,7 @@ class WorkerFigures:
     costs: StepCosts | None = None
     kv_tokens: int = 0
     max_num_seqs: int = 256
+    step_tokens: float = 2048.0
     num_running: int = 0
     num_waiting: int = 0
     waiting_tokens: int = 0

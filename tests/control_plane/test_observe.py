@@ -59,7 +59,9 @@ class Gateway:
         meter = AnswerMeter(self.metrics)
         for _ in range(count):
             self.metrics.counter("baton_requests_accepted_total").inc()
+            meter.began(ANSWER.num_prompt_tokens, ANSWER.num_cached_tokens)
             meter.ended(ANSWER)
+            self.metrics.counter("baton_output_tokens_total").inc(ANSWER.num_output_tokens)
 
 
 @pytest.fixture

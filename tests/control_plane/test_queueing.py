@@ -57,8 +57,8 @@ def test_the_needed_workers_are_the_least_that_are_enough(
 def test_a_batch_keeps_the_objective_and_fits_the_memory() -> None:
     for context in (100, 2000, 50_000):
         batch = MODEL.batch(context, 0.05)
-        assert MODEL.itl_s(batch, context) <= 0.9 * 0.05 + 1e-9 or batch == 1
-        assert batch * context <= 0.9 * PROFILE.kv_tokens or batch == 1
+        assert MODEL.itl_s(batch, context) <= 0.95 * 0.05 + 1e-9 or batch == 1
+        assert batch * context <= 0.95 * PROFILE.kv_tokens + 1e-6 or batch == 1
 
 
 def test_holt_winters_agrees_with_its_recursion_written_out() -> None:

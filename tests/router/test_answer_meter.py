@@ -32,7 +32,11 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def test_lengths_and_their_second_moment_are_summed() -> None:
     metrics = Metrics(GATEWAY_METRICS)
-    AnswerMeter(metrics).ended(trace())
+    meter = AnswerMeter(metrics)
+    meter.began(100, 40)
+    assert value(metrics, "baton_answers_begun_total") == 1
+    assert value(metrics, "baton_answers_total") == 0
+    meter.ended(trace())
     assert value(metrics, "baton_answers_total") == 1
     assert value(metrics, "baton_uncached_tokens_total") == 60
     assert value(metrics, "baton_uncached_token_squares_total") == 3600
