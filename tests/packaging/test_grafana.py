@@ -163,3 +163,13 @@ def as_asked(expression: str) -> str:
     """With all of each variable chosen, as Grafana sends it."""
     expression = expression.replace("$__rate_interval", "10s")
     return re.sub(r"\$[a-z]+", ".*", expression)
+
+
+def test_every_alert_leads_to_its_runbook() -> None:
+    text = (ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text()
+    alerts = re.findall(r"- alert: (\w+)", text)
+    links = re.findall(r"runbook_url: (\S+)#(\S+)", text)
+    assert len(links) == len(alerts)
+    for alert, (page, anchor) in zip(alerts, links, strict=True):
+        assert re.search(rf"^## {alert}$", (ROOT / page).read_text(), re.MULTILINE)
+        assert anchor == alert.lower()
