@@ -1,10 +1,12 @@
 """Real clusters for the end-to-end tests: `baton up` as a user starts it, on tiny models."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +25,6 @@ from router.candidates import WorkerState
 from router.config import RouterConfig
 from router.router import Router
 from runtime.clock import SystemClock
-from runtime.lifecycle import free_port
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
@@ -150,6 +151,7 @@ class Cluster:
     process: subprocess.Popen[bytes]
     http_port: int
     control_port: int
+    operator_port: int
     log_path: Path
     _pids: set[int] = field(default_factory=set)
     _reports: list[WorkerReport] = field(default_factory=list)
@@ -205,6 +207,15 @@ class Cluster:
         assert not leftovers, f"processes outlived `baton up`: {leftovers}"
 
 
+def free_ports(count: int) -> tuple[int, ...]:
+    """Different TCP ports that were free a moment ago."""
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in sockets)
+
+
 @pytest.fixture(scope="session")
 def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
     """A function that starts `baton up` on a model directory and waits until it serves."""
@@ -212,22 +223,24 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def start(model: Path, *flags: str, prefill: int = 1, decode: int = 1) -> Cluster:
         state = tmp_path_factory.mktemp("state")
-        http_port, control_port = free_port(), free_port()
+        http_port, control_port, operator_port = free_ports(3)
         command = [
             *(sys.executable, "-m", "baton", "up", "--model", str(model)),
             *("--prefill", str(prefill), "--decode", str(decode)),
             *("--port", str(http_port), "--control-port", str(control_port)),
+            *("--http-port", str(operator_port)),
             *("--kv-memory", "64MiB", "--threads", "1", *flags),
         ]
         environment = {
             **os.environ,
             "BATON_STATE_DIR": str(state),
             "BATON_CLUSTER_TOKEN": TOKEN,
+            "BATON_OPERATOR_TOKEN": TOKEN,
         }
         log_path = state / "up.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        cluster = Cluster(process, http_port, control_port, log_path)
+        cluster = Cluster(process, http_port, control_port, operator_port, log_path)
         running.append(cluster)
         _wait_ready(cluster)
         return cluster
