@@ -24,6 +24,7 @@ from baton.detached import start_detached
 from baton.state_dir import ClusterState, StateDir
 from baton.up_config import UpConfig
 from control_plane.config import ControlConfig
+from dashboard.config import DashboardConfig
 from gateway.config import GatewayConfig
 from runtime.lifecycle import free_port
 from worker.config import WorkerConfig
@@ -106,7 +107,7 @@ def test_every_command_has_a_help_page(
 
 
 def test_every_setting_has_a_help_text():
-    configs = (UpConfig, ControlConfig, GatewayConfig, WorkerConfig)
+    configs = (UpConfig, ControlConfig, DashboardConfig, GatewayConfig, WorkerConfig)
     names = {field.name for config in configs for field in fields(config)}
     assert names - SECRET_FIELDS - {"role"} == set(HELP)
 
