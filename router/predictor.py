@@ -6,7 +6,9 @@ The model is linear in a step's work, so that sums over many steps teach as well
          + prefill_step_s + prefill_token_s * c + prefill_pair_s * ((p + c)^2 - p^2)  if it prefills
 
 It is fitted by recursive least squares on relative errors. A sample makes only that be forgotten
-which it exercises: a worker that does not prefill keeps what is known of its prefill.
+which it exercises: a worker that does not prefill keeps what is known of its prefill. What the fit
+itself goes on with may be negative, where B and K rise and fall together; what is predicted from is
+the nearest fit that is not, by the same errors.
 """
 
 import math
@@ -70,6 +72,7 @@ class StepPredictor:
         self._scale = _vector(seed or GENERIC_COSTS)
         self._scale[self._scale <= 0] = 1e-9
         self._factors = np.ones(6)  # coefficients as multiples of the seed
+        self._fit = self._factors  # the same, unbounded
         self._information = _PRIOR_WEIGHT * np.eye(6)
         self._residuals: deque[float] = deque(maxlen=_NUM_RESIDUALS)  # actual / predicted
         self._error: float | None = None  # these two are kept until a residual comes
@@ -152,14 +155,15 @@ class StepPredictor:
         self._num_samples += 1
         self._num_decode_samples += work[1] > 0
         self._num_prefill_samples += work[4] > 0
-        error = 1 - predicted
+        error = 1 - float(scaled @ self._fit)
         weight = 1.0 if abs(error) <= _HUBER else _HUBER / abs(error)
         weighted = scaled * math.sqrt(weight)
         kept, renewed = _forgetting((work > 0).tobytes())
         self._information *= kept
         self._information += weighted[:, None] * weighted + renewed
-        step = np.linalg.solve(self._information, scaled * (weight * error))
-        self._factors = np.maximum(self._factors + step, 0.0)
+        wanted = scaled * (weight * error) + renewed.diagonal() * (1 - self._fit)
+        self._fit = self._fit + np.linalg.solve(self._information, wanted)
+        self._factors = _not_negative(self._fit, self._information)
         self._costs = None
 
     def _expert(self, knows: str) -> "StepPredictor | None":
@@ -178,6 +182,21 @@ def _quantile(values: list[float], share: float) -> float:
     low = int(place)
     high = min(low + 1, len(values) - 1)
     return values[low] + (values[high] - values[low]) * (place - low)
+
+
+def _not_negative(fit: Floats, information: Floats) -> Floats:
+    """The best fit among those without negative factors: what is left out is shared among the
+    others as the errors want it. (Lawson and Hanson, Solving Least Squares Problems, chapter 23,
+    without its way back.)  # [6], [6, 6] -> [6]
+    """
+    bounded = fit
+    while (bounded < 0).any():
+        out = bounded <= 0
+        kept = ~out
+        moved = information[np.ix_(kept, out)] @ fit[out]
+        bounded = np.zeros_like(fit)
+        bounded[kept] = fit[kept] + np.linalg.solve(information[np.ix_(kept, kept)], moved)
+    return bounded
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 import math
 from random import Random
 
+import numpy as np
 import pytest
 
 from router.predictor import StepCosts, StepPredictor
@@ -144,3 +145,21 @@ def test_totals_of_a_new_process_are_no_sample():
     before = predictor.coefficients().copy()
     predictor.observe(StepTotals(num_steps=1, step_s=99.0), 100.0)
     assert (predictor.coefficients() == before).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_that_vary_do_not_carry_the_fit_away_where_sequences_and_context_rise_together(seed):
+    rng, predictor = Random(seed), StepPredictor()
+    for number in range(400):
+        seqs, steps = rng.randint(1, 6), rng.randint(25, 45)
+        context = seqs * rng.uniform(2500, 4500)
+        taken_s = steps * TRUE.itl_s(seqs, context) * rng.uniform(0.85, 1.15)
+        taken_s += 0.1 * (rng.random() < 0.05)  # somebody else had the machine
+        work = np.array([steps, steps * seqs, steps * context, 0, 0, 0])
+        predictor.learn(work, taken_s)
+        if number > 40:
+            step_s, sequence_s, token_s = predictor.coefficients()[:3]
+            assert min(step_s, sequence_s, token_s) >= 0
+            for count in (1, 4, 8):
+                found_s = step_s + (sequence_s + 3500 * token_s) * count
+                assert found_s == pytest.approx(TRUE.itl_s(count, 3500 * count), rel=0.25)
