@@ -143,7 +143,7 @@ class _Bare:
                     self._waiting.pop(event.leg_id).set_result(None)
 
 
-class _FixedControl:
+class FixedControl:
     """A control plane whose workers never change."""
 
     def __init__(self, workers: tuple[WorkerInfo, ...]) -> None:
@@ -172,11 +172,11 @@ async def _cluster() -> AsyncIterator[_Cluster]:
     process.start()
     ports = await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
     workers = tuple(
-        _info(name, role, port)
+        worker_info(name, role, port)
         for name, role, port in zip("pd", (Role.PREFILL, Role.DECODE), ports, strict=True)
     )
     server = rpc.build_server()
-    rpc.add_control_service(server, _FixedControl(workers))
+    rpc.add_control_service(server, FixedControl(workers))
     control_port = rpc.bind(server, "127.0.0.1", 0)
     await server.start()
     router = Router(
@@ -196,7 +196,7 @@ async def _cluster() -> AsyncIterator[_Cluster]:
         process.join()
 
 
-def _info(name: str, role: Role, port: int) -> WorkerInfo:
+def worker_info(name: str, role: Role, port: int) -> WorkerInfo:
     fabric = FabricAddress("127.0.0.1", 1)
     return WorkerInfo(name, 1, role, f"127.0.0.1:{port}", fabric, _FINGERPRINT, 9999, 100_000)
 
@@ -212,6 +212,16 @@ async def _latency(routed: _Routed, bare: _Bare, count: int) -> Row:
     added_ms, bare_ms = 1e3 * (with_s - without_s), 1e3 * without_s
     ratio = with_s / without_s
     return Row("router.relay.added.p50", added_ms, "ms", "bare session", bare_ms, ratio)
+
+
+async def bare_first_s(port: int, count: int, num_input: int) -> list[float]:
+    """Seconds to the first token of requests of one token over a bare session, one at a time."""
+    bare = _Bare(port)
+    await bare.open()
+    try:
+        return [await bare.first_s(_request(number, num_input, 1)) for number in range(count)]
+    finally:
+        await bare.close()
 
 
 async def _cpu_us(way: _Routed | _Bare, load: _Load) -> float:

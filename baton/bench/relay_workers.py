@@ -39,11 +39,23 @@ class _Leg:
     index: int  # of its next token
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A step each tick_s; a leg gets its first token at once, the others every so many steps."""
+
+    tick_s: float = 0.0
+    every: int = 1
+
+
+AT_ONCE = Pace()
+
+
 class EmptyWorker:
     """One frame a step carries all legs' tokens, as a worker's does."""
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, pace: Pace = AT_ONCE) -> None:
         self._role = role
+        self._pace = pace
 
     async def session(self, frames: AsyncIterator[ClientFrame]) -> AsyncIterator[WorkerFrame]:
         legs: dict[int, _Leg] = {}
@@ -59,12 +71,12 @@ class EmptyWorker:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(wake.wait(), _REPORT_INTERVAL_S)
                 num_steps += 1
-                events, report = _step(legs, fresh), None
+                events, report = _step(legs, fresh, num_steps, self._pace.every), None
                 if time.monotonic() - reported_s > _REPORT_INTERVAL_S:
                     report, reported_s = self._report(num_steps, len(legs)), time.monotonic()
                 if events or report:
                     yield WorkerFrame(tuple(events), report)
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._pace.tick_s)
         finally:
             reader.cancel()
 
@@ -78,14 +90,14 @@ class EmptyWorker:
         )
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, pace: Pace = AT_ONCE) -> None:
     """Sends the ports of a prefill and a decode worker, and serves until anything comes back."""
 
     async def run() -> None:
         ports, servers = [], []
         for role in (Role.PREFILL, Role.DECODE):
             server = rpc.build_server()
-            rpc.add_worker_service(server, EmptyWorker(role))
+            rpc.add_worker_service(server, EmptyWorker(role, pace))
             ports.append(rpc.bind(server, "127.0.0.1", 0))
             await server.start()
             servers.append(server)
@@ -110,9 +122,11 @@ async def _read(
             legs.pop(frame.leg_id, None)
 
 
-def _step(legs: dict[int, _Leg], fresh: list[StartLeg]) -> list[LegEvent]:
+def _step(legs: dict[int, _Leg], fresh: list[StartLeg], number: int, every: int) -> list[LegEvent]:
     events: list[LegEvent] = []
+    due = [leg_id for leg_id in legs if not (number + leg_id) % every]
     for start in fresh:
+        due.append(start.leg_id)
         legs[start.leg_id] = _Leg(start, len(start.output_tokens))
         events.append(LegAccepted(start.leg_id, 0))
         if start.prefill_only:
@@ -120,7 +134,8 @@ def _step(legs: dict[int, _Leg], fresh: list[StartLeg]) -> list[LegEvent]:
         elif start.handle is not None:
             events.append(LegTransferred(start.leg_id, 1, 0.0, 0.0, "shm"))
     fresh.clear()
-    for leg_id, leg in list(legs.items()):
+    for leg_id in due:
+        leg = legs[leg_id]
         events.append(LegTokens(leg_id, leg.index, (leg.index % 1000,)))
         leg.index += 1
         is_last = leg.index >= leg.start.request.sampling.max_tokens

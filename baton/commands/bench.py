@@ -22,6 +22,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path"),
         "router": ("baton.bench.router", "baton.bench.relay"),
+        "gateway": ("baton.bench.gateway",),
         "kv": (
             "baton.bench.kv",
             "baton.bench.kv_digest",
@@ -31,6 +32,8 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "flip": ("baton.bench.flip",),
         "planner": ("baton.bench.planner",),
+        "simulate": ("baton.bench.simulate",),
+        "loadtest": ("baton.bench.loadtest",),
         "control": ("baton.bench.control",),
         "kernels": ("baton.bench.kernels", "baton.bench.gpu_model"),
     }
