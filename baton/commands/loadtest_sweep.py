@@ -2,13 +2,8 @@
 
 import asyncio
 import shlex
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -16,16 +11,14 @@ from rich.table import Table
 
 from baton.commands.loadtest_flags import LoadFlags
 from baton.commands.loadtest_run import load_once
-from baton.state_dir import StateDir
+from baton.detached_cluster import ClusterStartError, detached_cluster
 from loadtest.errors import LoadtestError
 from loadtest.order import plan_workload
 from loadtest.quantities import parse_rate
 from loadtest.report_plots import Named
 from loadtest.result import RunResult
 from loadtest.sweep import Sweep, largest_rate
-from runtime.settings import child_environment
 
-_START_TIMEOUT_S = 180.0
 _STOPPED = "stopped"
 
 
@@ -85,10 +78,13 @@ def sweep_all(
         return [_sweep(url, "", flags, max_rate, console)]
     found = []
     for prefill, decode in grid.splits:
-        with _cluster(prefill, decode, grid.up_flags) as cluster_url:
-            name = f"{prefill}:{decode}"
-            console.print(f"{name} at {cluster_url}", highlight=False)
-            found.append(_sweep(cluster_url, name, flags, max_rate, console))
+        name = f"{prefill}:{decode}"
+        try:
+            with detached_cluster(prefill, decode, grid.up_flags) as state:
+                console.print(f"{name} at {state.http_url}", highlight=False)
+                found.append(_sweep(state.http_url, name, flags, max_rate, console))
+        except ClusterStartError as error:
+            raise LoadtestError(str(error)) from error
         if found[-1].problem == _STOPPED:
             break
     return found
@@ -154,37 +150,3 @@ def _line(rate: float, result: RunResult) -> str:
         f"TPOT p50 {overall.tpot.p50:.1f} p99 {overall.tpot.p99:.1f} ms  "
         f"failed {overall.num_requests - overall.num_ok}"
     )
-
-
-@contextmanager
-def _cluster(prefill: int, decode: int, up_flags: Sequence[str]) -> Iterator[str]:
-    """A cluster of its own state directory, for as long as the context is open: its URL."""
-    with tempfile.TemporaryDirectory(prefix="baton-sweep-") as folder:
-        environ = child_environment({"BATON_STATE_DIR": folder})
-        split = ["--prefill", str(prefill), "--decode", str(decode)]
-        ports = ["--port", "0", "--control-port", "0", "--metrics-port", "0"]
-        baton = [sys.executable, "-m", "baton"]
-        try:
-            said = _start([*baton, "up", "--detach", *ports, *split, *up_flags], environ)
-            state = StateDir(Path(folder)).running()
-            if said or state is None:
-                raise LoadtestError(f"no cluster of {prefill}:{decode} could be started: {said}")
-            yield state.http_url
-        finally:
-            subprocess.run([*baton, "down"], env=environ, capture_output=True, check=False)
-
-
-def _start(words: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Runs a command that ends once the cluster serves; what it said, when it failed."""
-    try:
-        ended = subprocess.run(
-            words,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=_START_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"not ready within {_START_TIMEOUT_S:g} s"
-    return (ended.stderr or ended.stdout).strip() if ended.returncode else ""

@@ -36,11 +36,9 @@ def command(
     """Watch the workers under load and write how long their steps take."""
     address, token = where(control_address)
     try:
-        link_bytes_per_s = parse_bytes(link)
-        seen = asyncio.run(_watch(address, token, seconds))
-        fit = fit_steps([totals for _, totals in seen.values()])
-        info = next(iter(seen.values()))[0]
-        out.write_text(dump(_profile(out.stem, info, fit, link_bytes_per_s)))
+        watching = fitted_profile(out.stem, address, token, seconds, parse_bytes(link))
+        profile, fit = asyncio.run(watching)
+        out.write_text(dump(profile))
     except rpc.RpcError as error:
         typer.echo(f"baton profile: {address} does not answer: {error.details()}", err=True)
         raise typer.Exit(1) from error
@@ -48,6 +46,19 @@ def command(
         typer.echo(f"baton profile: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"{out}: {fit.num_samples} samples, median error {fit.error:.1%}")
+
+
+async def fitted_profile(
+    name: str, address: str, token: str, seconds: float, link_bytes_per_s: int
+) -> tuple[Profile, StepFit]:
+    """The profile of the workers of the control plane at that address, after `seconds` of load.
+
+    Raises RpcError, or SimulationError for too little load.
+    """
+    seen = await _watch(address, token, seconds)
+    fit = fit_steps([totals for _, totals in seen.values()])
+    info = next(iter(seen.values()))[0]
+    return _profile(name, info, fit, link_bytes_per_s), fit
 
 
 async def _watch(
