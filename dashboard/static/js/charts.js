@@ -2,6 +2,7 @@
 
 import uPlot from "../vendor/uplot.js";
 import { ask } from "./api.js";
+import { changes, grouped } from "./decisions.js";
 import { byId, colour, setText } from "./dom.js";
 import { percent, rate } from "./format.js";
 import { changed, on, state } from "./state.js";
@@ -113,14 +114,14 @@ function build(host, chart, data) {
   }, data, host);
 }
 
-// A line where a decision did or would change something, drawn over the curve.
+// A line where a decision first did or would change something, drawn over the curve.
 function drawMarks(plot) {
   const { ctx, bbox } = plot;
   ctx.save();
   ctx.strokeStyle = colour("accent");
   ctx.setLineDash([2, 2]);
-  for (const one of state.decisions) {
-    if (!one.steps.some((step) => step.kind !== "hold")) continue;
+  for (const { first: one } of grouped(state.decisions)) {
+    if (!changes(one)) continue;
     const x = plot.valToPos(one.at_s, "x", true);
     if (x < bbox.left || x > bbox.left + bbox.width) continue;
     ctx.beginPath();

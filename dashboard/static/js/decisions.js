@@ -33,20 +33,23 @@ function show() {
   list.replaceChildren(...items.map((one) => one.node));
 }
 
-// Holds that say the same stand as one, with how long it held.
-function grouped(decisions) {
+// Holds and advice that say the same stand as one, from the first of them to the last.
+export function grouped(decisions) {
   const found = [];
   for (const one of decisions) {
     const key = words(one);
     const before = found.at(-1);
-    if (before && before.key === key && !changes(one)) before.first = one;
+    if (before && before.key === key && !one.acted) before.first = one;
     else found.push({ key, first: one, last: one });
   }
   return found;
 }
 
-const changes = (one) => one.steps.some((step) => step.kind !== "hold");
-const words = (one) => one.steps.map((step) => `${step.kind} ${step.worker_id}${step.kind === "hold" ? step.reason.replace(/[\d.]+/g, "") : step.reason}`).join("|") + ratio(one.prefill, one.decode);
+export const changes = (one) => one.steps.some((step) => step.kind !== "hold");
+const words = (one) => {
+  const steps = one.steps.map((step) => `${step.kind} ${step.role} ${step.count} ${step.reason.replace(/[\d.]+/g, "")}`);
+  return `${steps.join("|")} ${ratio(one.prefill, one.decode)}${one.acted ? one.id : ""}`;
+};
 
 function item({ first, last }) {
   const when = first === last ? clock(last.at_s) : `${clock(first.at_s)} to ${clock(last.at_s)}`;

@@ -137,8 +137,11 @@ function mark(ink) {
 }
 
 function legend() {
-  const what = measure === "exposed" ? "darker: more of the transfer shows" : "darker: more bandwidth";
-  byId("matrix-legend").replaceChildren(el("span", {}, what), el("span", {}, "· red square: alarm, or a transport that fell back"));
+  const list = byId("matrix-legend");
+  if (list.dataset.measure === measure) return;
+  list.dataset.measure = measure;
+  const what = measure === "exposed" ? "stronger: more of the transfer shows" : "stronger: more bandwidth";
+  list.replaceChildren(el("span", {}, what), el("span", {}, "red square: alarm, or a transport that fell back"));
 }
 
 function point(row, column) {

@@ -82,8 +82,10 @@ function moving(prefill, decode, here) {
 function calm(traffic, decision, here) {
   const loads = ["prefill", "decode"].map((role) => decision?.inputs?.[`pressure_${role}`]);
   const load = loads.some((one) => one > 0) ? ` Prefill carries ${number(loads[0], 2)}, decode ${number(loads[1], 2)} of what each can.` : "";
-  if (!traffic?.requests_s && !traffic?.in_flight) return say("calm", `Idle: ${here}, no requests.`, load.trim());
-  return say("good", `Balanced: ${here} carry ${rate(traffic.requests_s)} requests a second.`, `${traffic.ttft_attained === null ? "" : "The objectives are met."}${load}`.trim());
+  const wanted = decision ? ratio(decision.prefill, decision.decode) : here;
+  const advice = wanted === here ? "" : ` The planner would have ${wanted}.`;
+  if (!traffic?.requests_s && !traffic?.in_flight) return say("calm", `Idle: ${here}, no requests.`, `${load}${advice}`.trim());
+  return say("good", `Balanced: ${here} carry ${rate(traffic.requests_s)} requests a second.`, `${traffic.ttft_attained === null ? "" : "The objectives are met."}${load}${advice}`.trim());
 }
 
 const say = (level, line, detail) => ({ level, line, detail });
