@@ -91,6 +91,7 @@ class WorkerInfo:
     pairs: tuple[PairStatus, ...] = ()  # of the workers that this one may pull from
     role_epoch: int = 0  # grows with each change of the role in this process
     flipping: bool = False  # legs of the role before are still running
+    hardware: str = ""  # its kind, as the planner's budget names it, or the device's own name
 
 
 @dataclass(frozen=True, slots=True)

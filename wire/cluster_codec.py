@@ -41,6 +41,7 @@ def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:
         pairs=[_encode_pair(pair) for pair in info.pairs],
         role_epoch=info.role_epoch,
         flipping=info.flipping,
+        hardware=info.hardware,
     )
 
 
@@ -68,6 +69,7 @@ def decode_worker_info(message: control_pb2.WorkerInfo) -> WorkerInfo:
         pairs=tuple(_decode_pair(pair) for pair in message.pairs),
         role_epoch=message.role_epoch,
         flipping=message.flipping,
+        hardware=message.hardware,
     )
 
 

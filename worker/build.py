@@ -60,6 +60,7 @@ class WorkerParts:
     max_model_len: int
     preflight: Preflight
     num_gpus: int
+    hardware: str
 
 
 @contextlib.contextmanager
@@ -127,6 +128,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             max_model_len=plan.max_model_len,
             preflight=Preflight(plan.layout, clock, secret, transfer),
             num_gpus=_num_gpus(config, model),
+            hardware=_hardware(config, model),
         )
 
 
@@ -167,6 +169,15 @@ def _num_gpus(config: WorkerConfig, model: ForwardModel) -> int:
     if config.profile:
         return load_profile(config.profile).num_gpus
     return int(model.device.type == "cuda")
+
+
+def _hardware(config: WorkerConfig, model: ForwardModel) -> str:
+    """What the operator calls it, else the profile's device, else the GPU's name; empty on a CPU."""
+    if config.hardware or config.profile:
+        return config.hardware or load_profile(config.profile).name.rpartition("@")[2]
+    if model.device.type != "cuda":
+        return ""
+    return torch.cuda.get_device_name(model.device).lower()
 
 
 def _importer(

@@ -23,6 +23,7 @@ class WorkerConfig:
     kv_memory: str = "1GiB"
     dtype: str = "auto"  # the checkpoint's
     device: str = "auto"  # cuda where there is one, else cpu
+    hardware: str = ""  # the profile's device, else the GPU's own name
     max_model_len: int = 0  # the model's
     max_batch_tokens: int = 0  # by role and device: see batch_tokens
     max_num_seqs: int = 64

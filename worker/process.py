@@ -140,6 +140,7 @@ class _Beats:
             pairs=self.pairs(),
             role_epoch=report.role_epoch,
             flipping=report.flipping,
+            hardware=self._parts.hardware,
         )
         return WorkerBeat(info, report)
 

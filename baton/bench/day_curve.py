@@ -1,4 +1,8 @@
-"""A day of a conversation trace, its rate going 1:5, under scalers and under hindsight."""
+"""Days in an hour, their rates going 1:5, under scalers and under hindsight.
+
+A day is 24 times faster than a real one, and so is what waits in it: a worker starts in 5 s (two
+minutes of the day) and cool-downs are 10 s and 30 s.
+"""
 
 import math
 from bisect import bisect_right
@@ -10,18 +14,26 @@ import numpy as np
 
 from baton.bench.peer_scalers import Pools
 from baton.bench.planned_pools import Decide, PlannedRun, costs_of, planned_run
+from control_plane.planner.config import Hardware, PlannerConfig
 from control_plane.planner.demand import WorkerModel, decode_demand, prefill_demand
 from control_plane.planner.types import Decision, Objectives, Observation, Traffic
+from loadtest.arrivals import GapProcess, RateSegment
+from loadtest.lengths import LengthSpec
 from loadtest.plan import Workload, number
 from loadtest.record import RequestRecord
+from loadtest.synthetic import Phase, synthetic_workload
 from loadtest.trace import TraceScaling, read_trace, trace_workload
 from profiles.catalog import load_profile
+from simulate.pool_costs import PoolCosts
 from simulate.spec import ClusterSpec
 from wire.messages import Role
 
+_DAY_S = 3600.0
 _SLOT_S = 60.0
-_LEAD_S = 20.0  # start-up, which hindsight orders early enough
-_FACTORS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35)
+_LEAD_S = 8.0  # start-up, which hindsight orders early enough
+_FACTORS = (1.1, 1.0, 0.93, 0.86, 0.8, 0.74, 0.68, 0.62)
+_OBJECTIVES = Objectives(ttft_s=5.0, tpot_s=0.1)
+_MAX_TOTAL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,47 +57,86 @@ class Day:
         return in_time and (tpot_s is None or tpot_s <= self.objectives.tpot_s)
 
 
-def day_of(trace: Path, num_requests: int, duration_s: float, objectives: Objectives) -> Day:
-    """The trace's first requests in their order and with their bursts; prompts cut at 8,000 tokens,
-    for a worker of one L40S. The rate goes as 3 - 2 cos: from 1 in the night to 5 at noon."""
-    rows = read_trace(trace)[:num_requests]
-    base = trace_workload(rows, TraceScaling(max_input=8000), trace.name, 1).conversations
+def trace_day(trace: Path) -> Day:
+    """The trace's requests in their order and with their bursts, prompts cut at 8,000 tokens. The
+    rate goes as 3 - 2 cos: from 1 in the night to 5 at noon."""
+    base = trace_workload(read_trace(trace), TraceScaling(max_input=8000), trace.name, 1)
     hours = np.linspace(0.0, 1.0, 10_001)
     passed = np.cumsum(3 - 2 * np.cos(2 * np.pi * hours))
-    places = np.array([conversation.at_s for conversation in base]) / base[-1].at_s
-    times_s = np.interp(places, passed / passed[-1], hours) * duration_s
-    starts = zip(times_s.tolist(), base, strict=True)
+    begun = base.conversations
+    places = np.array([conversation.at_s for conversation in begun]) / begun[-1].at_s
+    times_s = np.interp(places, passed / passed[-1], hours) * _DAY_S
+    starts = zip(times_s.tolist(), begun, strict=True)
     workload = Workload(
         number((at_s, conversation.turns, "") for at_s, conversation in starts),
-        duration_s,
+        _DAY_S,
         f"{trace.name} over a day's curve 1:5",
     )
+    return _day(workload)
+
+
+def synthetic_day() -> Day:
+    """Random arrivals, shorter prompts and longer answers; a morning and an evening peak."""
+    rates = (1.0, 1.0, 3.0, 5.0, 4.0, 2.5, 2.5, 4.0, 5.0, 3.0, 1.5, 1.0)
+    ends = (*rates[1:], rates[0])
+    each_s = _DAY_S / len(rates)
+    segments = tuple(RateSegment(each_s, a, b) for a, b in zip(rates, ends, strict=True))
+    phase = Phase("day", segments, LengthSpec(1000, 5000), LengthSpec(300, 900))
+    return _day(synthetic_workload([phase], GapProcess(), 3))
+
+
+def _day(workload: Workload) -> Day:
     profile = load_profile("llama-3.1-8b@l40s")
     spec = ClusterSpec(
         2,
         1,
         profile,
         profile,
-        ttft_slo_ms=1e3 * objectives.ttft_s,
-        tpot_slo_ms=1e3 * objectives.tpot_s,
+        ttft_slo_ms=1e3 * _OBJECTIVES.ttft_s,
+        tpot_slo_ms=1e3 * _OBJECTIVES.tpot_s,
+        pool_costs=PoolCosts(start_s=2.0),
     )
-    return Day(workload, spec, objectives, max_total=12)
+    return Day(workload, spec, _OBJECTIVES, _MAX_TOTAL)
 
 
-def clairvoyant(day: Day, seen: Sequence[RequestRecord]) -> tuple[float, PlannedRun]:
-    """The cheapest schedule found that attains the objective, and its factor.
+def day_config() -> PlannerConfig:
+    """The planner's, its waits as short as the day is."""
+    return PlannerConfig(
+        objectives=_OBJECTIVES,
+        max_gpus=_MAX_TOTAL,
+        stale_s=60,
+        hardware=(Hardware("default", start_s=5.0),),
+        add_cooldown_s=10.0,
+        remove_cooldown_s=30.0,
+    )
 
-    Each minute's true traffic (its prefix hits those of a run that was seen) gives sizes by the
-    planner's own model, times one factor; workers start early enough and leave at once. The
-    smallest factor whose simulation attains is taken.
+
+def clairvoyant(day: Day, seen: Sequence[RequestRecord]) -> tuple[tuple[float, float], PlannedRun]:
+    """The cheapest schedule found that attains the objective, and its factors.
+
+    Each slot's true traffic (its prefix hits those of a run that was seen) gives sizes by the
+    planner's own model, times a factor for each pool; workers start early enough and leave at
+    once. The pools' factors go down in turn, as far as the simulation attains.
     """
     slots = _true_traffic(seen, day.workload.duration_s)
-    for factor in _FACTORS:
-        schedule = _Schedule([_sizes(day, slot, factor) for slot in slots], Pools(day.max_total))
-        run = day.run(schedule.on_tick)
-        if day.attainment(run) >= day.objectives.attainment:
-            break
-    return factor, run
+    best = (1.1, 1.1)
+    found = _scheduled(day, slots, best)
+    for role in (Role.DECODE, Role.PREFILL, Role.DECODE):
+        for factor in _FACTORS:
+            tried = (best[0], factor) if role is Role.DECODE else (factor, best[1])
+            if factor >= (best[1] if role is Role.DECODE else best[0]):
+                continue
+            run = _scheduled(day, slots, tried)
+            if day.attainment(run) < day.objectives.attainment:
+                break
+            if run.outcome.gpu_s <= found.outcome.gpu_s:
+                best, found = tried, run
+    return best, found
+
+
+def _scheduled(day: Day, slots: Sequence[Traffic], factors: tuple[float, float]) -> PlannedRun:
+    sizes = [_sizes(day, slot, factors) for slot in slots]
+    return day.run(_Schedule(sizes, Pools(day.max_total)).on_tick)
 
 
 @dataclass(slots=True)
@@ -101,11 +152,11 @@ class _Schedule:
         return self.pools.decide(seen, {role: max(now[role], soon[role]) for role in Role})
 
 
-def _sizes(day: Day, traffic: Traffic, factor: float) -> dict[Role, int]:
+def _sizes(day: Day, traffic: Traffic, factors: tuple[float, float]) -> dict[Role, int]:
     profile = day.spec.prefill_profile
     model = WorkerModel(costs_of(day.spec), profile.kv_tokens, profile.max_num_seqs)
-    prompts = prefill_demand(traffic, model, day.objectives).scaled(factor)
-    answers = decode_demand(traffic, model, day.objectives).scaled(factor)
+    prompts = prefill_demand(traffic, model, day.objectives).scaled(factors[0])
+    answers = decode_demand(traffic, model, day.objectives).scaled(factors[1])
     return {Role.PREFILL: max(1, prompts.workers()), Role.DECODE: max(1, answers.workers())}
 
 

@@ -60,7 +60,7 @@ class PrometheusServer:
             self._traffic,
             PoolFigures(found.get("ttft"), found.get("ttft_met"), age_s),
             PoolFigures(found.get("tpot"), found.get("tpot_met"), age_s),
-            found.get(SENT, 0.0),
+            found.get(SENT) or math.nan,
         )
 
     async def query(self, expressions: Mapping[str, str]) -> dict[str, float]:

@@ -26,13 +26,14 @@ class _Known:
 class WorkerWatch:
     """Learns each worker's step costs from its reports, with what equal hardware shows.
 
-    seeds: costs by hardware kind, from profiles. hardware: a worker's kind by its id.
+    seeds: costs by hardware kind, from profiles. hardware: a worker's kind, by its id and what it
+    says of itself.
     """
 
     def __init__(
         self,
         seeds: Mapping[str, StepCosts],
-        hardware: Callable[[str], str] = lambda worker_id: "",
+        hardware: Callable[[str, str], str] = lambda worker_id, hardware: "",
         block_size: int = 16,
     ) -> None:
         self._seeds = seeds
@@ -54,7 +55,7 @@ class WorkerWatch:
         self, status: WorkerStatus, now_s: float, output_tokens_per_s: float
     ) -> WorkerFigures:
         info, report = status.info, status.report
-        kind = self._hardware(info.worker_id)
+        kind = self._hardware(info.worker_id, info.hardware)
         known = self._known_of(status, kind)
         complaint = _impossible(report) or self._contradiction(
             known, report, now_s, output_tokens_per_s

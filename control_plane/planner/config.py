@@ -102,10 +102,15 @@ class PlannerConfig:
             known = ", ".join(("auto", *Mode))
             raise PlannerConfigError("mode", f"{self.mode!r} is not one of {known}")
 
-    def kind_of(self, worker_id: str) -> str:
-        """The kind whose name the worker's id begins with, else the first."""
-        named = (kind.name for kind in self.hardware if worker_id.startswith(f"{kind.name}-"))
-        return next(named, self.hardware[0].name)
+    def kind_of(self, worker_id: str, hardware: str = "") -> str:
+        """The kind that the worker's hardware names, else its id's beginning, else the first.
+
+        hardware: a kind, or a device's own name with the kind's among its words.
+        """
+        words = {hardware, *hardware.lower().split()}
+        named = [kind.name for kind in self.hardware if kind.name in words]
+        named += [kind.name for kind in self.hardware if worker_id.startswith(f"{kind.name}-")]
+        return named[0] if named else self.hardware[0].name
 
     def kind(self, name: str) -> Hardware:
         """The kind of that name; a worker that names none is of the first."""

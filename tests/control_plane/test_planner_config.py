@@ -62,3 +62,6 @@ def test_a_worker_is_of_the_kind_that_its_id_begins_with() -> None:
     config = PlannerConfig(hardware=(Hardware("h200"), Hardware("l40s")))
     assert config.kind_of("l40s-decode-1") == "l40s"
     assert config.kind_of("decode-1") == "h200"
+    assert config.kind_of("h200-decode-1", "l40s") == "l40s"
+    assert config.kind_of("decode-1", "NVIDIA L40S") == "l40s"
+    assert config.kind_of("l40s-decode-1", "mi300x") == "l40s"
