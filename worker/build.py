@@ -172,7 +172,7 @@ def _num_gpus(config: WorkerConfig, model: ForwardModel) -> int:
 
 
 def _hardware(config: WorkerConfig, model: ForwardModel) -> str:
-    """What the operator calls it, else the profile's device, else the GPU's name; empty on a CPU."""
+    """What the operator calls it, else the profile's device or the GPU; empty on a CPU."""
     if config.hardware or config.profile:
         return config.hardware or load_profile(config.profile).name.rpartition("@")[2]
     if model.device.type != "cuda":
