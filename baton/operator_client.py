@@ -27,6 +27,10 @@ class OperatorError(Exception):
     """What the API refused, or that it does not answer; the message is for the terminal."""
 
 
+class OperatorSilent(OperatorError):
+    """Nobody answers there, or somebody else does."""
+
+
 class OperatorClient:
     """One API; blocking calls. url: such as http://127.0.0.1:8091."""
 
@@ -54,9 +58,9 @@ class OperatorClient:
         except urllib.error.HTTPError as error:
             raise OperatorError(_message_of(error)) from error
         except (OSError, ValueError) as error:
-            raise OperatorError(f"{self._url} does not answer: {error}") from error
+            raise OperatorSilent(f"{self._url} does not answer: {error}") from error
         except msgspec.DecodeError as error:
-            raise OperatorError(f"{self._url} answers something else: {error}") from error
+            raise OperatorSilent(f"{self._url} answers something else: {error}") from error
 
 
 def operator_client(url: str) -> OperatorClient | None:

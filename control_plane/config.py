@@ -15,12 +15,15 @@ class ControlConfig:
     protect_reads: reading asks for it too. audit_file: where actions are written as JSON lines.
     plan: off, advise or act. planner_file: TOML with the planner's bounds. prometheus_url: where
     the gateways' figures are asked for; without one, gateway_metrics lists their /metrics.
-    actuator: who starts and ends workers, advisory or kubernetes. election: how one of several
+    actuator: who starts and ends workers, advisory, kubernetes or ray. election: how one of several
     control planes comes to act, none, redis or kubernetes. identity: this one's name, empty for
     host and process id; leader_lease_s: after how long a silent leader is followed.
     state: where pause, pin, configuration, decisions and audit live, memory or redis; a worker's
     record there runs out after state_ttl_s.
     kube_prefill, kube_decode: KIND/NAME of a Deployment or LeaderWorkerSet, empty for none.
+    ray_address: HOST:PORT of a Ray cluster, or auto; ray_namespace: where its actors are found
+    again; ray_cpus, ray_gpus: what each reserves; ray_worker: the flags of `baton prefill` and
+    `baton decode` there, such as --model; ray_control_address: where those workers register.
     parent_pid 0: this process outlives the one that started it.
     """
 
@@ -52,6 +55,12 @@ class ControlConfig:
     kube_lease: str = "baton-control-plane"
     kube_prefill: str = "deployment/baton-prefill"
     kube_decode: str = "deployment/baton-decode"
+    ray_address: str = ""
+    ray_namespace: str = "baton"
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
+    ray_control_address: str = "127.0.0.1:8090"
+    ray_worker: str = ""
     parent_pid: int = 0
     log_level: str = "info"
 

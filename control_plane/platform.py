@@ -11,7 +11,7 @@ from control_plane.config import ControlConfig
 from control_plane.leadership import Leadership, SoleLeadership
 from control_plane.state.memory_store import MemoryStore
 from control_plane.state.store import StateStore
-from runtime.clock import Clock, wall_time_s
+from runtime.clock import Clock, SystemClock, wall_time_s
 from runtime.log import get_logger
 from runtime.settings import SettingsError
 from wire.messages import Role
@@ -45,16 +45,22 @@ def leadership_of(config: ControlConfig, clock: Clock) -> Leadership:
     return builds[config.election](config, clock)
 
 
-def actuator_of(config: ControlConfig, leadership: Leadership) -> RemoteActuator | None:
-    """None for advisory. Raises SettingsError for an unknown actuator or a wrong target."""
-    builds: Mapping[str, Callable[[ControlConfig, Leadership], RemoteActuator | None]] = {
-        "advisory": lambda config, leadership: None,
-        "kubernetes": _kube_actuator,
+def actuator_of(
+    config: ControlConfig,
+    leadership: Leadership,
+    serving: Callable[[], Mapping[str, Role]] = dict,
+) -> RemoteActuator | None:
+    """None for advisory. serving: the live workers' roles by id. Raises SettingsError for an
+    unknown actuator or a wrong target."""
+    builds: Mapping[str, Callable[[], RemoteActuator | None]] = {
+        "advisory": lambda: None,
+        "kubernetes": lambda: _kube_actuator(config, leadership),
+        "ray": lambda: _ray_actuator(config, serving),
     }
     if config.actuator not in builds:
         known = ", ".join(builds)
         raise SettingsError(f"actuator: {config.actuator!r} is not one of {known}")
-    return builds[config.actuator](config, leadership)
+    return builds[config.actuator]()
 
 
 def store_of(config: ControlConfig) -> StateStore:
@@ -123,6 +129,14 @@ def _kube_leadership(config: ControlConfig, clock: Clock) -> Leadership:
         wall_time_s,
         config.leader_lease_s,
     )
+
+
+def _ray_actuator(
+    config: ControlConfig, serving: Callable[[], Mapping[str, Role]]
+) -> RemoteActuator:
+    from control_plane.actuators.ray_platform import RayPlatform
+
+    return RayPlatform(config, SystemClock(), serving)
 
 
 def _kube_actuator(config: ControlConfig, leadership: Leadership) -> RemoteActuator:

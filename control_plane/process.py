@@ -25,9 +25,10 @@ async def _serve(config: ControlConfig, modes: ModeSimulator | None) -> int:
     log = get_logger("control_plane")
     stop = stop_event()
     clock = SystemClock()
+    servers: list[ControlServer] = []  # one, once it is built
     try:
         leadership = leadership_of(config, clock)
-        actuator = actuator_of(config, leadership)
+        actuator = actuator_of(config, leadership, lambda: servers[0].serving() if servers else {})
         if actuator is not None:
             await actuator.start()
         server = ControlServer(
@@ -39,6 +40,7 @@ async def _serve(config: ControlConfig, modes: ModeSimulator | None) -> int:
             store=store_of(config),
             modes=modes,
         )
+        servers.append(server)
         await server.start()
     except (OSError, SettingsError, ActuatorRefused, ActuatorConflict) as error:
         log.error("cannot start", reason=str(error))

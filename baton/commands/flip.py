@@ -7,6 +7,14 @@ from typing import Annotated
 import typer
 
 from baton.commands.status import where
+from baton.operator_client import (
+    OperatorClient,
+    OperatorError,
+    OperatorSilent,
+    ReasonFlag,
+    operator_client,
+)
+from control_plane.api.shapes import ActionResult
 from wire import rpc
 from wire.cluster import ControlOrder, OrderKind, WorkerStatus
 from wire.messages import Role
@@ -27,24 +35,51 @@ def command(
     role: RoleArgument,
     timeout_s: TimeoutFlag = 30.0,
     control_address: AddressFlag = "",
+    reason: ReasonFlag = "",
 ) -> None:
     """Give a live worker the other role, in place."""
     address, token = where(control_address)
+    client = None if control_address else operator_client("")
+    started_s = time.monotonic()
     try:
-        text = asyncio.run(_flip(address, token, worker, role, timeout_s))
+        is_asked = client is not None and _asked(client, worker, role, reason)
+        text = asyncio.run(_flip(address, token, worker, role, timeout_s, started_s, is_asked))
+    except OperatorError as error:
+        typer.echo(f"baton flip: {error}", err=True)
+        raise typer.Exit(1) from error
     except rpc.RpcError as error:
         typer.echo(f"baton flip: {error.details()}", err=True)
         raise typer.Exit(1) from error
     typer.echo(text)
 
 
-async def _flip(address: str, token: str, worker_id: str, role: Role, timeout_s: float) -> str:
-    """Orders the flip and waits until the control plane sees it done, or for timeout_s."""
+def _asked(client: OperatorClient, worker_id: str, role: Role, reason: str) -> bool:
+    """Over the operator API, which writes down who asked; False where it does not answer."""
+    body = {"worker_id": worker_id, "role": role.value, "reason": reason}
+    try:
+        client.post("actions/flip", body, ActionResult)
+    except OperatorSilent:
+        return False
+    return True
+
+
+async def _flip(
+    address: str,
+    token: str,
+    worker_id: str,
+    role: Role,
+    timeout_s: float,
+    started_s: float,
+    is_asked: bool,
+) -> str:
+    """Orders the flip, unless it is asked for already, and waits until the control plane sees it
+    done, or for timeout_s."""
     channel = rpc.open_channel(address)
-    started_s = time.monotonic()
     taken_s = 0.0
     try:
-        await rpc.send_order(channel, worker_id, ControlOrder(OrderKind.FLIP, role), token)
+        if not is_asked:
+            order = ControlOrder(OrderKind.FLIP, role)
+            await rpc.send_order(channel, worker_id, order, token)
         while (elapsed_s := time.monotonic() - started_s) < timeout_s:
             found = await _worker(channel, token, worker_id)
             if found is None:

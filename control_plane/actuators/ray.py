@@ -1,6 +1,7 @@
 """Keeps workers as detached Ray actors, each in a placement group of its own."""
 
 import asyncio
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -161,6 +162,25 @@ class RayActuator:
             await self.remove(name)
         await asyncio.gather(*self._leaving)
 
+    async def ended(self) -> None:
+        """Until everything that drains has ended."""
+        await asyncio.gather(*self._leaving)
+
+    async def adopt(self) -> None:
+        """Takes over actors of this namespace that another process has placed or left, and
+        forgets those that another one has ended."""
+        there = await asyncio.to_thread(self._find)
+        for name in [n for n, placed in self._placed.items() if not placed.stopping]:
+            if name not in there:
+                del self._placed[name]
+        for name, (group, actor) in there.items():
+            role = next((role for role in Role if name.startswith(f"{role.value}-")), None)
+            if name in self._placed or role is None:
+                continue
+            drain_s = self._templates[role](0).drain_s
+            self._placed[name] = _Placed(name, role, group, actor, self._clock.now(), drain_s)
+            _log.info("actor taken over", worker=name)
+
     async def refresh(self) -> None:
         """Asks every actor for its process; one that does not answer keeps what it said last."""
         await asyncio.gather(*(self._ask(placed) for placed in tuple(self._placed.values())))
@@ -226,22 +246,34 @@ class RayActuator:
         strategy = PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=0
         )
-        actor = (
-            ray.remote(RayWorker)
-            .options(
-                name=full,
-                namespace=self._namespace,
-                lifetime=self._lifetime,
-                num_cpus=self._needs.num_cpus,
-                num_gpus=self._needs.num_gpus,
-                resources=dict(self._needs.resources) or None,
-                max_restarts=-1,
-                max_concurrency=2,
-                scheduling_strategy=strategy,
-            )
-            .remote(list(spec.argv), dict(spec.env), spec.drain_s)
+        wanted = ray.remote(RayWorker).options(
+            name=full,
+            namespace=self._namespace,
+            lifetime=self._lifetime,
+            num_cpus=self._needs.num_cpus,
+            num_gpus=self._needs.num_gpus,
+            resources=dict(self._needs.resources) or None,
+            max_restarts=-1,
+            max_concurrency=2,
+            scheduling_strategy=strategy,
         )
-        return group, actor
+        try:
+            return group, wanted.remote(list(spec.argv), dict(spec.env), spec.drain_s)
+        except ValueError:  # another control plane has placed the same worker
+            remove_placement_group(group)
+            raise
+
+    def _find(self) -> dict[str, tuple[PlacementGroup, Any]]:
+        """The actors of this namespace with their places, by worker."""
+        prefix = f"{self._namespace}:"
+        found = {}
+        for full in ray.util.list_named_actors():
+            if full.startswith(prefix):
+                with contextlib.suppress(ValueError):  # it ends at this moment
+                    actor = ray.get_actor(full, namespace=self._namespace)
+                    group = ray.util.get_placement_group(full)
+                    found[full.removeprefix(prefix)] = (group, actor)
+        return found
 
     def _check_nodes(self) -> None:
         wanted = self._needs.bundle()

@@ -81,6 +81,14 @@ def test_a_ratio_is_shown_then_done_then_given_back(baton: Run):
     wait_until(lambda: list(workers(baton).values()).count("prefill") == 1)
 
 
+def test_a_flip_is_written_down_and_a_refusal_is_told(baton: Run):
+    flipped = baton("flip", "decode-1", "prefill", "--reason", "a trial")
+    assert "decode-1 is a prefill worker after" in flipped.stdout, flipped.stderr
+    assert "decode-1 is a decode worker" in baton("flip", "decode-1", "decode").stdout
+    unknown = baton("flip", "decode-9", "prefill")
+    assert unknown.returncode == 1 and "no worker 'decode-9' is live" in unknown.stderr
+
+
 def test_workers_are_added_within_the_quota_and_removed(baton: Run):
     assert "add 1 decode worker" in baton("add", "decode").stdout
     wait_until(lambda: len(workers(baton)) == 4)
