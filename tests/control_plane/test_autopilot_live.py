@@ -96,6 +96,7 @@ async def _feed(server: ControlServer, metrics: Metrics) -> None:
         for number in range(3):
             server.registry.beat(beat(f"decode-{number}", Role.DECODE))
         metrics.counter("baton_requests_accepted_total").inc()
+        meter.began(LONG.num_prompt_tokens, 0)
         meter.ended(LONG)
         await asyncio.sleep(0.1)
 
