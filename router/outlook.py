@@ -14,11 +14,15 @@ _FADE = 0.02  # how fast an old best rate and old latencies lose their say, per 
 
 @dataclass(frozen=True, slots=True)
 class LinkCosts:
-    """KV into one worker: seconds a token on the wire, and what no overlap hides."""
+    """KV into one worker: seconds a token on the wire, and what no overlap hides.
+
+    token_bytes: of a token's KV on the wire; 0 until a transfer has told it.
+    """
 
     token_s: float = 0.0
     latency_s: float = 0.0
     tail_share: float = 0.125  # of a transfer that can start only when prefill has ended
+    token_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +59,35 @@ class WorkerForecast:
         self.steps = StepPredictor(seed, pool)
         self._link = link
         self._has_link = link.token_s > 0
+        self._best_bytes_s = 0.0
         self._around_s: deque[float] = deque(maxlen=_NUM_ANSWERS)
         self._path_s = 0.0
 
     def reported(self, totals: StepTotals, now_s: float) -> None:
         self.steps.observe(totals, now_s)
 
-    def transferred(self, num_tokens: int, transfer_s: float, exposed_s: float) -> None:
-        """A pull of num_tokens into this worker: the fastest one tells the link's rate."""
+    def measured(self, best_bytes_s: float) -> None:
+        """The fastest way into this worker, as it has measured it; 0: it has not."""
+        self._best_bytes_s = best_bytes_s
+
+    def transferred(
+        self, num_tokens: int, num_bytes: int, transfer_s: float, exposed_s: float
+    ) -> None:
+        """A pull of num_tokens into this worker. Where nothing was measured, the fastest pull tells
+        the link's rate; since pulls begin with their prefill, that is no more than a bound.
+        """
         if num_tokens < 1:
             return
+        link = self._link
+        token_bytes = max(num_bytes / num_tokens, link.token_bytes * (1 - _FADE))
         token_s = transfer_s / num_tokens
-        if self._has_link:
-            token_s = min(token_s, self._link.token_s * (1 + _FADE))
-        rest_s = max(0.0, exposed_s - token_s * num_tokens * self._link.tail_share)
-        latency_s = self._link.latency_s + _FADE * 5 * (rest_s - self._link.latency_s)
-        self._link = LinkCosts(token_s, latency_s, self._link.tail_share)
+        if self._best_bytes_s > 0:
+            token_s = token_bytes / self._best_bytes_s
+        elif self._has_link:
+            token_s = min(token_s, link.token_s * (1 + _FADE))
+        rest_s = max(0.0, exposed_s - token_s * num_tokens * link.tail_share)
+        latency_s = link.latency_s + _FADE * 5 * (rest_s - link.latency_s)
+        self._link = LinkCosts(token_s, latency_s, link.tail_share, token_bytes)
         self._has_link = True
 
     def answered(self, predicted_s: float, taken_s: float) -> None:

@@ -78,6 +78,7 @@ class Placer:
             block_hashes=request.block_hashes,
             ttft_slo_s=self.ttft_slo_s(request),
             tpot_slo_s=terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
+            links=view.links,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)

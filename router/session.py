@@ -68,6 +68,7 @@ class WorkerSession:
         self.info = info
         self.load = WorkerLoad()
         self.forecast = parts.new_forecast(pool)
+        self.forecast.measured(_best_bytes_s(info))
         self.state = WorkerState.CONNECTING
         self._group = group
         self._stream = parts.open_stream(info.address, config, self)
@@ -115,6 +116,7 @@ class WorkerSession:
     def update(self, info: WorkerInfo) -> None:
         """The registry says something new about the same process, for instance that it drains."""
         self.info = info
+        self.forecast.measured(_best_bytes_s(info))
         self._settle()
 
     def candidate(self) -> Candidate | None:
@@ -289,7 +291,9 @@ class WorkerSession:
                 self.load.computed(event.leg_id)
                 self._changed()
         elif isinstance(event, LegTransferred) and not event.failure:
-            self.forecast.transferred(leg.num_tokens, event.transfer_s, event.exposed_s)
+            self.forecast.transferred(
+                leg.num_tokens, event.num_bytes, event.transfer_s, event.exposed_s
+            )
         elif isinstance(event, LegAccepted):
             self.accept_leg(event.leg_id, leg.num_tokens, event.num_cached_tokens)
         elif isinstance(event, LegFinished | LegFailed):
@@ -305,6 +309,11 @@ class WorkerSession:
     def _changed(self) -> None:
         self._candidate = None
         self._on_change()
+
+
+def _best_bytes_s(info: WorkerInfo) -> float:
+    """Of the fastest way into the worker; 0 where none was measured."""
+    return max((pair.bandwidth_bytes_s for pair in info.pairs), default=0.0)
 
 
 def _leaves_export(event: LegFinished | LegFailed) -> bool:

@@ -50,7 +50,9 @@ class BlindForecast(WorkerForecast):
     def reported(self, totals: StepTotals, now_s: float) -> None:
         """Nothing is learned."""
 
-    def transferred(self, num_tokens: int, transfer_s: float, exposed_s: float) -> None:
+    def transferred(
+        self, num_tokens: int, num_bytes: int, transfer_s: float, exposed_s: float
+    ) -> None:
         """Nothing is learned."""
 
     def outlook(self, load: WorkerLoad) -> Outlook | None:

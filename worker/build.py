@@ -41,7 +41,7 @@ from worker.core import WorkerCore
 from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
 from worker.inbox import Inbox
-from worker.modelled import PacedImporter, load_modelled, with_profile
+from worker.modelled import PacedImporter, PacedPreflight, load_modelled, with_profile
 
 _NUM_LAYER_GROUPS = 8
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -126,7 +126,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
                 config.served_model_name or directory.resolve().name, directory, plan.layout
             ),
             max_model_len=plan.max_model_len,
-            preflight=Preflight(plan.layout, clock, secret, transfer),
+            preflight=_preflight(config, plan, clock, transfer),
             num_gpus=_num_gpus(config, model),
             hardware=_hardware(config, model),
         )
@@ -250,3 +250,12 @@ def _dtype(name: str, model_config: ModelConfig) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def _preflight(
+    config: WorkerConfig, plan: MemoryPlan, clock: SystemClock, transfer: TransferConfig
+) -> Preflight:
+    secret = config.cluster_token.encode()
+    if not config.profile:
+        return Preflight(plan.layout, clock, secret, transfer)
+    return PacedPreflight(plan.layout, clock, secret, transfer, load_profile(config.profile))

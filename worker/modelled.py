@@ -11,13 +11,15 @@ from engine.memory_plan import MemoryPlan
 from engine.modelled.model import ModelledModel, small_kv
 from kv_transfer.config import TransferConfig
 from kv_transfer.importer import Importer
+from kv_transfer.matrix import Measurement
 from kv_transfer.memory import KVMemory
+from kv_transfer.preflight import Preflight
 from kv_transfer.pull import PullResult
 from profiles.catalog import load_profile
 from profiles.profile import Profile
 from runtime.clock import Clock
 from wire.block_hash import BLOCK_SIZE
-from wire.kv import KVHandle, KVLayout
+from wire.kv import FabricAddress, KVHandle, KVLayout
 from wire.messages import Role
 from worker.config import WorkerConfig
 
@@ -62,6 +64,31 @@ def load_modelled(
         max_model_len=min(config.max_model_len or limit, limit),
     )
     return plan, ModelledModel(model_config, profile, clock, sleep)
+
+
+class PacedPreflight(Preflight):
+    """Probes for real, and tells of the modelled link where there is a way at all."""
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        clock: Clock,
+        secret: bytes,
+        config: TransferConfig,
+        profile: Profile,
+    ) -> None:
+        super().__init__(layout, clock, secret, config)
+        self._profile = profile
+
+    def probe(self, address: FabricAddress, worker_id: str, epoch: int) -> Measurement:
+        measured = super().probe(address, worker_id, epoch)
+        if not measured.transport:
+            return measured
+        return replace(
+            measured,
+            latency_s=self._profile.link_latency_s,
+            bandwidth_bytes_s=self._profile.link_bytes_per_s,
+        )
 
 
 class PacedImporter(Importer):

@@ -6,6 +6,7 @@ from random import Random
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from router.candidates import Candidate
+from router.pairs import PairLinks
 from wire.block_hash import BLOCK_SIZE
 from wire.messages import Role
 
@@ -17,6 +18,7 @@ class RequestFacts:
     num_tokens: prompt plus tokens already sent. num_left_tokens: output tokens still allowed.
     ordinal: counts the router's placements. held_blocks, confirmed_blocks: leading prompt blocks
     by worker_id, with and without what was only just routed. excluded: (worker_id, epoch).
+    links: the ways of KV that were measured.
     """
 
     num_tokens: int
@@ -28,6 +30,7 @@ class RequestFacts:
     block_hashes: Sequence[int] = ()  # of the prompt's full blocks, chained
     ttft_slo_s: float = 2.0
     tpot_slo_s: float = 0.05
+    links: PairLinks = field(default_factory=dict)
 
     def uncached_tokens(self, worker_id: str) -> int:
         """Tokens to compute there; at least one, since the last token is never cached."""

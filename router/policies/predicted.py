@@ -104,6 +104,7 @@ class _Ask:
     def __init__(self, policy: Predicted, facts: RequestFacts, price: float) -> None:
         self._facts = facts
         self._num_tokens = facts.num_tokens
+        self._links = facts.links
         self._chunk = policy.chunk_tokens
         self._followers = policy.followers
         self._guard, self._foreign = policy.guard, policy.foreign
@@ -175,13 +176,17 @@ class _Ask:
         source_cost, queue_s, prefill_s, maker, before = source
         cost, tpot_s, tpot, num_pulled, worker, outlook = seat
         link = outlook.link
-        fetch_s = link.token_s * num_pulled
+        latency_s, fetch_s = link.latency_s, link.token_s * num_pulled
+        pair = self._links.get((maker.worker_id, worker.worker_id)) if self._links else None
+        if pair is not None and link.token_bytes:
+            fetch_s = num_pulled * link.token_bytes / pair.bandwidth_bytes_s
+            latency_s = max(latency_s, pair.latency_s)
         # A pull begins with its prefill; what was on the link before may be through by then.
         behind_s = fetch_s - (1 - link.tail_share) * prefill_s
         if outlook.backlog_s > queue_s:
             behind_s += outlook.backlog_s - queue_s
         tail_s = link.tail_share * fetch_s
-        exposed_s = link.latency_s + (tail_s if tail_s > behind_s else behind_s)
+        exposed_s = latency_s + (tail_s if tail_s > behind_s else behind_s)
         tpot_s += exposed_s / self._answer
         cost += source_cost + _phi(tpot_s / self._tpot_s) - tpot
         queue_s, prefill_s = queue_s / before.margin, prefill_s / before.margin

@@ -35,3 +35,14 @@ def test_answers_that_come_sooner_than_predicted_do_not_make_the_way_negative():
 @given(st.lists(st.floats(0, 10), min_size=40, max_size=60))
 def test_only_the_last_answers_count(errors_s):
     assert path_s([*errors_s, *[0.02] * 32]) == pytest.approx(0.02)
+
+
+def test_the_measured_way_tells_the_rate_that_pulls_beside_their_prefill_hide():
+    forecast = WorkerForecast(COSTS)
+    forecast.measured(1e10)
+    for _ in range(5):
+        forecast.transferred(1000, 131_072_000, transfer_s=0.5, exposed_s=0.01)
+    outlook = forecast.outlook(WorkerLoad())
+    assert outlook is not None
+    assert outlook.link.token_s == pytest.approx(131_072 / 1e10)
+    assert outlook.link.token_bytes == 131_072

@@ -12,6 +12,7 @@ from loadtest.slo import parse_slos
 from profiles.catalog import load_profile
 from router.candidates import Candidate, ClusterView
 from router.outlook import LinkCosts, Outlook
+from router.pairs import PairLink
 from router.placement import PlacementKind, place
 from router.policies.named import policy_named
 from router.policies.policy import RequestFacts
@@ -58,6 +59,19 @@ def test_a_cold_worker_makes_it_fall_back_to_uncached_tokens():
 def test_prefill_beside_a_busy_batch_goes_elsewhere():
     busy = worker("d0", seqs=12)
     assert pair(decide(FACTS, worker("p0"), busy)) == ("p0", "d0")
+
+
+def test_the_measured_way_decides_where_the_learned_links_are_equal():
+    link = LinkCosts(1e-5, 5e-4, token_bytes=131_072)
+    ways = {
+        ("p0", "d0"): PairLink(1e-5, 1e8, "tcp"),  # 3,999 tokens take 5 s
+        ("p0", "d1"): PairLink(1e-5, 5e10, "rdma"),
+    }
+    workers = worker("p0"), worker("d0", seqs=10, link=link), worker("d1", seqs=11, link=link)
+    assert decide(FACTS, *workers).decode == "d0"
+    placement = decide(replace(FACTS, links=ways), *workers)
+    assert pair(placement) == ("p0", "d1")
+    assert placement.ranking[0].forecast.fetch_s == pytest.approx(4000 * 131_072 / 5e10)
 
 
 def test_an_idle_decode_worker_computes_what_would_wait_elsewhere():
