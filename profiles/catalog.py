@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from dataclasses import fields
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,15 +24,20 @@ class ProfileError(ValueError):
 def load_profile(name: str) -> Profile:
     """The profile of that name, or of that file when the name ends in .toml.
 
-    A number of GPUs behind an x means tensor parallelism. Raises ProfileError.
+    A number of GPUs behind an x means tensor parallelism; `-measured` at the end, times of kernels
+    in place of a roofline. Raises ProfileError.
     """
     if name.endswith(".toml"):
         return _read_file(Path(name))
+    if name in measured_profiles():
+        with as_file(files("profiles") / "data" / f"{name}.toml") as path:
+            return _read_file(path)
     match = _NAME.fullmatch(name)
     models, devices = _table("models", ModelFacts), _table("devices", DeviceFacts)
     if match is None or match["model"] not in models or match["device"] not in devices:
         known = f"one of {', '.join(models)} @ one of {', '.join(devices)}"
-        raise ProfileError(f"{name!r} is no profile: {known}, or a .toml file")
+        measured = ", ".join(measured_profiles())
+        raise ProfileError(f"{name!r} is no profile: {known}, {measured}, or a .toml file")
     count = int(match["count"] or 1)
     if count < 1:
         raise ProfileError(f"{name!r}: a worker has at least one GPU")
@@ -50,6 +55,12 @@ def known_profiles() -> list[str]:
         for device in _table("devices", DeviceFacts)
     ]
     return [name for name in names if _fits(name)]
+
+
+def measured_profiles() -> list[str]:
+    """Names of the profiles that are sums of measured kernels; tools/measured_profiles.py."""
+    names = (found.name for found in (files("profiles") / "data").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith("-measured.toml"))
 
 
 def dump(profile: Profile) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles.catalog import ProfileError, known_profiles, load_profile
+from profiles.catalog import ProfileError, known_profiles, load_profile, measured_profiles
 
 
 def test_the_named_hardware_is_there():
@@ -72,3 +72,24 @@ def test_a_file_holds_a_profile_of_ones_own(tmp_path: Path):
     path.write_text("step_s = 'slow'")
     with pytest.raises(ProfileError, match=r"mine\.toml"):
         load_profile(str(path))
+
+
+@pytest.mark.parametrize("device", ["h100", "h200", "l40s"])
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "llama-3.1-70b", "qwen3-0.6b"])
+def test_every_model_has_a_profile_on_every_device_with_enough_of_them(model, device):
+    profile = load_profile(f"{model}@{device}{'x4' if '70b' in model else ''}")
+    assert profile.source and profile.kv_tokens > 10_000
+
+
+def test_measured_profiles_name_their_source_and_are_near_the_roofline():
+    names = measured_profiles()
+    assert names == ["llama-3.1-70b@h200x4-measured", "llama-3.1-8b@h200-measured"]
+    for name in names:
+        measured, roofline = load_profile(name), load_profile(name.removesuffix("-measured"))
+        assert measured.name == name and "aiconfigurator-core 0.12.0" in measured.source
+        for batch in (1, 16, 128):
+            decode_s = roofline.decode_s(batch, 4000 * batch)
+            assert measured.decode_s(batch, 4000 * batch) == pytest.approx(decode_s, rel=0.1)
+        for tokens in (512, 8192):
+            prefill_s = roofline.chunk_s(0, tokens) + roofline.step_s
+            assert 0.6 < (measured.chunk_s(0, tokens) + measured.step_s) / prefill_s < 1
