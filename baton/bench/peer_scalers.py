@@ -1,6 +1,7 @@
 """Published scaling rules of other systems, as functions of the planner's observation.
 
-They scale each pool by itself and never flip. What they leave open is a parameter, to be tuned.
+They scale each pool by itself and never flip. What they leave open is a parameter, to be tuned;
+their waits are parameters too, since a simulated day may be shorter than a real one.
 """
 
 import math
@@ -56,13 +57,14 @@ class QueueHpa:
     prefill_target: float = 2.0
     decode_target: float = 64.0
     stable_s: float = 300.0
+    period_s: float = 15.0
     _due_s: float = 0.0
     _wishes: deque[tuple[float, dict[Role, int]]] = field(default_factory=deque)
 
     def on_tick(self, seen: Observation) -> Decision:
         if seen.at_s < self._due_s:
             return self.pools.decide(seen, _as_is(seen))
-        self._due_s = seen.at_s + 15.0
+        self._due_s = seen.at_s + self.period_s
         targets = {Role.PREFILL: self.prefill_target, Role.DECODE: self.decode_target}
         wish = {role: self._wish(seen, role, targets[role]) for role in Role}
         self._wishes.append((seen.at_s, wish))
@@ -125,6 +127,9 @@ class LlmdSlo:
     pools: Pools
     high: float = 0.55
     low: float = 0.40
+    mean_s: float = 45.0
+    up_s: float = 60.0
+    down_s: float = 120.0
     _seen: deque[tuple[float, float]] = field(default_factory=deque)
     _up_s: float = 0.0
     _down_s: float = 0.0
@@ -132,18 +137,18 @@ class LlmdSlo:
     def on_tick(self, seen: Observation) -> Decision:
         worst = max(seen.prefill.ratio_p90 or 0.0, seen.decode.ratio_p90 or 0.0)
         self._seen.append((seen.at_s, min(2.0, worst)))
-        while self._seen[0][0] < seen.at_s - 45:
+        while self._seen[0][0] < seen.at_s - self.mean_s:
             self._seen.popleft()
         mean = sum(value for _, value in self._seen) / len(self._seen)
         wanted = _as_is(seen)
         if mean > self.high and seen.at_s >= self._up_s:
-            self._up_s = seen.at_s + 60
+            self._up_s = seen.at_s + self.up_s
             for role in Role:
                 ready = len(seen.of(role)) / max(1, wanted[role])
                 count = wanted[role]
                 wanted[role] += max(0, math.ceil(count * (mean * ready / self.high - 1)))
         elif mean < self.low and seen.at_s >= self._down_s:
-            self._down_s = seen.at_s + 120
+            self._down_s = seen.at_s + self.down_s
             for role in Role:
                 wanted[role] -= min(1, math.floor(wanted[role] * (1 - mean / self.low)))
         return self.pools.decide(seen, wanted)
