@@ -43,7 +43,7 @@ class RouterConfig:
     ttft_slo_tokens: int = 2000
     ttft_slo_token_ms: float = 1.0
     tpot_slo_ms: float = 50.0
-    max_under_way: int = 8192
+    max_under_way: int = 16_384
     max_queued: int = 1024
     max_queue_wait_s: float = 60.0
     hold_share: float = 0.25
