@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --retries 5 -c constraints-cpu.txt
 
-.PHONY: help up down status test test-slow check proto format bench doctor clean
+.PHONY: help up down status test test-slow check proto pages format bench doctor clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +37,16 @@ check: $(DEV_STAMP)  ## format, lint, types, import floors, generated code
 proto: $(DEV_STAMP)  ## write wire/gen again from proto/
 	$(BIN)/python -m grpc_tools.protoc -I wire/gen=proto --python_out=. --pyi_out=. --grpc_python_out=. $(addprefix wire/gen/,$(PROTOS))
 
+pages: $(DEV_STAMP)  ## write the reference, the chart's pages and the dashboards again from the code
+	PYTHONPATH=. $(BIN)/python tools/reference.py
+	PYTHONPATH=. $(BIN)/python tools/helm_chart.py
+	$(BIN)/python tools/grafana.py
+
 format: $(DEV_STAMP)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## measured figures as JSON rows in bench.json; NAME=engine, kv, router or kernels
+bench: $(STAMP)  ## measured figures as JSON rows in bench.json; NAME=engine, router, gateway, kv, flip, planner, control and so on
 	$(BIN)/baton bench $(or $(NAME),engine) --json bench.json
 
 doctor: $(STAMP)  ## what works on this host
