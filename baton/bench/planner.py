@@ -160,7 +160,9 @@ def _day_rows(name: str, day: Day) -> Iterator[Row]:
     pools = Pools(day.max_total)
     laws: dict[str, list[Decide]] = {
         "hpa_queue": [QueueHpa(pools, *targets, *_HPA_WAITS).on_tick for targets in _HPA_TARGETS],
-        "dynamo_load": [DynamoLoad(pools, _DYNAMO_WAIT, *bounds).on_tick for bounds in _DYNAMO_BOUNDS],
+        "dynamo_load": [
+            DynamoLoad(pools, _DYNAMO_WAIT, *bounds).on_tick for bounds in _DYNAMO_BOUNDS
+        ],
         "llm_d_slo": [LlmdSlo(pools, *bounds, *_LLMD_WAITS).on_tick for bounds in _LLMD_BOUNDS],
     }
     for law, settings in laws.items():
