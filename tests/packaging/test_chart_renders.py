@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -133,7 +134,8 @@ def test_made_secrets_stay_when_the_release_goes_and_are_not_guessable():
 
 def test_the_readme_the_schema_and_the_rules_are_what_the_tool_writes():
     words = [sys.executable, "tools/helm_chart.py", "--check"]
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert found.returncode == 0, f"{found.stdout}{found.stderr}run python tools/helm_chart.py"
 
 
