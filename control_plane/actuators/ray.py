@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,10 +72,22 @@ async def connect(address: str, namespace: str) -> str:
     )
     try:
         await asyncio.to_thread(start)
+        _take_signals_back()
         return str(ray.util.get_node_ip_address())
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"at {address}" if address else "on this host"
         raise ActuatorRefused(f"no Ray cluster {where}: {error}") from error
+
+
+def _take_signals_back() -> None:
+    """Ray puts a handler of its own before ours, which aborts the process 3 s after a SIGTERM,
+    in the middle of a drain."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
 
 
 async def _check_listens(address: str) -> None:
