@@ -12,8 +12,11 @@ from typing import BinaryIO
 
 import msgspec
 
+from runtime.log import get_logger
+
 FORMAT = 1
 _FLUSH_EVERY_S = 0.5
+_log = get_logger("router")
 
 
 class RecordingError(ValueError):
@@ -184,39 +187,61 @@ AnyEntry = (
 
 
 class RecordingFile:
-    """Appends entries until max_bytes; what comes after is left out, since a replay needs all of
-    the beginning. close() writes what is buffered.
+    """Appends entries until max_bytes, or until the disk takes no more; what comes after is left
+    out, since a replay needs all of the beginning. close() writes what is buffered.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         """Raises RecordingError for a file that cannot be written; an older one is emptied."""
+        self._path = path
         self._left_bytes = max_bytes
         self._flushed_s = -math.inf
         try:
-            self._file: BinaryIO = path.open("ab", buffering=1 << 18)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.truncate(0)
+            self._file: BinaryIO = _owned(path)
         except BlockingIOError as error:
             raise RecordingError(f"the recording {path} is written by another router") from error
         except OSError as error:
             raise RecordingError(f"the recording {path} cannot be written: {error}") from error
 
     def write(self, entry: Entry) -> None:
+        """Never raises: a recording that cannot go on ends with a warning."""
         if self._left_bytes <= 0:
             return
         line = msgspec.json.encode(entry) + b"\n"
         self._left_bytes -= len(line)
         if self._left_bytes < 0:
-            self._left_bytes = 0
+            self._end("it has reached its bound")
             return
-        self._file.write(line)
-        if entry.at_s - self._flushed_s > _FLUSH_EVERY_S:
-            self._flushed_s = entry.at_s
-            self._file.flush()
+        try:
+            self._file.write(line)
+            if entry.at_s - self._flushed_s > _FLUSH_EVERY_S:
+                self._flushed_s = entry.at_s
+                self._file.flush()
+        except OSError as error:
+            self._end(str(error))
 
     def close(self) -> None:
         self._left_bytes = 0
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self._end(str(error))
+
+    def _end(self, reason: str) -> None:
+        self._left_bytes = 0
+        _log.warning("the recording ends", path=str(self._path), reason=reason)
+
+
+def _owned(path: Path) -> BinaryIO:
+    """The file, empty, locked until it is closed."""
+    file = path.open("ab", buffering=1 << 18)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def read_recording(path: Path) -> Iterator[AnyEntry]:

@@ -122,6 +122,15 @@ def test_a_full_recording_ends_and_replays_as_far_as_it_goes(tmp_path):
     assert replay(path).num_entries > 0
 
 
+def test_a_full_disk_ends_the_recording_and_not_the_router(tmp_path):
+    file = RecordingFile(tmp_path / "r.jsonl", 1 << 20)
+    file._file.close()
+    file._file = Path("/dev/full").open("wb")
+    for number in range(50):
+        file.write(Swept(float(number)))
+    file.close()
+
+
 def test_two_routers_do_not_write_one_recording(tmp_path):
     path = tmp_path / "one.jsonl"
     file = RecordingFile(path, 1000)
