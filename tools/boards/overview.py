@@ -207,7 +207,8 @@ _POOLS = Row(
             (
                 Query(
                     "sum by (alertname, severity) "
-                    '(ALERTS{alertname=~"Baton.+",alertstate="firing",cluster=~"$cluster"})'
+                    '(ALERTS{alertname=~"Baton.+",alertstate="firing",cluster=~"$cluster"})',
+                    "Series",
                 ),
             ),
             kind="table",

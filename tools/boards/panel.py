@@ -11,10 +11,14 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One expression; legend: with {{label}}, empty for a panel of one number."""
+    """One expression; legend: with {{label}}, empty for a panel of one number.
+
+    In a table, legend is its column's name and unit its column's unit, the panel's where empty.
+    """
 
     expression: str
     legend: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,31 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "description": panel.full_description,
         "datasource": _SOURCE,
         "targets": [_target(panel, index) for index in range(len(panel.queries))],
-        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": _overrides(panel)},
         "options": _OPTIONS[panel.kind],
-        **({"transformations": _COLUMNS_BY_QUERY} if panel.kind == "table" else {}),
+        **({"transformations": _columns(panel)} if panel.kind == "table" else {}),
     }
+
+
+def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    return [
+        {
+            "matcher": {"id": "byName", "options": query.legend},
+            "properties": [{"id": "unit", "value": query.unit}],
+        }
+        for query in panel.queries
+        if query.unit
+    ]
+
+
+def _columns(panel: Panel) -> list[dict[str, Any]]:
+    """A row for each set of labels, a column for each query under its legend's name."""
+    names = {f"Value #{chr(ord('A') + i)}": q.legend for i, q in enumerate(panel.queries)}
+    if len(panel.queries) == 1:
+        names["Value"] = panel.queries[0].legend
+    hidden = {"Time": True, "instance": True, "job": True}
+    renamed = {"excludeByName": hidden, "renameByName": names}
+    return [{"id": "merge", "options": {}}, {"id": "organize", "options": renamed}]
 
 
 def _target(panel: Panel, index: int) -> dict[str, Any]:
@@ -233,7 +258,3 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "table": {"showHeader": True},
 }
-_COLUMNS_BY_QUERY = [
-    {"id": "merge", "options": {}},
-    {"id": "organize", "options": {"excludeByName": {"Time": True}}},
-]

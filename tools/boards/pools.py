@@ -159,14 +159,12 @@ _TABLE = Row(
     (
         Panel(
             "Workers",
-            "A: running, B: waiting, C: KV use, D: GPUs.",
+            "What each has to do, how full its KV pool is, and what it computes on.",
             (
-                Query(
-                    by_worker(series("baton_worker_running")),
-                ),
-                Query(by_worker(series("baton_worker_waiting"))),
-                Query(by_worker(f"({_KV_USE})")),
-                Query(by_worker(series("baton_worker_gpus"))),
+                Query(by_worker(series("baton_worker_running")), "Running"),
+                Query(by_worker(series("baton_worker_waiting")), "Waiting"),
+                Query(by_worker(f"({_KV_USE})"), "KV in use", "percentunit"),
+                Query(by_worker(series("baton_worker_gpus")), "GPUs"),
             ),
             kind="table",
             width=24,

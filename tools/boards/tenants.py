@@ -71,6 +71,7 @@ _COST = Row(
                 Query(
                     "sum by (tenant, kind) (increase(baton_tenant_tokens_total"
                     '{cluster=~"$cluster",tenant=~"$tenant"}[1h]))',
+                    "Tokens",
                 ),
             ),
             kind="table",
