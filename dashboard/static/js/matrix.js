@@ -158,8 +158,8 @@ function describe(source, target, cell) {
   if (pair && hasFallenBack(pair)) lines.push(`Fell back: ${pair.wanted_transport} was wanted.`);
   for (const alarm of pair?.alarms ?? []) lines.push(alarm);
   const seen = cell?.exposure;
-  if (seen) lines.push(`Exposed ${ms(seen.exposed_p50_ms)} p50, ${ms(seen.exposed_p90_ms)} p90 of ${number(seen.count)} transfers${seen.failures ? `, ${seen.failures} failed` : ""}`);
-  if (!cell) lines.push("Not measured.");
+  if (seen) lines.push(`Exposed ${ms(seen.exposed_p50_ms)} p50, ${ms(seen.exposed_p90_ms)} p90 of ${count(seen.count, "transfer")}${seen.failures ? `, ${seen.failures} failed` : ""}`);
+  if (!cell) lines.push(source === target ? "A worker does not read from itself." : "Not measured.");
   return lines.join("\n");
 }
 

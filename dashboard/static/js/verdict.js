@@ -21,7 +21,7 @@ export function verdict({ status, traffic, decision, workers, link }) {
   const silent = workers.filter((one) => one.state === "silent").length;
   if (silent) return say("bad", `${silent} of ${workers.length} workers are silent.`, "Their beats have stopped; they are dropped when they stay silent.");
   return (
-    missing(prefill, decode) ?? pressed(prefill, decode, decision, here) ?? full(prefill, decode) ??
+    missing(prefill, decode) ?? pressed(prefill, decode, decision, here, status.planner?.pinned) ?? full(prefill, decode) ??
     late(traffic) ?? moving(prefill, decode, here) ?? calm(traffic, decision, here)
   );
 }
@@ -35,14 +35,15 @@ function missing(prefill, decode) {
   return null;
 }
 
-function pressed(prefill, decode, decision, here) {
+function pressed(prefill, decode, decision, here, pinned) {
   const loads = [prefill, decode].map((one) => ({ one, load: decision?.inputs?.[`pressure_${one.role}`] ?? 0 }));
   const [worst, other] = loads.sort((a, b) => b.load - a.load);
   if (worst.load <= OVER) return null;
   const wanted = ratio(decision.prefill, decision.decode);
   const spare = other.load < NEARLY ? `${other.one.role} has room, at ${other.load.toFixed(2)}` : `${other.one.role} is at ${other.load.toFixed(2)} too`;
   const name = worst.one.role === "prefill" ? "Prefill" : "Decode";
-  const advice = wanted === here ? `The planner stays at ${here}` : `The planner recommends ${wanted}`;
+  const stays = pinned ? `An operator holds it at ${ratio(pinned.prefill, pinned.decode)}` : `The planner stays at ${here}`;
+  const advice = wanted === here ? stays : `The planner recommends ${wanted}`;
   return say(
     "warn",
     `${name} is the bottleneck: its load is ${worst.load.toFixed(2)} times what it can carry.`,
