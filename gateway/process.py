@@ -230,6 +230,7 @@ async def serve_app(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # no header says who a client is
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(drain_s) + _AFTER_DRAIN_S,
         ),

@@ -24,6 +24,7 @@ from baton.bench.relay_workers import Pace, serve
 from baton.bench.row import Row
 from baton.probe import http_status
 from baton.up_config import DEMO_MODEL
+from gateway.listening import allow_connections
 from runtime.lifecycle import free_port
 from wire import rpc
 from wire.messages import Role
@@ -39,6 +40,7 @@ _DONE = b"data: [DONE]\n\n"
 
 def run(repeats: int) -> list[Row]:
     """gateway.request, .token, .token_paced and .long are CPU times of the gateway's process."""
+    allow_connections()
     return uvloop.run(_measure(repeats))
 
 
