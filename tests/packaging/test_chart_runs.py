@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,9 +24,22 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPods]:
     try:
         pods.start("baton-redis")
         pods.start("baton-control", *WORKERS, "baton-gateway", "baton-dashboard")
+        wait_for_both_workers(pods)
         yield pods
     finally:
         pods.kill()
+
+
+def wait_for_both_workers(pods: LocalPods) -> None:
+    """A gateway is ready with the first worker."""
+    url = f"http://127.0.0.1:{pods.port('baton-gateway', 8000)}/readyz"
+    deadline = time.monotonic() + 30
+    num_workers = 0
+    while num_workers < len(WORKERS):
+        assert time.monotonic() < deadline, pods.log("baton-gateway")
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            num_workers = json.load(reply)["workers"]
+        time.sleep(0.05)
 
 
 def ask(pods: LocalPods, key: str) -> dict:
