@@ -132,8 +132,8 @@ def schema_of(value: Value) -> Schema:
     return described | {"type": kinds[type(value.default)]} | value.extra
 
 
-def _object(properties: Mapping[str, Schema], text: str = "") -> Schema:
-    described = {"description": text} if text else {}
+def _object(properties: Mapping[str, Any], text: str = "") -> Schema:
+    described: Schema = {"description": text} if text else {}
     closed = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
     return described | closed
 
