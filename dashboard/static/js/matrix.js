@@ -1,7 +1,7 @@
 // Transfers between pairs: a canvas with one cell a pair, rows are sources, columns targets.
 
 import { byId, colour, el, setText } from "./dom.js";
-import { bytesRate, count, ms, number } from "./format.js";
+import { bytesRate, count, ms } from "./format.js";
 import { on, state } from "./state.js";
 
 const MARGIN = 96;
