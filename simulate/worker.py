@@ -1,12 +1,11 @@
 """A worker's engine in virtual time: the engine's scheduling rules, with a profile's step times.
 
-Runs of decode-only steps are one event: their ends follow from a formula, and a command that comes
-in the middle cuts the run at the end of the step that is under way, which is when a real worker
-would read it.
+A command that comes in the middle of a run of steps is read at the end of the step that is under
+way, which is when a real worker would read it.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -18,10 +17,9 @@ from simulate.intake import Intake
 from simulate.leg import Leg
 from simulate.links import Links
 from simulate.listener import WorkerListener
-from simulate.stretch import Stretch
-from simulate.totals import add_stretch
+from simulate.steps import Steps
 from wire.block_hash import BLOCK_SIZE
-from wire.messages import BlockSnapshot, Role, StepTotals, WorkerReport
+from wire.messages import BlockSnapshot, Role, WorkerReport
 
 
 class ModelledWorker:
@@ -43,7 +41,6 @@ class ModelledWorker:
         self.worker_id = worker_id
         self.role = role
         self.profile = profile
-        self.busy_s = 0.0
         self._batch = Batch(limits, profile.kv_tokens // BLOCK_SIZE)
         self._loop = loop
         self._listener = listener
@@ -52,14 +49,16 @@ class ModelledWorker:
             worker_id, profile, limits.pull_s, self._batch, links, loop, self._post, self._pulled
         )
         self._legs: dict[int, Leg] = {}
-        self._num_steps = 0
-        self._totals = StepTotals()
+        self._steps = Steps(profile, self._batch, loop, self._step_ended)
         self._num_legs = 0
         self._accepted: list[Leg] = []
-        self._stretch: Stretch | None = None
-        self._version = 0
         self._frozen_until_s = 0.0
         self._is_dead = False
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in steps."""
+        return self._steps.busy_s
 
     @property
     def num_blocks(self) -> int:
@@ -78,7 +77,7 @@ class ModelledWorker:
     def is_quiet(self) -> bool:
         """Nothing runs, waits, is on its way or is held; a dead worker is."""
         under_way = self._inbox or len(self._intake)
-        idle = self._stretch is None and self._batch.is_empty and not under_way
+        idle = self._steps.is_idle and self._batch.is_empty and not under_way
         return self._is_dead or idle
 
     def start(self, leg: Leg) -> None:
@@ -106,39 +105,31 @@ class ModelledWorker:
 
     def die(self) -> None:
         """The process is killed: nothing happens here any more, and what it held is gone."""
-        self._cut()
+        self._steps.count_done()
         for leg in tuple(self._batch.decoding.values()):
             self._batch.leave(leg)
         self._is_dead = True
-        self._version += 1
+        self._steps.stop()
         for leg in self.legs:
             _lose(leg)
 
     def freeze(self, seconds: float) -> None:
         """The process is stopped for that long; the step under way ends later by as much."""
-        self._cut()
         self._frozen_until_s = self._loop.now() + seconds
-        if self._stretch is not None:
-            self._stretch.count = 1
-            self._stretch.base_s += seconds
-            self._plan_end(self._stretch)
+        self._steps.freeze(seconds)
         for leg in self.legs:
             if leg.on_frozen is not None:
                 leg.on_frozen(seconds)
 
     def report(self) -> WorkerReport:
         """As of now: steps of a run that are done count, and layers of the one under way."""
-        batch, stretch = self._batch, self._stretch
-        done, totals, layers = 0, self._totals, 0
-        if stretch is not None:
-            done = stretch.num_done(self._loop.now())
-            totals = self._totals_after(stretch, done) if done else totals
-            layers = stretch.num_layers_done(self._loop.now(), done, self.profile.num_layers)
-        num_steps = self._num_steps + done
+        batch = self._batch
+        num_steps, totals, done = self._steps.so_far()
+        layers = self._steps.num_layers_done(done)
         return WorkerReport(
             role=self.role,
             num_steps=num_steps,
-            has_work=stretch is not None,
+            has_work=not self._steps.is_idle,
             num_running=batch.num_running,
             num_waiting=len(batch.waiting) + len(batch.pulled) + self._intake.num_waiting,
             waiting_tokens=batch.waiting_tokens,
@@ -166,14 +157,10 @@ class ModelledWorker:
         if self._is_dead:
             return
         self._inbox.append((command, leg))
-        stretch = self._stretch
-        if stretch is None:
+        if self._steps.is_idle:
             self._turn()
-        elif stretch.count > 1:
-            count = stretch.num_begun(self._loop.now())
-            if count < stretch.count:
-                stretch.count = count
-                self._plan_end(stretch)
+        else:
+            self._steps.interrupt()
 
     def _turn(self) -> None:
         """Commands, then pulls, then one step or a run of them."""
@@ -186,78 +173,24 @@ class ModelledWorker:
         for leg in self._intake.begin():
             self._accept(leg)
         chunks = self._batch.plan(self._loop.now())
-        num_decodes = len(self._batch.decoding)
-        if not chunks and not num_decodes:
-            self._stretch = None
+        if chunks or self._batch.decoding:
+            self._steps.begin(chunks)
+        else:
+            self._steps.rest()
             self._flush()
-            return
-        count = 1 if chunks else self._batch.num_free_running_steps()
-        slope_s = self.profile.context_token_s * num_decodes
-        step_s = self._step_s(num_decodes, chunks)
-        self._stretch = Stretch(self._loop.now(), step_s, slope_s, count, chunks)
-        self._plan_end(self._stretch)
 
     def _thaw(self) -> None:
-        if self._stretch is None and not self._is_dead:
+        if self._steps.is_idle and not self._is_dead:
             self._turn()
 
-    def _step_s(self, num_decodes: int, chunks: list[Chunk]) -> float:
-        """The first step's time. A chunk of one token is what a decoding sequence is."""
-        profile = self.profile
-        step_s = profile.decode_s(num_decodes, self._batch.context_tokens)
-        prefill_step_s = 0.0
+    def _step_ended(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
-            if chunk.end - chunk.start == 1:
-                step_s += profile.sequence_s + profile.context_token_s * chunk.end
-            else:
-                step_s += profile.chunk_s(chunk.start, chunk.end)
-                prefill_step_s = profile.prefill_step_s
-        return step_s + prefill_step_s
-
-    def _plan_end(self, stretch: Stretch) -> None:
-        self._version += 1
-        self._loop.at(max(stretch.end_s(stretch.count), self._loop.now()), self._end, self._version)
-
-    def _end(self, version: int) -> None:
-        stretch = self._stretch
-        if version != self._version or stretch is None:
-            return
-        self._count(stretch)
-        for chunk in stretch.chunks:
             self._computed(chunk)
         for leg in self._batch.take_finished():
             del self._legs[leg.leg_id]
             self._listener.tokens_came(leg, is_last=True)
         self._flush()
         self._turn()
-
-    def _count(self, stretch: Stretch) -> None:
-        """All steps of the stretch are done."""
-        count = stretch.count
-        self._totals = self._totals_after(stretch, count)
-        self.busy_s += stretch.taken_s(count)
-        self._num_steps += count
-        self._batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
-
-    def _totals_after(self, stretch: Stretch, count: int) -> StepTotals:
-        return add_stretch(
-            self._totals,
-            seconds=stretch.taken_s(count),
-            count=count,
-            num_decodes=len(self._batch.decoding),
-            context_tokens=self._batch.context_tokens,
-            chunks=stretch.chunks,
-        )
-
-    def _cut(self) -> None:
-        """What of a run of steps is done counts; the rest is a run of its own."""
-        run = self._stretch
-        done = 0 if run is None else run.num_done(self._loop.now())
-        if run is None or not done:
-            return
-        rest = run.split(done)
-        self._count(run)
-        self._stretch = rest
 
     def _flush(self) -> None:
         """A worker answers when its step has ended, with all that gathered meanwhile."""

@@ -125,7 +125,7 @@ def test_a_full_recording_ends_and_replays_as_far_as_it_goes(tmp_path):
 def test_a_full_disk_ends_the_recording_and_not_the_router(tmp_path):
     file = RecordingFile(tmp_path / "r.jsonl", 1 << 20)
     file._file.close()
-    file._file = Path("/dev/full").open("wb")
+    file._file = Path("/dev/full").open("wb")  # noqa: SIM115 - close() closes it
     for number in range(50):
         file.write(Swept(float(number)))
     file.close()

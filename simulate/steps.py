@@ -1,0 +1,145 @@
+"""A modelled worker's steps in virtual time: the one under way, and the sums of all before it."""
+
+from collections.abc import Callable, Sequence
+
+from profiles.profile import Profile
+from simulate.batch import Batch, Chunk
+from simulate.event_loop import EventLoop
+from simulate.stretch import Stretch
+from simulate.totals import add_stretch
+from wire.messages import StepTotals
+
+
+class Steps:
+    """One step, or a run of decode-only steps as one event whose end a formula tells.
+
+        idle --begin--> under way --its last step ends--> on_end(chunks), still under way
+        under way --begin--> under way;  under way --rest--> idle
+
+    Whoever owns it begins the next step or rests at on_end. What comes in the middle of a run cuts
+    it at the end of the step that is under way.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        batch: Batch,
+        loop: EventLoop,
+        on_end: Callable[[Sequence[Chunk]], None],
+    ) -> None:
+        self.busy_s = 0.0
+        self._profile = profile
+        self._batch = batch
+        self._loop = loop
+        self._on_end = on_end
+        self._num_steps = 0
+        self._totals = StepTotals()
+        self._stretch: Stretch | None = None
+        self._version = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self._stretch is None
+
+    def begin(self, chunks: list[Chunk]) -> None:
+        """The batch's next step: these chunks, and a token of each sequence that decodes."""
+        num_decodes = len(self._batch.decoding)
+        count = 1 if chunks else self._batch.num_free_running_steps()
+        slope_s = self._profile.context_token_s * num_decodes
+        step_s = self._step_s(num_decodes, chunks)
+        self._stretch = Stretch(self._loop.now(), step_s, slope_s, count, chunks)
+        self._plan_end(self._stretch)
+
+    def rest(self) -> None:
+        self._stretch = None
+
+    def interrupt(self) -> None:
+        """A command waits: a run ends with the step that is under way."""
+        stretch = self._stretch
+        if stretch is not None and stretch.count > 1:
+            count = stretch.num_begun(self._loop.now())
+            if count < stretch.count:
+                stretch.count = count
+                self._plan_end(stretch)
+
+    def count_done(self) -> None:
+        """What of a run is done counts; the rest is a run of its own."""
+        run = self._stretch
+        done = 0 if run is None else run.num_done(self._loop.now())
+        if run is None or not done:
+            return
+        rest = run.split(done)
+        self._count(run)
+        self._stretch = rest
+
+    def stop(self) -> None:
+        """Nothing ends any more."""
+        self._version += 1
+
+    def freeze(self, seconds: float) -> None:
+        """The step under way ends later by as much, and alone."""
+        self.count_done()
+        if self._stretch is not None:
+            self._stretch.count = 1
+            self._stretch.base_s += seconds
+            self._plan_end(self._stretch)
+
+    def so_far(self) -> tuple[int, StepTotals, int]:
+        """Steps that have ended, what they took, and those of them that the batch does not know.
+
+        The last number is the done part of the run that is under way.
+        """
+        stretch = self._stretch
+        done = 0 if stretch is None else stretch.num_done(self._loop.now())
+        totals = self._totals
+        if stretch is not None and done:
+            totals = self._totals_after(stretch, done)
+        return self._num_steps + done, totals, done
+
+    def num_layers_done(self, done: int) -> int:
+        """Of the step under way, behind `done` steps of its run."""
+        if self._stretch is None:
+            return 0
+        return self._stretch.num_layers_done(self._loop.now(), done, self._profile.num_layers)
+
+    def _step_s(self, num_decodes: int, chunks: list[Chunk]) -> float:
+        """The first step's time. A chunk of one token is what a decoding sequence is."""
+        profile = self._profile
+        step_s = profile.decode_s(num_decodes, self._batch.context_tokens)
+        prefill_step_s = 0.0
+        for chunk in chunks:
+            if chunk.end - chunk.start == 1:
+                step_s += profile.sequence_s + profile.context_token_s * chunk.end
+            else:
+                step_s += profile.chunk_s(chunk.start, chunk.end)
+                prefill_step_s = profile.prefill_step_s
+        return step_s + prefill_step_s
+
+    def _plan_end(self, stretch: Stretch) -> None:
+        self._version += 1
+        end_s = max(stretch.end_s(stretch.count), self._loop.now())
+        self._loop.at(end_s, self._ended, self._version)
+
+    def _ended(self, version: int) -> None:
+        stretch = self._stretch
+        if version == self._version and stretch is not None:
+            self._count(stretch)
+            self._on_end(stretch.chunks)
+
+    def _count(self, stretch: Stretch) -> None:
+        """All steps of the stretch are done."""
+        count = stretch.count
+        self._totals = self._totals_after(stretch, count)
+        self.busy_s += stretch.taken_s(count)
+        self._num_steps += count
+        self._batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
+
+    def _totals_after(self, stretch: Stretch, count: int) -> StepTotals:
+        return add_stretch(
+            self._totals,
+            seconds=stretch.taken_s(count),
+            count=count,
+            num_decodes=len(self._batch.decoding),
+            context_tokens=self._batch.context_tokens,
+            chunks=stretch.chunks,
+        )
