@@ -223,12 +223,12 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def start(model: Path, *flags: str, prefill: int = 1, decode: int = 1) -> Cluster:
         state = tmp_path_factory.mktemp("state")
-        http_port, control_port, operator_port = free_ports(3)
+        http_port, grpc_port, control_port, operator_port = free_ports(4)
         command = [
             *(sys.executable, "-m", "baton", "up", "--model", str(model)),
             *("--prefill", str(prefill), "--decode", str(decode)),
             *("--port", str(http_port), "--control-port", str(control_port)),
-            *("--http-port", str(operator_port)),
+            *("--http-port", str(operator_port), "--grpc-port", str(grpc_port)),
             *("--kv-memory", "64MiB", "--threads", "1", *flags),
         ]
         environment = {
