@@ -26,7 +26,7 @@ ROOT = str(Path(__file__).parents[2])
 LEASE_S = 1.0
 
 
-@pytest.fixture(params=["redis", "kubernetes"])
+@pytest.fixture(params=["redis", pytest.param("kubernetes", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     if request.param == "redis":
         yield "redis", request.getfixturevalue("redis_server").url

@@ -74,6 +74,7 @@ async def actors(one_node: None) -> AsyncIterator[Actors]:
     assert found.actuator.processes() == ()
 
 
+@pytest.mark.slow
 async def test_workers_live_in_actors_and_come_back_after_every_death(actors: Actors):
     actuator = actors.actuator
     await actuator.add(Role.DECODE, 2, "")
@@ -100,7 +101,10 @@ async def test_workers_live_in_actors_and_come_back_after_every_death(actors: Ac
     assert set(await actors.until_running(2)) == {"decode-0", "decode-1"}
 
 
-async def test_what_no_node_could_hold_is_refused(one_node: None):
+async def test_a_worker_lives_in_an_actor_and_what_no_node_could_hold_is_refused(actors: Actors):
+    await actors.actuator.add(Role.DECODE, 1, "")
+    pids = await actors.until_running(1)
+    assert psutil.pid_exists(pids["decode-0"])
     actuator = RayActuator(
         {role: template(role) for role in Role},
         SystemClock(),
@@ -114,6 +118,7 @@ async def test_what_no_node_could_hold_is_refused(one_node: None):
     await actuator.close()
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_not_ready_in_time_is_placed_anew(one_node: None):
     actors = Actors(ready_timeout_s=0.0)
     await actors.actuator.add(Role.DECODE, 1, "")
@@ -126,7 +131,7 @@ async def test_a_worker_that_is_not_ready_in_time_is_placed_anew(one_node: None)
     await actors.actuator.close()
 
 
-async def test_a_cluster_that_is_not_there_is_named(one_node: None):
+async def test_a_cluster_that_is_not_there_is_named():
     with pytest.raises(ActuatorRefused, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         await connect("127.0.0.1:1", NAMESPACE)
     with pytest.raises(ActuatorRefused, match="'ray://head' is no address of a Ray cluster"):
