@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -234,8 +234,7 @@ def _capacity(
 ) -> None:
     if not base.slos:
         raise SimulationError("--capacity needs an --slo to meet")
-    if base.spec.pools:
-        raise SimulationError("--capacity chooses the workers itself: it takes no --cluster")
+    base = replace(base, spec=replace(base.spec, pools=(), links=()))  # it chooses the workers
     profiles = [load_profile(name.strip()) for name in names.split(",") if name.strip()]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("simulations", total=None)

@@ -148,3 +148,18 @@ def test_a_replay_of_no_recording_is_said(
     assert "line 1" in capsys.readouterr().err
     assert run("simulate", "--replay", tmp_path / "none") == 2
     assert run("simulate", "--trace", trace, "--sweep", "rate=1,2", "--recording", "x") == 2
+
+
+def test_a_capacity_is_for_the_classes_of_a_cluster_file(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, path = tmp_path / "cluster.toml", tmp_path / "c.json"
+    pool = '[[pool]]\nrole = "decode"\nprofile = "llama-3.1-8b@h200"\ncount = 8\n'
+    words = ["simulate", "--trace", trace, "--capacity", "llama-3.1-8b@h200", "--cluster", cluster]
+    needs = []
+    for ttft_ms in (2000, 1):
+        slo = f'[[slo]]\nname = "all"\nshare = 1.0\nttft_ms = {ttft_ms}\ntpot_ms = 30\n'
+        cluster.write_text(pool + slo)
+        assert run(*words, "--max-workers", 2, "--jobs", 1, "--json", path) == 0
+        needs.append(json.loads(path.read_text())["needs"]["llama-3.1-8b@h200"])
+    assert needs[0]["num_gpus"] == 1 and needs[1] is None
