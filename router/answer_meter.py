@@ -36,6 +36,9 @@ class AnswerMeter:
             self._count_objectives(trace)
 
     def _count_objectives(self, trace: RequestTrace) -> None:
+        count = self._metrics.counter
+        count("baton_ttft_objective_seconds_total").inc(trace.ttft_slo_s)
+        count("baton_tpot_objective_seconds_total").inc(trace.tpot_slo_s)
         met = {
             "ttft": self._ratio("ttft", trace.ttft_s, trace.ttft_slo_s),
             "tpot": trace.num_output_tokens == 1

@@ -12,6 +12,7 @@ from control_plane.observe.reading import (
     CACHED,
     CONTEXT,
     COUNTERS,
+    OBJECTIVES,
     OUTPUT,
     PAIRS,
     RATIO,
@@ -26,12 +27,14 @@ from control_plane.observe.reading import (
 from control_plane.observe.window import CounterWindow, Counts, quantile
 from control_plane.planner.types import PoolFigures, Traffic
 
-MAX_WINDOW_S = 120.0
+MAX_WINDOW_S = 300.0
 _LEAST_S = 5.0
+_LATENCY_S = 60.0  # too few requests in less: chance alone would miss an objective now and then
 
 
 class TrafficWindow:
-    """Readings of expositions. Latencies are of the last window_s. Rates and lengths are of the
+    """Readings of expositions. Latencies are of the last minute, what was sent of the last
+    window_s. Rates and lengths are of the
     longest stretch in which they did not change, up to MAX_WINDOW_S: long and calm on steady load,
     short right after a shift."""
 
@@ -57,6 +60,7 @@ class TrafficWindow:
         sent = growth.get(SENT, 0.0) / seconds if seconds else 0.0
         # A router alone counts no token as it goes by: nobody knows then.
         output = sent if sent > 0 else math.nan
+        _, growth = self._window.growth(_LATENCY_S)
         return Reading(self._traffic, _figures(growth, "ttft"), _figures(growth, "tpot"), output)
 
 
@@ -75,7 +79,7 @@ def _answers(growth: Counts) -> float:
 _GROUPS: tuple[tuple[str, tuple[str, ...], Callable[[Counts], float]], ...] = (
     (ACCEPTED, (ACCEPTED,), lambda growth: growth.get(ACCEPTED, 0.0)),
     (UNCACHED, (BEGUN, UNCACHED, SQUARES, PAIRS, CACHED), _squares),
-    (OUTPUT, (ANSWERS, OUTPUT, CONTEXT), _answers),
+    (OUTPUT, (ANSWERS, OUTPUT, CONTEXT, *OBJECTIVES), _answers),
 )
 
 

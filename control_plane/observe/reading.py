@@ -16,7 +16,21 @@ UNCACHED = "baton_uncached_tokens_total"
 SQUARES = "baton_uncached_token_squares_total"
 PAIRS = "baton_prefill_pairs_total"
 CONTEXT = "baton_context_token_steps_total"
-COUNTERS = (ACCEPTED, BEGUN, ANSWERS, OUTPUT, CACHED, UNCACHED, SQUARES, PAIRS, CONTEXT)
+TTFT_OBJECTIVE = "baton_ttft_objective_seconds_total"
+TPOT_OBJECTIVE = "baton_tpot_objective_seconds_total"
+OBJECTIVES = (TTFT_OBJECTIVE, TPOT_OBJECTIVE)
+COUNTERS = (
+    ACCEPTED,
+    BEGUN,
+    ANSWERS,
+    OUTPUT,
+    CACHED,
+    UNCACHED,
+    SQUARES,
+    PAIRS,
+    CONTEXT,
+    *OBJECTIVES,
+)
 SENT = "baton_output_tokens_total"  # as they come; the answers' own sums wait for their ends
 WAITING = "baton_requests_without_worker"
 RATIO = "baton_slo_ratio_bucket"
@@ -69,5 +83,11 @@ def traffic_of(
     output = rates.get(OUTPUT, 0.0)
     if ended > 0 and output > 0:
         context = rates.get(CONTEXT, 0.0) / output
-        traffic = replace(traffic, output_tokens=output / ended, context_tokens=context)
+        traffic = replace(
+            traffic,
+            output_tokens=output / ended,
+            context_tokens=context,
+            ttft_slo_s=rates.get(TTFT_OBJECTIVE, 0.0) / ended,
+            tpot_slo_s=rates.get(TPOT_OBJECTIVE, 0.0) / ended,
+        )
     return traffic

@@ -4,6 +4,8 @@ import math
 
 from wire.messages import Role
 
+_SOON, _LONG = 10.0, 60.0  # cool-downs of removal
+_MAX_REMOVE_FACTOR = 8.0
 _CLEAR_EXCESS = 0.15  # of pressure above the dead band: a tick with more of it counts for more
 
 
@@ -29,7 +31,8 @@ class Evidence:
 
 
 class CoolDowns:
-    """When what was done last. A flip back waits longer than one that goes on."""
+    """When what was done last. A flip back waits longer than one that goes on. Whoever had to add
+    soon after it removed waits twice as long with the next removal, up to eight times."""
 
     def __init__(self, flip_s: float, add_s: float, remove_s: float) -> None:
         self._flip_s, self._add_s, self._remove_s = flip_s, add_s, remove_s
@@ -37,11 +40,17 @@ class CoolDowns:
         self._flipped_to: Role | None = None
         self._added_at_s = -math.inf
         self._removed_at_s = -math.inf
+        self._remove_factor = 1.0
 
     def flipped(self, at_s: float, to_role: Role) -> None:
         self._flipped_at_s, self._flipped_to = at_s, to_role
 
     def added(self, at_s: float) -> None:
+        since_removal_s = at_s - self._removed_at_s
+        if since_removal_s < _SOON * self._remove_s:
+            self._remove_factor = min(_MAX_REMOVE_FACTOR, 2 * self._remove_factor)
+        elif since_removal_s > _LONG * self._remove_s:
+            self._remove_factor = 1.0
         self._added_at_s = at_s
 
     def removed(self, at_s: float) -> None:
@@ -58,7 +67,7 @@ class CoolDowns:
     def until_remove_s(self, at_s: float) -> float:
         """Removal waits behind everything that was done: it is never urgent."""
         last_s = max(self._flipped_at_s, self._added_at_s, self._removed_at_s)
-        return max(0.0, last_s + self._remove_s - at_s)
+        return max(0.0, last_s + self._remove_factor * self._remove_s - at_s)
 
     def since_any_s(self, at_s: float) -> float:
         return at_s - max(self._flipped_at_s, self._added_at_s, self._removed_at_s)

@@ -30,7 +30,7 @@ from control_plane.planner.types import (
 from control_plane.planner.wishes import Targets, Wishes
 from wire.messages import Role
 
-_SETTLE_S = 20.0  # after an action, until the latencies of before it have left their window
+_SETTLE_S = 75.0  # after an action, until the latencies of before it have left their window
 _FORECAST_PERIOD_S = 5.0
 _BETTER_MODE = 0.02
 
@@ -156,10 +156,20 @@ class Planner:
 
     def _needs(self, seen: Observation, traffic: Traffic) -> Needs | None:
         is_settled = self._cooldowns.since_any_s(seen.at_s) > _SETTLE_S
-        found = needs(seen, traffic, self._models, self._config.objectives, is_settled)
+        objectives = self._objectives(traffic)
+        found = needs(seen, traffic, self._models, objectives, is_settled)
         if found is not None and self._mode is Mode.AGGREGATED:
             return found.in_one_pool()
         return found
+
+    def _objectives(self, traffic: Traffic) -> Objectives:
+        """The gateways' where they tell them, else the configured ones."""
+        own = self._config.objectives
+        return replace(
+            own,
+            ttft_s=traffic.ttft_slo_s or own.ttft_s,
+            tpot_s=traffic.tpot_slo_s or own.tpot_s,
+        )
 
     def _growth(self, traffic: Traffic, horizon_s: float) -> Growth:
         prompts = traffic.requests_per_s * traffic.uncached_tokens
@@ -264,7 +274,6 @@ class Planner:
             alarms=alarms,
             summary=summary,
         )
-
 
     def _told(self, seen: Observation, traffic: Traffic) -> tuple[tuple[str, float], ...]:
         """What operators see beside the figures that decide: attainment, and the forecast for the

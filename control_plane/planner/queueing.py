@@ -3,7 +3,7 @@
 import math
 from statistics import NormalDist
 
-_MANY = 500  # servers, from which Erlang's C is its own limit (Halfin and Whitt 1981, theorem 1)
+_MANY = 100  # servers, from which Erlang's C is its own limit (Halfin and Whitt 1981, theorem 1)
 _NORMAL = NormalDist()
 
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -85,6 +86,7 @@ async def test_a_scrape_gives_rates_and_length_moments(gateway: Gateway) -> None
     assert traffic.uncached_squares == pytest.approx(360_000)
     assert traffic.uncached_pairs == pytest.approx(1000**2 - 400**2)
     assert traffic.context_tokens == pytest.approx(1025)
+    assert (traffic.ttft_slo_s, traffic.tpot_slo_s) == pytest.approx((2.0, 0.05))
     assert reading.output_tokens_per_s == pytest.approx(1000)
     assert reading.prefill.attainment == 1.0 and reading.decode.attainment == 0.0
     assert reading.prefill.ratio_p90 is not None and 0.25 < reading.prefill.ratio_p90 <= 0.5
@@ -131,6 +133,20 @@ def test_a_restart_loses_no_growth_that_was_seen(steps: list[tuple[int, bool]]) 
         assert before <= count
     _, growth = window.growth(1e9)
     assert growth["x"] == grown
+
+
+@pytest.mark.parametrize(("later_per_s", "stretch_s"), [(20, (100, 120)), (60, (5, 20))])
+def test_the_stretch_of_a_rate_ends_where_it_changed(
+    later_per_s: int, stretch_s: tuple[int, int]
+) -> None:
+    window, random, count = CounterWindow(120.0), Random(4), 0
+    for second in range(200):
+        rate = 20 if second < 185 else later_per_s
+        count += sum(random.random() < rate / 1000 for _ in range(1000))
+        window.add(float(second), {"gateway": {"x": float(count)}})
+    seconds, growth = window.steady("x", lambda grown: grown["x"], 5.0)
+    assert stretch_s[0] <= seconds <= stretch_s[1]
+    assert growth["x"] / seconds == pytest.approx(later_per_s, rel=0.2)
 
 
 def test_the_window_grows_while_few_answers_come() -> None:

@@ -7,6 +7,7 @@ from planner_cases import COSTS, PROFILE, ObedientCluster, seen, traffic, worker
 
 from control_plane.planner.config import Hardware, PlannerConfig, Schedule
 from control_plane.planner.demand import WorkerModel
+from control_plane.planner.patience import CoolDowns
 from control_plane.planner.planner import Planner
 from control_plane.planner.types import (
     Add,
@@ -66,6 +67,17 @@ def test_a_cluster_that_is_too_large_shrinks_one_cool_down_after_the_other() -> 
     assert cluster.sizes == PoolSizes(1, 1)
     removed = [d.at_s for d in cluster.history if isinstance(d.actions[0], Remove)]
     assert min(b - a for a, b in zip(removed, removed[1:], strict=False)) >= 60
+
+
+def test_whoever_removed_too_early_waits_longer_with_the_next_removal() -> None:
+    cooldowns = CoolDowns(15.0, 30.0, 120.0)
+    cooldowns.removed(0.0)
+    assert cooldowns.until_remove_s(0.0) == 120
+    cooldowns.added(200.0)
+    assert cooldowns.until_remove_s(200.0) == 240
+    cooldowns.removed(1000.0)
+    cooldowns.added(1000.0 + 61 * 120)
+    assert cooldowns.until_remove_s(1000.0 + 61 * 120) == 120
 
 
 def test_the_second_moment_of_the_prompts_asks_for_more() -> None:
@@ -246,6 +258,15 @@ def test_the_better_mode_is_taken_and_one_pool_needs_no_prefill_workers() -> Non
         )
     assert planner.mode is Mode.AGGREGATED
     assert not cluster.of(Role.PREFILL)
+
+
+def test_the_gateways_objectives_come_before_the_configured_ones() -> None:
+    load = traffic(60, 1000, 400)
+    loose, strict = (
+        Planner(FIXED).on_tick(seen(0.0, 4, 4, replace(load, ttft_slo_s=2.0, tpot_slo_s=tpot_s)))
+        for tpot_s in (0.05, 0.008)
+    )
+    assert strict.input("pressure_decode") > loose.input("pressure_decode")
 
 
 def test_what_if_changes_nothing() -> None:
