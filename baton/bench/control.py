@@ -1,5 +1,8 @@
 """What the control plane costs: heartbeats of a large cluster, and the operators' status."""
 
+import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -9,9 +12,11 @@ import msgspec
 from baton.bench.row import Row
 from control_plane.api.facts import ClusterFacts
 from control_plane.api.views import status_view
+from control_plane.config import ControlConfig
 from control_plane.leadership import Term
 from control_plane.planning import Stance
 from control_plane.registry import Registry
+from control_plane.server import ControlServer
 from runtime.clock import SystemClock
 from wire import cluster_codec
 from wire.cluster import Fingerprint, WorkerBeat, WorkerInfo
@@ -20,6 +25,9 @@ from wire.messages import Role, WorkerReport
 
 NUM_BEATING = 2000
 NUM_SHOWN = 1000
+_NUM_CLIENTS = 4
+_START_S = 120.0
+_MEASURED_S = 10.0
 _BOUND_SHARE = 0.05
 _BOUND_STATUS_MS = 50.0
 
@@ -27,7 +35,7 @@ _BOUND_STATUS_MS = 50.0
 def run(repeats: int) -> list[Row]:
     """CPU time of this process, so that other load on the host does not count."""
     registry = Registry(SystemClock())
-    beats = [_beat(number) for number in range(NUM_BEATING)]
+    beats = [beat_of(number) for number in range(NUM_BEATING)]
     messages = [cluster_codec.encode_beat(beat) for beat in beats]
     parse = type(messages[0]).FromString
     encoded = [message.SerializeToString() for message in messages]
@@ -48,10 +56,48 @@ def run(repeats: int) -> list[Row]:
     )
     status_ms = 1e3 * _cpu_s(lambda: msgspec.json.encode(status_view(facts)), repeats)
     return [
+        _row("control.beats.streams", asyncio.run(_streams_cores()), "cores", _BOUND_SHARE),
         _row("control.beats.registry", _cpu_s(hear, repeats), "cores", _BOUND_SHARE),
         _row("control.beats.decoded", _cpu_s(decode_and_hear, repeats), "cores", _BOUND_SHARE),
         _row("control.status", status_ms, "ms", _BOUND_STATUS_MS),
     ]
+
+
+async def _streams_cores() -> float:
+    """CPU time of this process for 2,000 beats, heard over as many Register streams of other
+    processes, of which a busy host may send fewer in a second."""
+    config = ControlConfig(port=0, http_port=-1, settle_s=0.0, beat_timeout_s=30.0)
+    server = ControlServer(config, SystemClock())
+    await server.start()
+    address = f"127.0.0.1:{server.port}"
+    count = NUM_BEATING // _NUM_CLIENTS
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-m", "baton.bench.beating", address, str(first), str(count), "1.0"]
+        )
+        for first in range(0, NUM_BEATING, count)
+    ]
+    try:
+        async with asyncio.timeout(_START_S):
+            while len(server.serving()) < NUM_BEATING:
+                await asyncio.sleep(0.5)
+        await asyncio.sleep(2.0)
+        before_s, begun = time.process_time(), _num_beats(server)
+        await asyncio.sleep(_MEASURED_S)
+        heard = max(1.0, _num_beats(server) - begun)
+        return (time.process_time() - before_s) / heard * NUM_BEATING
+    finally:
+        for client in clients:
+            client.kill()
+            client.wait()
+        await server.stop()
+
+
+def _num_beats(server: ControlServer) -> float:
+    """As the server's own metrics count them."""
+    lines = server.metrics.exposition().decode().splitlines()
+    name = "baton_control_beats_total "
+    return float(next(line for line in lines if line.startswith(name)).removeprefix(name))
 
 
 def _row(name: str, value: float, unit: str, bound: float) -> Row:
@@ -68,7 +114,7 @@ def _cpu_s(work: Callable[[], object], repeats: int) -> float:
     return median(taken_s)
 
 
-def _beat(number: int) -> WorkerBeat:
+def beat_of(number: int) -> WorkerBeat:
     role = Role.PREFILL if number % 4 == 0 else Role.DECODE
     info = WorkerInfo(
         worker_id=f"{role.value}-{number}",
