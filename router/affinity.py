@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from router.candidates import Candidate, ClusterView
-from router.placement import Placement, PlacementKind
+from router.placement import Placement, place_pair
 from router.policies.policy import Pair, RequestFacts
 
 _MAX_SESSIONS = 100_000
@@ -71,7 +71,7 @@ def at_home(placement: Placement, facts: RequestFacts, view: ClusterView, home: 
     if placement.decode == home:
         return placement
     if placement.ranking:
-        return _pair_at_home(placement, home)
+        return _pair_at_home(placement, facts, home)
     chosen = _find(view, placement.decode)
     own = _find(view, home)
     if chosen is None or own is None or own.role is not chosen.role:
@@ -85,18 +85,15 @@ def at_home(placement: Placement, facts: RequestFacts, view: ClusterView, home: 
     )
 
 
-def _pair_at_home(placement: Placement, home: str) -> Placement:
+def _pair_at_home(placement: Placement, facts: RequestFacts, home: str) -> Placement:
     """The ranking's best pair that decodes at home."""
     best = placement.ranking[0]
     for pair in placement.ranking[1:]:
         if pair.decode.worker_id == home and _is_near(pair, best):
             rest = tuple(other for other in placement.ranking if other is not pair)
-            source = None if pair.prefill is None else pair.prefill.worker_id
-            kind = PlacementKind.LOCAL if source is None else PlacementKind.REMOTE
+            at_home = place_pair(facts, (pair, *rest))
             why = f"cost {pair.forecast.cost:.3f} at its session's worker"
-            return Placement(
-                source, home, kind, f"{why}; else {placement.explanation}", (pair, *rest)
-            )
+            return replace(at_home, explanation=f"{why}; else {placement.explanation}")
     return placement
 
 

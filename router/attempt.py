@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from router.mailbox import Mailbox
 from router.mover import FindTarget, Mover
+from router.peer_pull import PeerIsLate, PeerPull
 from router.placement import Placement
 from router.policies.policy import RequestFacts
 from router.session import WorkerSession
 from router.stitcher import Stitcher
 from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
+from wire.kv import KVHandle
 from wire.messages import (
     FinishReason,
     GenerateRequest,
@@ -57,6 +59,7 @@ class LegTimes:
 class Attempt:
     """Starts the legs of a placement and follows them until the answer ends or the attempt fails.
 
+        with a peer to pull from: ASKING (PeerPull) --its handle, or none--> as below
         remote:  PREFILL --published--> BOTH --prefilled, or prefill lost--> DECODE --> finished
                  PREFILL, BOTH --the first token ends the answer--> finished
         whole:   DECODE --> finished
@@ -73,6 +76,7 @@ class Attempt:
         placement: Placement,
         facts: RequestFacts,
         workers: tuple[WorkerSession | None, WorkerSession],
+        peer: WorkerSession | None,
         stitcher: Stitcher,
         next_leg_id: Callable[[], int],
         metrics: Metrics,
@@ -84,7 +88,7 @@ class Attempt:
         self.num_cached_tokens = 0
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
-        self.mailbox: Mailbox[LegEvent | RescueDue] = Mailbox()
+        self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox()
         self._request = request
         self._facts = facts
         self._prefill, self._decode = workers
@@ -100,6 +104,7 @@ class Attempt:
         self._early_end: FinishReason | None = None  # decode's, before prefill gave its token
         self._decode_spoke = False  # tokens or a transfer's outcome came from it
         self._mover = Mover(request, stitcher, next_leg_id, self.mailbox.put, find_target, metrics)
+        self._pull = None if peer is None else self._pull_from(peer, next_leg_id())
 
     @property
     def is_over(self) -> bool:
@@ -122,21 +127,43 @@ class Attempt:
     def start(self) -> None:
         facts, decode, num_tokens = self._facts, self._decode, self._facts.num_tokens
         rest = facts.uncached_tokens(decode.info.worker_id)
+        most = max(1, num_tokens - self.placement.pull_tokens)  # that is left to compute
         if self._prefill is None:
             decode.reserve_leg(
-                self._decode_leg, compute_tokens=rest, new_tokens=rest, num_tokens=num_tokens
+                self._decode_leg,
+                compute_tokens=min(rest, most),
+                new_tokens=rest,
+                num_tokens=num_tokens,
             )
-            self._start_decode(None)
+        else:
+            decode.reserve_leg(
+                self._decode_leg, compute_tokens=0, new_tokens=rest, num_tokens=num_tokens
+            )
+            rest = facts.uncached_tokens(self._prefill.info.worker_id)
+            self._prefill.reserve_leg(
+                self._prefill_leg, compute_tokens=min(rest, most), new_tokens=rest
+            )
+        if self._pull is None:
+            self._begin(None)
+        else:
+            self._pull.start(self._stitcher.sent)
+
+    def _pull_from(self, peer: WorkerSession, leg_id: int) -> PeerPull:
+        expected_s = self.placement.ranking[0].forecast.pull_s
+        put = self.mailbox.put
+        return PeerPull(self._request, peer, leg_id, expected_s, put, self._begin, self._metrics)
+
+    def _begin(self, handle: KVHandle | None) -> None:
+        """Starts the leg that computes the prompt; handle: of its beginning, at a peer."""
+        if self._prefill is None:
+            self._start_decode(handle)
             return
-        decode.reserve_leg(
-            self._decode_leg, compute_tokens=0, new_tokens=rest, num_tokens=num_tokens
+        leg = StartLeg(
+            self._prefill_leg, self._request, self._stitcher.sent, prefill_only=True, handle=handle
         )
-        rest = facts.uncached_tokens(self._prefill.info.worker_id)
-        self._prefill.reserve_leg(self._prefill_leg, compute_tokens=rest, new_tokens=rest)
-        leg = StartLeg(self._prefill_leg, self._request, self._stitcher.sent, prefill_only=True)
         self._prefill.start_leg(leg, self.mailbox.put)
 
-    def handle(self, event: LegEvent | RescueDue) -> tuple[int, ...]:
+    def handle(self, event: LegEvent | RescueDue | PeerIsLate) -> tuple[int, ...]:
         """Takes the next event; gives the tokens that are in turn for the client."""
         if self.finish is not None or self.failure is not None:
             return ()
@@ -145,7 +172,12 @@ class Attempt:
         if isinstance(event, RescueDue):
             if not self._decode_spoke and self._prefill is not None:
                 self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
-            return ()
+        elif self._pull is None or not self._pull.handle(event):
+            assert not isinstance(event, PeerIsLate), "somebody pulls"
+            self._handle_leg(event)
+        return ()
+
+    def _handle_leg(self, event: LegEvent) -> None:
         is_prefill = event.leg_id == self._prefill_leg
         if self._mover.owns(event.leg_id):
             self._mover.handle(event)
@@ -158,7 +190,6 @@ class Attempt:
             self._handle_prefill(event)
         else:
             self._handle_decode(event)
-        return ()
 
     def _stitch(self, event: LegTokens) -> tuple[int, ...]:
         if event.leg_id == self._decode_leg:
@@ -179,6 +210,8 @@ class Attempt:
         if self._rescue is not None:
             self._rescue.cancel()
         self._mover.close()
+        if self._pull is not None:
+            self._pull.close()
         self._decode.cancel_leg(self._decode_leg)
         if self._prefill is not None:
             self._prefill.cancel_leg(self._prefill_leg)
@@ -187,7 +220,9 @@ class Attempt:
 
     def _handle_prefill(self, event: LegEvent) -> None:
         if isinstance(event, LegPublished):
-            self._start_decode(event)
+            self._start_decode(event.handle)
+        elif isinstance(event, LegTransferred):
+            self._end_pull(event)
         elif isinstance(event, LegFinished):
             self._note_times(event)
             self._end_prefill(event.reason)
@@ -226,14 +261,15 @@ class Attempt:
 
     # --- the decode leg -----------------------------------------------------------------------
 
-    def _start_decode(self, published: LegPublished | None) -> None:
+    def _start_decode(self, handle: KVHandle | None) -> None:
         self._is_decode_started = True
-        handle = None if published is None else published.handle
         leg = StartLeg(self._decode_leg, self._request, self._stitcher.sent, handle=handle)
         self._decode.start_leg(leg, self.mailbox.put)
 
     def _handle_decode(self, event: LegEvent) -> None:
-        if isinstance(event, LegTransferred):
+        if isinstance(event, LegTransferred) and self._prefill is None:
+            self._end_pull(event)
+        elif isinstance(event, LegTransferred):
             self._note_transfer(event)
         elif isinstance(event, LegMove):
             self._mover.ask(self._decode, event)
@@ -266,6 +302,10 @@ class Attempt:
             self._fail(ErrorCode.INTERNAL, message, self._decode)
         else:
             self.finish = reason
+
+    def _end_pull(self, event: LegTransferred) -> None:
+        if self._pull is not None:
+            self._pull.ended(event)
 
     def _note_transfer(self, event: LegTransferred) -> None:
         self._decode_spoke = True

@@ -85,7 +85,8 @@ class WorkerForecast:
             token_s = token_bytes / self._best_bytes_s
         elif self._has_link:
             token_s = min(token_s, link.token_s * (1 + _FADE))
-        rest_s = max(0.0, exposed_s - token_s * num_tokens * link.tail_share)
+        behind = link.tail_share if exposed_s < transfer_s else num_bytes / num_tokens / token_bytes
+        rest_s = max(0.0, exposed_s - token_s * num_tokens * behind)
         latency_s = link.latency_s + _FADE * 5 * (rest_s - link.latency_s)
         self._link = LinkCosts(token_s, latency_s, link.tail_share, token_bytes)
         self._has_link = True

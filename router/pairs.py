@@ -19,7 +19,7 @@ class PairLink:
     transport: str
     fell_back: bool = False
 
-    def transfer_s(self, num_bytes: int) -> float:
+    def transfer_s(self, num_bytes: float) -> float:
         """Seconds of a pull that waits for nothing else."""
         return self.latency_s + num_bytes / self.bandwidth_bytes_s
 

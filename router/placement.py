@@ -8,6 +8,7 @@ from random import Random
 
 from router.candidates import Candidate, ClusterView
 from router.policies.policy import Pair, PairPolicy, Policy, RequestFacts
+from wire.block_hash import BLOCK_SIZE
 from wire.messages import Role
 
 
@@ -21,13 +22,19 @@ class PlacementKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """prefill is None when `decode` computes the prompt itself; both are worker ids."""
+    """prefill is None when `decode` computes the prompt itself; both are worker ids.
+
+    pull_from: the peer whose cache gives the prompt's first pull_tokens to the worker that computes
+    the rest; empty: all that this worker does not hold is computed.
+    """
 
     prefill: str | None
     decode: str
     kind: PlacementKind
     explanation: str
     ranking: tuple[Pair, ...] = ()  # this pair and the next best, where they were predicted
+    pull_from: str = ""
+    pull_tokens: int = 0
 
 
 def place(
@@ -50,7 +57,7 @@ def place(
     if pairs is not None:
         ranking = pairs.rank(facts, prefill, decode, rng)
         if ranking:
-            return _place_pair(tuple(ranking))
+            return place_pair(facts, tuple(ranking))
     if facts.num_left_tokens == 1:
         worker = policy(facts, Role.PREFILL, prefill, rng)
         return _whole(facts, worker, PlacementKind.LOCAL, "one token is wanted")
@@ -77,16 +84,22 @@ def _pair_policy(policy: Policy) -> PairPolicy | None:
     return policy if isinstance(policy, PairPolicy) else None
 
 
-def _place_pair(ranking: tuple[Pair, ...]) -> Placement:
+def place_pair(facts: RequestFacts, ranking: tuple[Pair, ...]) -> Placement:
+    """The ranking's first pair."""
     chosen = ranking[0]
-    forecast = chosen.forecast
+    forecast, peer = chosen.forecast, chosen.pull_from
     explanation = (
         f"cost {forecast.cost:.3f}: {forecast.ttft_s:.3f} s to the first token, "
         f"{1e3 * forecast.tpot_s:.2f} ms a token"
     )
+    pull_tokens = 0
+    if peer:
+        pull_tokens = facts.confirmed_blocks[peer] * BLOCK_SIZE
+        explanation += f"; {pull_tokens} tokens from {peer} in {1e3 * forecast.pull_s:.0f} ms"
     source = None if chosen.prefill is None else chosen.prefill.worker_id
     kind = PlacementKind.LOCAL if source is None else PlacementKind.REMOTE
-    return Placement(source, chosen.decode.worker_id, kind, explanation, ranking)
+    decode = chosen.decode.worker_id
+    return Placement(source, decode, kind, explanation, ranking, peer, pull_tokens)
 
 
 def _allowed(pool: Sequence[Candidate], facts: RequestFacts) -> Sequence[Candidate]:

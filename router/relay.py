@@ -172,6 +172,7 @@ class Relay:
             placement,
             facts,
             (prefill, self._sessions.get(placement.decode)),
+            self._sessions.get(placement.pull_from) if placement.pull_from else None,
             self._stitcher,
             self._next_leg_id,
             self._metrics,

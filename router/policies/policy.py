@@ -45,7 +45,8 @@ class RequestFacts:
 class Forecast:
     """What a pair was predicted to give, in seconds. cost: the objective, less is better.
 
-    fetch_s: the whole KV transfer; exposed_s: what of it prefill does not hide.
+    fetch_s: the whole KV transfer; exposed_s: what of it prefill does not hide. pull_s: until what
+    a peer's cache holds of the prompt is where it is computed, 0 where nothing is pulled.
     """
 
     ttft_s: float = 0.0
@@ -55,14 +56,19 @@ class Forecast:
     fetch_s: float = 0.0
     exposed_s: float = 0.0
     cost: float = 0.0
+    pull_s: float = 0.0
 
 
 class Pair(NamedTuple):
-    """Workers for both phases; prefill is None where decode computes the prompt."""
+    """Workers for both phases; prefill is None where decode computes the prompt.
+
+    pull_from: the worker whose cache gives the prompt's beginning to the one that computes it.
+    """
 
     prefill: Candidate | None
     decode: Candidate
     forecast: Forecast
+    pull_from: str = ""
 
 
 @runtime_checkable

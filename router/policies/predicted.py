@@ -32,6 +32,7 @@ _NO_ROOM = 1e3
 _NUM_SCORED = 16  # least loaded workers of a large pool, and as many with hits
 _NUM_COMBINED = 3  # best ones of either kind
 _NUM_EXPLAINED = 4
+_NUM_PEERS = 2  # holders of a prompt's beginning that a worker may pull it from
 _TIE = 1.03
 _COST = itemgetter(0)
 
@@ -39,11 +40,14 @@ _COST = itemgetter(0)
 # Plain tuples: a decision makes some ten of each, and a named one takes a third of a microsecond.
 # A worker as the one that decodes: cost, seconds a token, phi of that, tokens to pull, itself.
 _Seat = tuple[float, float, float, int, Candidate, Outlook]
-# A worker as the one that prefills: cost, queue_s, prefill_s, itself.
-_Source = tuple[float, float, float, Candidate, Outlook]
+# Who gives the prompt's beginning, and in how many seconds.
+_Pull = tuple[str, float]
+# A worker as the one that prefills: cost, queue_s, prefill_s, itself, and what it pulls.
+_Source = tuple[float, float, float, Candidate, Outlook, _Pull]
 # A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode.
 _Times = tuple[float, float, float, float, float, float]
-_Offer = tuple[float, _Times, Candidate | None, Candidate]
+_Offer = tuple[float, _Times, Candidate | None, Candidate, _Pull]
+_NO_PULL: _Pull = ("", 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Predicted:
         makers = (*prefill, *decode) if self.anywhere & 2 else prefill
         homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
         busy = sum(map(_busy, prefill)) / max(1, len(prefill))
-        ask = _Ask(self, facts, busy / (1 - busy))
+        ask = _Ask(self, facts, busy / (1 - busy), (*prefill, *decode))
         maker_ids = {worker.worker_id for worker in makers}
         for worker in homes:
             ask.weigh(worker, True, worker.worker_id in maker_ids)
@@ -101,8 +105,11 @@ class Predicted:
 class _Ask:
     """One request's prices. price: of a prefill second in shares of the TTFT objective."""
 
-    def __init__(self, policy: Predicted, facts: RequestFacts, price: float) -> None:
+    def __init__(
+        self, policy: Predicted, facts: RequestFacts, price: float, workers: Sequence[Candidate]
+    ) -> None:
         self._facts = facts
+        self._peers = _peers(facts, workers) if facts.links else ()
         self._num_tokens = facts.num_tokens
         self._links = facts.links
         self._chunk = policy.chunk_tokens
@@ -127,13 +134,16 @@ class _Ask:
         tpot_s = itl_s / (1 - share)
         tpot = _phi(tpot_s / self._tpot_s)
         uncached = self._facts.uncached_tokens(worker.worker_id)
-        own_s = margin * costs.prefill_s(uncached, num_tokens - uncached)
+        own_s, pull = margin * costs.prefill_s(uncached, num_tokens - uncached), _NO_PULL
+        if self._peers and is_maker:
+            own_s, pull = self._pulled(worker, outlook, own_s)
         harm = self._harm(outlook, itl_s, tpot, own_s)
         room = _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < uncached)
         if is_maker:
             prefill_s = own_s + itl_s
-            cost = self._lateness(before_s + prefill_s) + self._price * own_s + harm + room
-            self._sources.append((cost, queue_s, prefill_s, worker, outlook))
+            first_s = max(before_s, outlook.path_s + pull[1]) + prefill_s
+            cost = self._lateness(first_s) + self._price * own_s + harm + room
+            self._sources.append((cost, queue_s, prefill_s, worker, outlook, pull))
         if is_home:
             cost = tpot + self._crowding(outlook, tpot, share) + room
             if worker.role is Role.PREFILL:
@@ -161,8 +171,12 @@ class _Ask:
     ) -> _Offer:
         cost, tpot_s, _, uncached, worker, outlook = seat
         num_new = self._facts.surely_uncached_tokens(worker.worker_id)
-        if num_new != uncached:
+        pull = _NO_PULL
+        if num_new != uncached or self._peers:
             own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
+            if self._peers:
+                own_s, pull = self._pulled(worker, outlook, own_s)
+                queue_s = max(queue_s, pull[1])
             harm = self._harm(outlook, itl_s, seat[2], own_s)
         num_steps = -(-(num_new + worker.waiting_tokens) // self._chunk)
         prefill_s = own_s + num_steps * itl_s
@@ -170,10 +184,11 @@ class _Ask:
         tpot_s = itl_s / (1 - _share(outlook, own_s)) / outlook.margin
         queue_s, prefill_s = queue_s / outlook.margin, prefill_s / outlook.margin
         ttft_s = queue_s + outlook.path_s + prefill_s
-        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker)
+        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull)
 
     def _remote(self, source: _Source, seat: _Seat) -> _Offer:
-        source_cost, queue_s, prefill_s, maker, before = source
+        source_cost, queue_s, prefill_s, maker, before, pull = source
+        queue_s = max(queue_s, pull[1])
         cost, tpot_s, tpot, num_pulled, worker, outlook = seat
         link = outlook.link
         latency_s, fetch_s = link.latency_s, link.token_s * num_pulled
@@ -192,7 +207,27 @@ class _Ask:
         queue_s, prefill_s = queue_s / before.margin, prefill_s / before.margin
         ttft_s, tpot_s = queue_s + before.path_s + prefill_s, tpot_s / outlook.margin
         times = (ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
-        return (cost, times, maker, worker)
+        return (cost, times, maker, worker, pull)
+
+    def _pulled(
+        self, worker: Candidate, outlook: Outlook, own_s: float
+    ) -> tuple[float, tuple[str, float]]:
+        """The worker's prefill seconds, and the pull by which they are the least: it has to save
+        more than it takes. Only measured ways count, since no other one is known to be there."""
+        own = self._facts.confirmed_blocks.get(worker.worker_id, 0)
+        pull = _NO_PULL
+        for peer in self._peers:
+            pair = self._links.get((peer.worker_id, worker.worker_id))
+            num_held = self._facts.confirmed_blocks[peer.worker_id]
+            if pair is None or num_held <= own or peer.group != worker.group:
+                continue
+            num_bytes = (num_held - own) * BLOCK_SIZE * outlook.link.token_bytes
+            pull_s = _outlook(peer).tpot_s + outlook.link.latency_s + pair.transfer_s(num_bytes)
+            num_left = max(1, self._num_tokens - num_held * BLOCK_SIZE)
+            less_s = outlook.margin * outlook.costs.prefill_s(num_left, self._num_tokens - num_left)
+            if num_bytes > 0 and pull_s + less_s < own_s + pull[1]:
+                own_s, pull = less_s, (peer.worker_id, pull_s)
+        return own_s, pull
 
     def _lateness(self, ttft_s: float) -> float:
         """The request's own, and that of those who will queue behind it in that time."""
@@ -214,6 +249,16 @@ class _Ask:
         after = _phi(itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
         breaks = tpot <= 1 < after
         return outlook.num_seqs * (after - tpot) + self._guard * breaks
+
+
+def _peers(facts: RequestFacts, workers: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those of the workers whose caches hold most of the prompt, a few of them."""
+    held = facts.confirmed_blocks
+    if not held:
+        return ()
+    holders = [worker for worker in workers if worker.worker_id in held]
+    holders.sort(key=lambda worker: -held[worker.worker_id])
+    return holders[:_NUM_PEERS]
 
 
 def _outlook(worker: Candidate) -> Outlook:
@@ -270,7 +315,8 @@ def _chosen_first(facts: RequestFacts, offers: list[_Offer], rng: Random) -> Seq
     chosen = min(equals, key=_COST)
     ranked = (chosen, *(offer for offer in best if offer is not chosen))
     return [
-        Pair(prefill, decode, Forecast(*times, cost)) for cost, times, prefill, decode in ranked
+        Pair(prefill, decode, Forecast(*times, cost, pull[1]), pull[0])
+        for cost, times, prefill, decode, pull in ranked
     ]
 
 
