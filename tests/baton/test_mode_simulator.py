@@ -15,7 +15,7 @@ from router.predictor import StepCosts
 from wire.messages import Role
 
 COSTS = StepCosts(5e-3, 8e-6, 34e-9, 0.0, 25e-6, 6e-10)
-TRAFFIC = Traffic(8.0, 3000, 1.5e7, 1.5e7, 0.0, 60, 3030)
+TRAFFIC = Traffic(1.0, 3000, 1.5e7, 1.5e7, 0.0, 60, 3030)
 WORKERS = tuple(
     WorkerFigures(f"worker-{number}", role, COSTS, 400_000)
     for number, role in enumerate((Role.PREFILL, Role.DECODE))
