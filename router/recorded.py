@@ -42,10 +42,9 @@ from router.session import LegSink, WorkerSession
 from router.sessions import Sessions
 from runtime.clock import Clock
 from wire.cluster import ClusterSnapshot, WorkerInfo
-from wire.cluster_codec import encode_snapshot
-from wire.codec import encode_worker_frame
 from wire.errors import BatonError
 from wire.messages import GenerateRequest, LegTokens, StartLeg, WorkerFrame
+from wire.packed import pack_snapshot, pack_worker_frame
 
 _SECRET = (
     "control_address",
@@ -180,7 +179,7 @@ class RecordedSessions(Sessions):
         super().__init__(*arguments)
 
     def update(self, workers: Sequence[WorkerInfo]) -> None:
-        snapshot = encode_snapshot(ClusterSnapshot(0, tuple(workers))).SerializeToString()
+        snapshot = pack_snapshot(ClusterSnapshot(0, tuple(workers)))
         with self._recorder.then(lambda at_s: Listed(at_s, snapshot)):
             super().update(workers)
 
@@ -281,4 +280,4 @@ def _encoded(frame: WorkerFrame) -> bytes:
         LegTokens(event.leg_id, event.index, ()) if isinstance(event, LegTokens) else event
         for event in frame.events
     )
-    return encode_worker_frame(replace(frame, events=events)).SerializeToString()
+    return pack_worker_frame(replace(frame, events=events))

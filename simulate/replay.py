@@ -39,11 +39,9 @@ from router.session import WorkerSession
 from router.stream import StreamOwner
 from simulate.event_loop import EventLoop
 from simulate.silence import SilentMetrics
-from wire.cluster_codec import decode_snapshot
-from wire.codec import decode_worker_frame
 from wire.errors import BatonError
-from wire.gen import control_pb2, worker_pb2
 from wire.messages import GenerateRequest, RequestTerms, SamplingParams, StartLeg
+from wire.packed import unpack_snapshot, unpack_worker_frame
 
 _ANY = SamplingParams()
 
@@ -118,7 +116,7 @@ class _Replay:
         self.done.num_entries += 1
         try:
             self._acts[type(entry)](entry)
-        except (LookupError, TypeError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise RecordingError(
                 f"entry {self.done.num_entries}, {type(entry).__name__}: it does not follow from "
                 f"the entries before it ({error!r})"
@@ -145,12 +143,10 @@ class _Replay:
         return self._sessions[number]
 
     def _listed(self, entry: Listed) -> None:
-        snapshot = control_pb2.ClusterSnapshot.FromString(entry.snapshot)
-        self._core.sessions.update(decode_snapshot(snapshot).workers)
+        self._core.sessions.update(unpack_snapshot(entry.snapshot).workers)
 
     def _frame_came(self, entry: FrameCame) -> None:
-        frame = decode_worker_frame(worker_pb2.WorkerFrame.FromString(entry.frame))
-        self._of(entry).frame_came(frame)
+        self._of(entry).frame_came(unpack_worker_frame(entry.frame))
 
     def _reserved(self, entry: Reserved) -> None:
         self._of(entry).reserve_leg(

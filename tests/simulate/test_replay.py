@@ -154,6 +154,11 @@ def test_two_routers_do_not_write_one_recording(tmp_path):
             '{"is":"opening","at_s":1,"worker":7}\n',
             "does not follow",
         ),
+        (
+            '{"is":"head","at_s":0,"format":1,"config":{"client_id":"x"}}\n'
+            '{"is":"listed","at_s":1,"snapshot":"/////w=="}\n',
+            "no list of workers",
+        ),
     ],
 )
 def test_what_is_no_recording_is_said(text: str, says: str, tmp_path: Path) -> None:
