@@ -1,13 +1,14 @@
 """What a model directory says about its model: shapes, rotary encoding, windows, end tokens."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from engine.errors import ModelError
+from engine.families import FAMILIES
 from engine.json_fields import JsonFields
+from engine.moe_config import MoeConfig
 from engine.rope_config import RopeConfig, read_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}
@@ -37,6 +38,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     dtype: torch.dtype = torch.float32
+    moe: MoeConfig | None = None
 
     @classmethod
     def from_directory(cls, path: Path | str) -> "ModelConfig":
@@ -58,9 +60,19 @@ class ModelConfig:
     def num_parameters(self) -> int:
         """Weights of the linear layers and the token table; norms and biases are left out."""
         attention = self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
-        mlp = 3 * self.hidden_size * self.intermediate_size
         tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
-        return self.num_layers * (attention + mlp) + tables
+        mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
+        return self.num_layers * attention + mlps + tables
+
+    def experts_of(self, layer: int) -> MoeConfig | None:
+        """The experts of a layer; None when its feed-forward is dense."""
+        return self.moe if self.moe is not None and layer in self.moe.sparse_layers else None
+
+    def _mlp_parameters(self, layer: int) -> int:
+        experts = self.experts_of(layer)
+        if experts is None:
+            return 3 * self.hidden_size * self.intermediate_size
+        return experts.num_experts * self.hidden_size * (3 * experts.intermediate_size + 1)
 
     @property
     def q_size(self) -> int:
@@ -79,56 +91,6 @@ class ModelConfig:
     ) -> tuple[int, int, int, int, int, int]:
         """[num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim]"""
         return self.num_layers, num_blocks, 2, self.num_kv_heads, block_size, self.head_dim
-
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """What an architecture fixes without saying it in config.json."""
-
-    windows: Callable[[JsonFields, int], tuple[int | None, ...]]
-    qk_norm: bool = False
-    always_qkv_bias: bool = False
-    reads_attention_bias: bool = False
-    reads_mlp_bias: bool = False
-
-
-def _no_window(_: JsonFields, num_layers: int) -> tuple[int | None, ...]:
-    return (None,) * num_layers
-
-
-def _mistral_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
-    """Every layer alike; transformers takes an absent field as 4,096 and a null as no window."""
-    present = "sliding_window" in config
-    absent = "sliding_window" not in config.values
-    return (config.integer("sliding_window", 4096) if present or absent else None,) * num_layers
-
-
-def _qwen_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
-    """Windows on the layers that `layer_types` names, else from `max_window_layers` on."""
-    kinds = config.texts("layer_types")
-    window = (
-        config.integer("sliding_window", 4096) if config.flag("use_sliding_window", False) else None
-    )
-    if not kinds:
-        first = config.values.get("max_window_layers", 28)
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise ModelError(
-                config.path, f"field 'max_window_layers' must be an integer, is {first!r}"
-            )
-        return tuple(window if layer >= first else None for layer in range(num_layers))
-    if len(kinds) != num_layers:
-        raise ModelError(
-            config.path, f"field 'layer_types' names {len(kinds)} of {num_layers} layers"
-        )
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-
-
-FAMILIES = {
-    "LlamaForCausalLM": _Family(_no_window, reads_attention_bias=True, reads_mlp_bias=True),
-    "MistralForCausalLM": _Family(_mistral_windows),
-    "Qwen2ForCausalLM": _Family(_qwen_windows, always_qkv_bias=True),
-    "Qwen3ForCausalLM": _Family(_qwen_windows, qk_norm=True, reads_attention_bias=True),
-}
 
 
 def _generation(directory: Path) -> JsonFields:
@@ -185,6 +147,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         eos_token_ids=generation.token_ids("eos_token_id") or config.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,
         dtype=_dtype(config),
+        moe=family.experts(config, num_layers) if family.experts is not None else None,
     )
     _check(config, model)
     return model

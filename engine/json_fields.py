@@ -66,6 +66,15 @@ class JsonFields:
             raise self._wrong(name, "a list of strings")
         return tuple(value)
 
+    def indices(self, name: str) -> tuple[int, ...]:
+        """A list of integers, none negative; empty when the field is absent."""
+        value = self._value(name, [])
+        if not isinstance(value, list) or not all(
+            isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
+        ):
+            raise self._wrong(name, "a list of integers from 0")
+        return tuple(value)
+
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One token id or a list of them; empty when the field is absent."""
         value = self._value(name, [])

@@ -1,4 +1,4 @@
-"""One decoder layer: attention over the paged cache, then the gated feed-forward."""
+"""One decoder layer: attention over the paged cache, then the feed-forward."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import BatchInput, HeadShape, KernelSet, Linear
+from engine.layers.mlp import DenseMlp, SparseMlp
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,7 @@ class DecoderLayer:
     qkv: Linear
     out: Linear
     post_norm: Tensor  # [hidden]
-    gate_up: Linear
-    down: Linear
+    mlp: DenseMlp | SparseMlp
 
     def __call__(
         self,
@@ -44,7 +44,7 @@ class DecoderLayer:
         x, residual = self.kernels.rms_norm(
             self.out(x), residual, self.post_norm, self.rms_norm_eps
         )
-        return self.down(self.kernels.silu_mul(self.gate_up(x))), residual
+        return self.mlp(x), residual
 
 
 @dataclass(frozen=True, slots=True)

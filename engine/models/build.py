@@ -11,8 +11,11 @@ from engine.config import ModelConfig
 from engine.kernels import HeadShape, KernelSet, Linear, kernel_set
 from engine.kernels.huge_pages import huge_empty
 from engine.layers.decoder_layer import DecoderLayer, Embedding
+from engine.layers.mlp import DenseMlp, SparseMlp
 from engine.layers.rope import rope_table
 from engine.models.model import Model
+
+DENSE = ("gate_proj", "up_proj", "down_proj")
 
 
 class TensorSource(Protocol):
@@ -33,9 +36,10 @@ class _Builder:
     def vector(self, name: str, size: int) -> Tensor:
         return self.source.tensor(name, (size,)).to(self.device, self.dtype)
 
-    def linear(self, prefix: str, parts: Sequence[str], sizes: Sequence[int], bias: bool) -> Linear:
+    def linear(
+        self, prefix: str, parts: Sequence[str], sizes: Sequence[int], in_features: int, bias: bool
+    ) -> Linear:
         """Fuse the projections `prefix.part` of these output sizes into one weight."""
-        in_features = self.in_features(parts[0])
         names = [f"{prefix}.{part}" for part in parts]
         weights = [
             self.source.tensor(f"{name}.weight", (size, in_features))
@@ -51,10 +55,6 @@ class _Builder:
             fused.to(self.device, self.dtype), torch.cat(biases) if biases else None
         )
 
-    def in_features(self, part: str) -> int:
-        sizes = {"o_proj": self.config.q_size, "down_proj": self.config.intermediate_size}
-        return sizes.get(part, self.config.hidden_size)
-
     def heads(self, prefix: str) -> HeadShape:
         config, dim = self.config, self.config.head_dim
         return HeadShape(
@@ -68,8 +68,7 @@ class _Builder:
 
     def layer(self, index: int) -> DecoderLayer:
         config, prefix = self.config, f"model.layers.{index}"
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-        inner, hidden = config.intermediate_size, config.hidden_size
+        attention, hidden = f"{prefix}.self_attn", config.hidden_size
         qkv_sizes = (config.q_size, config.kv_size, config.kv_size)
         return DecoderLayer(
             kernels=self.kernels,
@@ -77,11 +76,38 @@ class _Builder:
             window=config.layer_windows[index],
             rms_norm_eps=config.rms_norm_eps,
             input_norm=self.vector(f"{prefix}.input_layernorm.weight", hidden),
-            qkv=self.linear(attention, ("q_proj", "k_proj", "v_proj"), qkv_sizes, config.qkv_bias),
-            out=self.linear(attention, ("o_proj",), (hidden,), config.o_bias),
+            qkv=self.linear(
+                attention, ("q_proj", "k_proj", "v_proj"), qkv_sizes, hidden, config.qkv_bias
+            ),
+            out=self.linear(attention, ("o_proj",), (hidden,), config.q_size, config.o_bias),
             post_norm=self.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
-            gate_up=self.linear(mlp, ("gate_proj", "up_proj"), (inner, inner), config.mlp_bias),
-            down=self.linear(mlp, ("down_proj",), (hidden,), config.mlp_bias),
+            mlp=self.mlp(index, prefix),
+        )
+
+    def mlp(self, index: int, prefix: str) -> DenseMlp | SparseMlp:
+        moe = self.config.experts_of(index)
+        if moe is None:
+            return self.dense(f"{prefix}.mlp", DENSE, self.config.intermediate_size)
+        block = f"{prefix}.{moe.block}"
+        shape = (moe.num_experts, self.config.hidden_size)
+        return SparseMlp(
+            router=self.source.tensor(f"{block}.gate.weight", shape).to(self.device, self.dtype),
+            experts=tuple(
+                self.dense(f"{block}.experts.{expert}", moe.parts, moe.intermediate_size)
+                for expert in range(moe.num_experts)
+            ),
+            experts_per_token=moe.experts_per_token,
+            normalise=moe.normalise,
+        )
+
+    def dense(self, prefix: str, parts: tuple[str, str, str], inner: int) -> DenseMlp:
+        """The feed-forward whose gate, up and down projections are called `prefix.part`."""
+        hidden, bias = self.config.hidden_size, self.config.mlp_bias
+        gate, up, down = parts
+        return DenseMlp(
+            kernels=self.kernels,
+            gate_up=self.linear(prefix, (gate, up), (inner, inner), hidden, bias),
+            down=self.linear(prefix, (down,), (hidden,), inner, bias),
         )
 
     def lm_head(self) -> Linear:

@@ -71,6 +71,11 @@ ARCHITECTURES: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     ),
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_WITHOUT_HEAD_DIM)),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_COMMON)),
+    "qwen3_moe": lambda: transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(
+            **_COMMON, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48
+        )
+    ),
 }
 
 

@@ -12,7 +12,9 @@ NUM_TOKENS = 24
 LENGTHS = (1, 2, 15, 16, 17, 33, 100, 257, 700, 2000)
 
 
-@pytest.mark.parametrize("architecture", ["llama2", "llama3", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "architecture", ["llama2", "llama3", "mistral", "qwen2", "qwen3", "qwen3_moe"]
+)
 async def test_two_pools_answer_as_transformers_does(
     architecture: str,
     model_directory: Callable[..., Any],

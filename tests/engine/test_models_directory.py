@@ -29,6 +29,13 @@ SHAPE = {
     "pad_token_id": None,
 }
 
+QWEN_MOE: dict[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 16,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 24,
+}
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -68,7 +75,7 @@ def test_one_file_and_many_hold_the_same_model(saved: dict[str, Path]) -> None:
     assert len(list(saved["sharded"].glob("*.safetensors"))) > 2
     models = [load(path, read(path), torch.float32) for path in saved.values()]
     x = torch.randn(3, SHAPE["hidden_size"])
-    assert torch.equal(models[0].layers[1].gate_up(x), models[1].layers[1].gate_up(x))
+    assert torch.equal(models[0].layers[1].mlp(x), models[1].layers[1].mlp(x))
 
 
 def test_the_config_is_read(saved: dict[str, Path]) -> None:
@@ -181,6 +188,10 @@ def test_windows_follow_the_architecture(
     [
         ({"architectures": ["MambaForCausalLM"]}, "architecture"),
         ({"architectures": "drop"}, "architecture"),
+        ({**QWEN_MOE, "num_experts": 4}, "num_experts_per_tok 8 is more than 4 experts"),
+        ({**QWEN_MOE, "moe_intermediate_size": "drop"}, "'moe_intermediate_size' is missing"),
+        ({**QWEN_MOE, "num_experts": "drop"}, "'num_local_experts' is missing"),
+        ({**QWEN_MOE, "mlp_only_layers": [-1]}, "'mlp_only_layers' must be a list of integers"),
         ({"hidden_size": "drop"}, "'hidden_size' is missing"),
         ({"hidden_size": -4}, "'hidden_size' must be a positive integer"),
         ({"num_hidden_layers": "two"}, "'num_hidden_layers'"),
@@ -214,6 +225,13 @@ def test_a_config_that_is_no_json_object_is_named(directory: Path, content: byte
     (directory / "config.json").write_bytes(content)
     with pytest.raises(ModelError, match="config.json.*JSON"):
         read(directory)
+
+
+def test_a_sparse_model_counts_all_its_experts(directory: Path) -> None:
+    dense = read(directory).num_parameters
+    change(directory, **QWEN_MOE, mlp_only_layers=[0])
+    experts = 16 * (3 * 24 + 1) * SHAPE["hidden_size"]
+    assert read(directory).num_parameters == dense - 3 * 48 * SHAPE["hidden_size"] + experts
 
 
 def test_a_missing_directory_or_config_is_named(tmp_path: Path) -> None:
@@ -302,6 +320,6 @@ def test_random_weights_follow_the_seed_alone(saved: dict[str, Path]) -> None:
     config = read(saved["single"])
     x = torch.randn(2, SHAPE["hidden_size"])
     first, second, other = (
-        random_model(config, torch.float32, seed).layers[0].gate_up(x) for seed in (1, 1, 2)
+        random_model(config, torch.float32, seed).layers[0].mlp(x) for seed in (1, 1, 2)
     )
     assert torch.equal(first, second) and not torch.equal(first, other)

@@ -42,6 +42,8 @@ YARN = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
+EXPERTS = {"num_experts": 8, "moe_intermediate_size": 32, "head_dim": 16}
+
 
 def make_config(kind: str, **changes: object) -> transformers.PreTrainedConfig:
     return getattr(transformers, f"{kind}Config")(**{**SHAPE, **changes})
@@ -60,6 +62,14 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
         "Qwen2", use_sliding_window=True, sliding_window=24, max_window_layers=1
     ),
     "qwen3": lambda: make_config("Qwen3", head_dim=32, tie_word_embeddings=True),
+    "qwen3-moe": lambda: make_config(
+        "Qwen3Moe", **EXPERTS, norm_topk_prob=True, num_experts_per_tok=3, mlp_only_layers=[1]
+    ),
+    "qwen3-moe-window": lambda: make_config(
+        "Qwen3Moe", **EXPERTS, use_sliding_window=True, sliding_window=24, decoder_sparse_step=2
+    ),
+    "mixtral": lambda: make_config("Mixtral", num_local_experts=4),
+    "mixtral-window": lambda: make_config("Mixtral", num_local_experts=4, sliding_window=40),
     "qwen3-wide": lambda: make_config("Qwen3", head_dim=128, num_attention_heads=6),
 }
 
