@@ -4,7 +4,7 @@ import gc
 import itertools
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from statistics import median, quantiles
@@ -18,7 +18,15 @@ from router.predictor import StepCosts
 from router.prefix_map import PrefixMap
 from runtime.clock import SystemClock
 from wire.block_hash import BLOCK_SIZE
-from wire.messages import BlockEvent, BlockSnapshot, GenerateRequest, Role, SamplingParams
+from wire.codec import decode_worker_frame, encode_worker_frame
+from wire.messages import (
+    BlockEvent,
+    BlockSnapshot,
+    GenerateRequest,
+    Role,
+    SamplingParams,
+    WorkerFrame,
+)
 
 _COSTS = StepCosts(5e-3, 8e-6, 34e-9, 0.0, 25e-6, 6e-10)
 _LINK = LinkCosts(1e-5, 5e-4)
@@ -27,6 +35,8 @@ _MAP_BLOCKS = 1_000_000
 _PLACEMENTS = 200
 _EVENT_BLOCKS = 32
 _MEMORY_BLOCKS = 15_000  # of each worker
+_FULL_BLOCKS = 51_900  # an H200 holds as many of Llama-3.1-8B
+_SHARERS = 4  # workers that hold the same half of their blocks
 
 
 def run(repeats: int) -> list[Row]:
@@ -48,6 +58,10 @@ def run(repeats: int) -> list[Row]:
     per_s = median(events_per_s() for _ in range(repeats))
     rows.append(Row("router.events", per_s, "blocks/s", "bound", 200_000.0, 200_000.0 / per_s))
     rows.append(_bounded("router.memory", bytes_per_block(64, _MEMORY_BLOCKS), "bytes", 120.0))
+    for name, num_blocks in (("", _MAP_BLOCKS // 100), (".full", _FULL_BLOCKS)):
+        frames = snapshot_frames(100, num_blocks)
+        cpu_s = median(rebuild_s(frames) for _ in range(repeats))
+        rows.append(_bounded(f"router.rebuild.100{name}", cpu_s, "s of CPU", 1.0))
     return rows
 
 
@@ -147,6 +161,31 @@ def bytes_per_block(num_workers: int, num_blocks: int) -> float:
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return used / (num_workers * num_blocks)
+
+
+def snapshot_frames(num_workers: int, num_blocks: int) -> list[bytes]:
+    """Each worker's first frame to a router that has just started, as it is on the wire."""
+    rng, frames = Random(3), list[bytes]()
+    shared: list[int] = []
+    for number in range(num_workers):
+        if number % _SHARERS == 0:
+            shared = [rng.getrandbits(64) for _ in range(num_blocks // 2)]
+        own = [rng.getrandbits(64) for _ in range(num_blocks - len(shared))]
+        snapshot = BlockSnapshot(number, (*shared, *own))
+        frames.append(encode_worker_frame(WorkerFrame(snapshot=snapshot)).SerializeToString())
+    return frames
+
+
+def rebuild_s(frames: Sequence[bytes]) -> float:
+    """CPU seconds until an empty map holds what the frames tell, decoding included."""
+    prefix_map, parse = PrefixMap(_MAX_BLOCKS), encode_worker_frame(WorkerFrame()).FromString
+    start_s = time.process_time()
+    for number, data in enumerate(frames):
+        frame = decode_worker_frame(parse(data))
+        assert frame.snapshot is not None, "a first frame has a snapshot"
+        prefix_map.add_worker(str(number))
+        prefix_map.load_snapshot(str(number), frame.snapshot)
+    return time.process_time() - start_s
 
 
 def _timed_us(call: Callable[[], object]) -> float:
