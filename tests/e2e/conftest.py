@@ -165,6 +165,11 @@ class Cluster:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
+    @property
+    def token(self) -> str:
+        """Of the cluster and of its operators."""
+        return TOKEN
+
     def status(self) -> ClusterStatus:
         async def fetch() -> ClusterStatus:
             channel = rpc.open_channel(f"127.0.0.1:{self.control_port}")

@@ -1,21 +1,31 @@
 """A cluster of modelled workers through the real processes, as `baton up --profile` starts it."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.up_config import DEMO_MODEL
 from profiles.catalog import dump, load_profile
 from router.recording import read_recording
 from simulate.replay import replay
-from wire.messages import Role
+from wire.block_hash import block_hashes
+from wire.messages import FinishReason, GenerateRequest, Role, SamplingParams
+from wire.router_messages import PlaceCall
+from wire.router_rpc import SERVICE, RouterClient
+from wire.rpc import TOKEN_HEADER, open_channel
 
 PROMPT = [5 + i % 4000 for i in range(2000)]
 
@@ -51,6 +61,78 @@ async def test_requests_take_the_profiles_time_and_the_prefix_cache_is_real(clus
     prefill_s, decode_s = profile.chunk_s(0, len(PROMPT)), 11 * profile.step_s
     assert cold_s >= prefill_s + decode_s
     assert decode_s <= warm_s < cold_s
+    await cluster.wait_idle()
+
+
+@contextlib.contextmanager
+def router_process(cluster: Any, directory: Path, name: str) -> Iterator[str]:
+    """A router of its own beside the cluster's gateway, started as `name`; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    control = f"127.0.0.1:{cluster.control_port}"
+    command = [sys.executable, "-m", *name.split()]
+    if name == "router":
+        settings = directory / "router.toml"
+        lines = f'port = {port}\ncontrol_address = "{control}"\npolicy = "uncached_tokens"\n'
+        settings.write_text(f"[router]\n{lines}")
+        command.append(str(settings))
+    else:
+        command += ["--port", str(port), "--control-address", control]
+        command += ["--policy", "uncached_tokens"]
+    environment = {**os.environ, "BATON_CLUSTER_TOKEN": cluster.token}
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, (directory / "log").read_text()[-4000:]
+
+
+async def serving(channel: Any, token: str) -> None:
+    """Until the health service says so, as an orchestrator asks."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    call = health_pb2.HealthCheckRequest(service=SERVICE)
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await stub.Check(call, metadata=((TOKEN_HEADER, token),))
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["router", "baton router"])
+async def test_a_router_of_its_own_places_and_generates_on_the_clusters_workers(
+    cluster: Any, tmp_path: Path, name: str
+) -> None:
+    status = await asyncio.to_thread(cluster.status)
+    listed = {worker.info.worker_id: worker.info for worker in status.workers}
+    prompt = tuple(PROMPT[:600])
+    with router_process(cluster, tmp_path, name) as address:
+        channel = open_channel(address)
+        client = RouterClient(channel, cluster.token)
+        try:
+            await serving(channel, cluster.token)
+            first = await client.place(PlaceCall("a", tuple(range(600, 1200))))
+            second = await client.place(PlaceCall("b", num_tokens=600))
+            assert first.decode.worker_id != second.decode.worker_id
+            for reply in (first, second):
+                found = listed[reply.decode.worker_id]
+                assert (found.role, found.epoch) == (Role.DECODE, reply.decode.epoch)
+                assert found.address == reply.decode.address
+            await client.started("a")
+            for place_id in ("a", "b"):
+                await client.release(place_id)
+            sampling = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+            request = GenerateRequest("g", prompt, sampling, tuple(block_hashes(prompt)))
+            deltas = [delta async for delta in client.generate(request)]
+            assert sum(len(delta.tokens) for delta in deltas) == 12
+            assert deltas[-1].finish_reason is FinishReason.LENGTH
+            assert deltas[-1].decode_worker in listed
+        finally:
+            await channel.close(None)
     await cluster.wait_idle()
 
 

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import random
 import statistics
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +46,7 @@ async def routers_of(cluster: Any, stack: Any, count: int, redis_url: str) -> li
     for number in range(count):
         config = RouterConfig(
             control_address=f"127.0.0.1:{cluster.control_port}",
-            cluster_token=cluster_token(cluster),
+            cluster_token=cluster.token,
             client_id=f"replica-{count}-{bool(redis_url)}-{number}",
             redis_url=redis_url,
         )
@@ -60,13 +58,6 @@ async def routers_of(cluster: Any, stack: Any, count: int, redis_url: str) -> li
         while not all(_num_live(router) == 6 for router in routers):
             await asyncio.sleep(0.05)
     return routers
-
-
-def cluster_token(cluster: Any) -> str:
-    """The token of the running cluster, as its process has it."""
-    environment = Path(f"/proc/{cluster.process.pid}/environ").read_bytes().split(b"\0")
-    name = b"BATON_CLUSTER_TOKEN="
-    return next(os.fsdecode(one[len(name) :]) for one in environment if one.startswith(name))
 
 
 def _num_live(router: Router) -> int:
