@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -154,6 +155,8 @@ def _kube_actuator(config: ControlConfig, leadership: Leadership) -> RemoteActua
         config.kube_namespace,
         targets,
         wall_s=wall_time_s,
+        now_s=SystemClock().now,
+        jitter=random.random,
         confirm=leadership.confirm,
         ready_timeout_s=config.ready_timeout_s,
     )

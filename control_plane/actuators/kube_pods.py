@@ -11,17 +11,23 @@ from kubernetes import client, watch
 from runtime.log import get_logger
 
 _WATCH_S = 60
-_RETRY_S = 1.0
+_QUICK_S = 5.0  # a watch that ends sooner counts as a failure
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
 _log = get_logger("control_plane")
 
 
 @dataclass(frozen=True, slots=True)
 class KubePod:
-    """One pod. created_s: seconds since 1970. why: what keeps it from being ready, if known."""
+    """One pod. why: what keeps it from being ready, if known.
+
+    changed_s: seconds since 1970 at which it became ready or ceased to be, its creation where it
+    has no such condition yet.
+    """
 
     name: str
     uid: str
-    created_s: float
+    changed_s: float
     is_ready: bool = False
     is_ending: bool = False
     why: str = ""
@@ -30,10 +36,11 @@ class KubePod:
 def pod_of(pod: client.V1Pod) -> KubePod:
     conditions = {c.type: c for c in pod.status.conditions or ()}
     ready = conditions.get("Ready")
+    changed = ready.last_transition_time if ready is not None else None
     return KubePod(
         name=pod.metadata.name,
         uid=pod.metadata.uid,
-        created_s=pod.metadata.creation_timestamp.timestamp(),
+        changed_s=(changed or pod.metadata.creation_timestamp).timestamp(),
         is_ready=ready is not None and ready.status == "True",
         is_ending=pod.metadata.deletion_timestamp is not None,
         why=_why(pod, conditions.get("PodScheduled")),
@@ -54,11 +61,24 @@ class PodWatch:
     """Keeps the pods of one selector. Whoever starts it stops it.
 
     A watch that the server ends, or whose resourceVersion is too old (410), begins with a new
-    list; while the server is silent the pods known last stay.
+    list: at once after one that lasted, else after a pause that doubles up to 10 s. While the
+    server is silent the pods known last stay. now_s: a monotonic clock. jitter: gives 0 to 1, the
+    part of the second half of each pause that is waited.
     """
 
-    def __init__(self, api: client.CoreV1Api, namespace: str, selector: str) -> None:
+    def __init__(
+        self,
+        api: client.CoreV1Api,
+        namespace: str,
+        selector: str,
+        *,
+        now_s: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
         self._api = api
+        self._now_s = now_s
+        self._jitter = jitter
+        self._num_quick = 0  # watches in a row that ended too soon
         self._where = {"namespace": namespace, "label_selector": selector}
         self._pods: dict[str, KubePod] = {}
         self._lock = threading.Lock()
@@ -83,21 +103,29 @@ class PodWatch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            begun_s = self._now_s()
             try:
                 self._follow(self._list())
                 self.trouble = ""
             except client.ApiException as error:
-                if error.status == 410:
-                    continue
-                self._wait(f"HTTP {error.status} {error.reason}")
+                if error.status != 410:
+                    self._tell(f"HTTP {error.status} {error.reason}")
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                self._wait(str(error))
+                self._tell(str(error))
+            self._pause(self._now_s() - begun_s)
 
-    def _wait(self, trouble: str) -> None:
+    def _tell(self, trouble: str) -> None:
         if not self.trouble and not self._stop.is_set():
             _log.warning("pods cannot be watched", reason=trouble, **self._where)
         self.trouble = trouble
-        self._stop.wait(_RETRY_S)
+
+    def _pause(self, lasted_s: float) -> None:
+        if lasted_s >= _QUICK_S:
+            self._num_quick = 0
+            return
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._num_quick, 10))
+        self._num_quick += 1
+        self._stop.wait(pause_s * (1 + self._jitter()) / 2)
 
     def _list(self) -> str:
         found = self._api.list_namespaced_pod(**self._where, _request_timeout=(3.0, 10.0))

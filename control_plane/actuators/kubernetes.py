@@ -45,8 +45,9 @@ class KubernetesActuator:
 
     confirm: asked before each write, raises where this process leads no longer; a write carries
     the resourceVersion read after it, so that a leader that came since is never overwritten.
-    wall_s: seconds since 1970. A pod that is not ready within ready_timeout_s is deleted, and its
-    owner makes another one.
+    wall_s: seconds since 1970; now_s: a monotonic clock; jitter: 0 to 1, for pauses. A pod that
+    is unready for ready_timeout_s, from its start or since it ceased to be ready, is deleted, and
+    its owner makes another one.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class KubernetesActuator:
         targets: Mapping[Role, KubeTarget],
         *,
         wall_s: Callable[[], float],
+        now_s: Callable[[], float],
+        jitter: Callable[[], float],
         confirm: Callable[[], Awaitable[object]],
         ready_timeout_s: float = 600.0,
     ) -> None:
@@ -63,6 +66,8 @@ class KubernetesActuator:
         self._namespace = namespace
         self._targets = dict(targets)
         self._wall_s = wall_s
+        self._now_s = now_s
+        self._jitter = jitter
         self._confirm = confirm
         self._ready_timeout_s = ready_timeout_s
         self._core = client.CoreV1Api(api)
@@ -77,7 +82,9 @@ class KubernetesActuator:
             scale = await self._read_scale(target)
             self._wanted[role] = scale["spec"].get("replicas", 0)
             selector = scale.get("status", {}).get("selector") or scale["status"]["hpaPodSelector"]
-            self._watches[role] = PodWatch(self._core, self._namespace, selector)
+            self._watches[role] = PodWatch(
+                self._core, self._namespace, selector, now_s=self._now_s, jitter=self._jitter
+            )
             self._watches[role].start()
 
     async def add(self, role: Role, count: int, hardware: str) -> None:
@@ -147,8 +154,8 @@ class KubernetesActuator:
         return tuple(replaced)
 
     def _is_overdue(self, pod: KubePod) -> bool:
-        age_s = self._wall_s() - pod.created_s
-        return not pod.is_ready and not pod.is_ending and age_s > self._ready_timeout_s
+        unready_s = self._wall_s() - pod.changed_s
+        return not pod.is_ready and not pod.is_ending and unready_s > self._ready_timeout_s
 
     def _status(self, role: Role) -> PoolStatus:
         watched = self._watches.get(role)

@@ -1,10 +1,12 @@
 """The Kubernetes actuator with the real client, against a server that behaves like the real one."""
 
 import asyncio
+import queue
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,6 +15,7 @@ from kubernetes import client
 
 from control_plane.actuators.actuator import ActuatorConflict, ActuatorRefused
 from control_plane.actuators.kube_api import KubeError, connect
+from control_plane.actuators.kube_pods import PodWatch
 from control_plane.actuators.kubernetes import KubernetesActuator, KubeTarget
 from control_plane.leadership import NotLeader
 from wire.messages import Role
@@ -54,6 +57,8 @@ def api_of(kube: KubeServer) -> client.ApiClient:
 def actuator_of(kube: KubeServer, fence: Fence, **changes: object) -> KubernetesActuator:
     settings: dict[str, object] = {
         "wall_s": time.time,
+        "now_s": time.monotonic,
+        "jitter": lambda: 0.0,
         "confirm": fence.confirm,
         "ready_timeout_s": 600.0,
         **changes,
@@ -224,6 +229,70 @@ async def test_half_of_a_scale_up_that_never_becomes_ready_is_replaced_and_repor
     assert kube.pods["baton-decode-3"]["metadata"]["uid"] != uid
     assert kube.events[-1]["reason"] == "BatonReplacedUnready"
     assert kube.replicas("baton-decode") == 4
+
+
+async def test_a_container_that_restarts_in_an_old_pod_keeps_its_pod(
+    kube: KubeServer, actuator: KubernetesActuator
+):
+    now = datetime.now(UTC)
+    kube.age("baton-decode-0", now - timedelta(days=2))
+    kube.set_ready("baton-decode-0", True)
+    await until_counted(actuator, Role.DECODE, (3, 1, 2, 0))
+    become_unready(kube, "baton-decode-0", now - timedelta(seconds=20))
+    await until_counted(actuator, Role.DECODE, (3, 0, 3, 0))
+    assert await actuator.replace_unready() == ()
+    assert "baton-decode-0" in kube.pod_names("baton-decode")
+
+    become_unready(kube, "baton-decode-0", now - timedelta(seconds=700))
+    await until_counted(actuator, Role.DECODE, (3, 0, 2, 1))
+    assert await actuator.replace_unready() == ("baton-decode-0",)
+
+
+def become_unready(kube: KubeServer, name: str, since: datetime) -> None:
+    stamp = since.strftime("%Y-%m-%dT%H:%M:%SZ")
+    with kube.lock:
+        kube.set_ready(name, False)
+        pod = kube.pods[name]
+        pod["status"]["conditions"][0]["lastTransitionTime"] = stamp
+        kube.age(name, datetime.fromisoformat(pod["metadata"]["creationTimestamp"]))
+
+
+class HastyServer(KubeServer):
+    """Ends every watch as soon as it begins."""
+
+    def watch(self, since: int) -> "queue.Queue[dict[str, Any] | None]":
+        watcher: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        watcher.put(None)
+        return watcher
+
+
+async def test_watches_that_end_at_once_are_begun_again_less_and_less_often():
+    kube = HastyServer()
+    kube.add_pool("baton-decode", 1)
+    kube.start()
+    drawn: list[float] = []
+
+    def jitter() -> float:
+        drawn.append(1.0)
+        return 1.0
+
+    watch = PodWatch(
+        client.CoreV1Api(api_of(kube)),
+        "serving",
+        "app=baton-decode",
+        now_s=time.monotonic,
+        jitter=jitter,
+    )
+    begun_s = time.monotonic()
+    watch.start()
+    try:
+        await until(lambda: watch.num_lists >= 4)
+        assert time.monotonic() - begun_s >= 0.2 + 0.4 + 0.8
+        assert len(drawn) == 3
+        assert [pod.name for pod in watch.pods()] == ["baton-decode-0"]
+    finally:
+        watch.stop()
+        kube.stop()
 
 
 async def test_who_leads_no_longer_writes_nothing(
