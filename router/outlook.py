@@ -79,7 +79,7 @@ class WorkerForecast:
         if num_tokens < 1:
             return
         link = self._link
-        token_bytes = max(num_bytes / num_tokens, link.token_bytes * (1 - _FADE))
+        token_bytes = max(num_bytes / num_tokens, link.token_bytes)  # less where some was cached
         token_s = transfer_s / num_tokens
         if self._best_bytes_s > 0:
             token_s = token_bytes / self._best_bytes_s

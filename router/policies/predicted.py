@@ -110,6 +110,8 @@ class _Ask:
     ) -> None:
         self._facts = facts
         self._peers = _peers(facts, workers) if facts.links else ()
+        if self._peers:  # a worker that never pulled does not know what a token weighs
+            self._token_bytes = max(_outlook(worker).link.token_bytes for worker in workers)
         self._num_tokens = facts.num_tokens
         self._links = facts.links
         self._chunk = policy.chunk_tokens
@@ -221,7 +223,7 @@ class _Ask:
             num_held = self._facts.confirmed_blocks[peer.worker_id]
             if pair is None or num_held <= own or peer.group != worker.group:
                 continue
-            num_bytes = (num_held - own) * BLOCK_SIZE * outlook.link.token_bytes
+            num_bytes = (num_held - own) * BLOCK_SIZE * self._token_bytes
             pull_s = _outlook(peer).tpot_s + outlook.link.latency_s + pair.transfer_s(num_bytes)
             num_left = max(1, self._num_tokens - num_held * BLOCK_SIZE)
             less_s = outlook.margin * outlook.costs.prefill_s(num_left, self._num_tokens - num_left)

@@ -43,7 +43,8 @@ PREFILL_LEG, DECODE_LEG, SHARE_LEG = 1, 2, 3  # in the order in which an attempt
 
 def worker(name: str, num_seqs: int = 0) -> Candidate:
     role = Role.PREFILL if name.startswith("p") else Role.DECODE
-    outlook = Outlook(COSTS, 1.0, num_seqs, 4000 * num_seqs, 0.0, 0.0, LINK, 0.0, tpot_s=6e-3)
+    link = LinkCosts() if role is Role.PREFILL else LINK  # nothing was pulled into it so far
+    outlook = Outlook(COSTS, 1.0, num_seqs, 4000 * num_seqs, 0.0, 0.0, link, 0.0, tpot_s=6e-3)
     return Candidate(name, 1, role, 0, num_seqs, 0, 50_000, 50_000, outlook)
 
 
