@@ -34,23 +34,16 @@ class CounterWindow:
         while at_s - self._history[0][0] > self._max_s:
             self._history.popleft()
 
-    def growth(
-        self, least_s: float, name: str = "", least_count: float = 0.0
-    ) -> tuple[float, Counts]:
-        """The shortest stretch of at least least_s in which `name` grew by least_count, or all.
+    def growth(self, least_s: float) -> tuple[float, Counts]:
+        """The shortest stretch of at least least_s, or all.
 
         Gives its seconds (0 before the second reading) and each counter's growth in it.
         """
         if len(self._history) < 2:
             return 0.0, {}
-        now_s, now = self._history[-1]
-        start_s, start = self._history[0]
-        for at_s, sums in reversed(self._history):
-            is_enough = now.get(name, 0.0) - sums.get(name, 0.0) >= least_count
-            if now_s - at_s >= least_s and is_enough:
-                start_s, start = at_s, sums
-                break
-        return now_s - start_s, {key: now[key] - start.get(key, 0.0) for key in now}
+        last = len(self._history) - 1
+        start = self._since(least_s)
+        return self._history[last][0] - self._history[start][0], self._between(start, last)
 
     def steady(
         self, name: str, variance: Callable[[Counts], float], least_s: float
@@ -65,7 +58,7 @@ class CounterWindow:
             return 0.0, {}
         now_s = self._history[-1][0]
         last = len(self._history) - 1
-        newest = next((i for i in range(last, 0, -1) if now_s - self._history[i][0] >= least_s), 0)
+        newest = self._since(least_s)
         start = newest
         while start > 0 and not any(
             self._differ(name, variance, start - 1, middle)
@@ -73,6 +66,12 @@ class CounterWindow:
         ):
             start -= 1
         return now_s - self._history[start][0], self._between(start, last)
+
+    def _since(self, least_s: float) -> int:
+        """The index of the newest reading that is so old; the oldest where none is."""
+        now_s = self._history[-1][0]
+        ages = range(len(self._history) - 2, 0, -1)
+        return next((i for i in ages if now_s - self._history[i][0] >= least_s), 0)
 
     def _differ(
         self, name: str, variance: Callable[[Counts], float], start: int, middle: int

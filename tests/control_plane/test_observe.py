@@ -149,14 +149,6 @@ def test_the_stretch_of_a_rate_ends_where_it_changed(
     assert growth["x"] / seconds == pytest.approx(later_per_s, rel=0.2)
 
 
-def test_the_window_grows_while_few_answers_come() -> None:
-    window = CounterWindow(120.0)
-    for second in range(100):
-        window.add(float(second), {"gateway": {"answers": second / 10}})
-    seconds, growth = window.growth(10.0, "answers", 5.0)
-    assert seconds == 50 and growth["answers"] == pytest.approx(5.0)
-
-
 @pytest.mark.parametrize(
     ("buckets", "value"),
     [
