@@ -76,17 +76,18 @@ class WorkerForecast:
         """A pull of num_tokens into this worker. Where nothing was measured, the fastest pull tells
         the link's rate; since pulls begin with their prefill, that is no more than a bound.
         """
-        if num_tokens < 1:
+        if num_tokens < 1 or num_bytes < 1:
             return
         link = self._link
         token_bytes = max(num_bytes / num_tokens, link.token_bytes)  # less where some was cached
-        token_s = transfer_s / num_tokens
+        num_moved = num_bytes / token_bytes
+        token_s = transfer_s / num_moved
         if self._best_bytes_s > 0:
             token_s = token_bytes / self._best_bytes_s
         elif self._has_link:
             token_s = min(token_s, link.token_s * (1 + _FADE))
-        behind = link.tail_share if exposed_s < transfer_s else num_bytes / num_tokens / token_bytes
-        rest_s = max(0.0, exposed_s - token_s * num_tokens * behind)
+        behind = link.tail_share if exposed_s < transfer_s else 1.0
+        rest_s = max(0.0, exposed_s - token_s * num_moved * behind)
         latency_s = link.latency_s + _FADE * 5 * (rest_s - link.latency_s)
         self._link = LinkCosts(token_s, latency_s, link.tail_share, token_bytes)
         self._has_link = True
