@@ -1,105 +1,106 @@
 """What one gateway process costs, over workers that compute nothing, beside plain Starlette."""
 
 import asyncio
-import json
-import multiprocessing
-import shutil
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from random import Random
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from functools import partial
+from urllib.request import urlopen
 
 import psutil
 import uvloop
-from tokenizers import Tokenizer
 
-from baton.bench.gateway_load import OpenStreams, Reading, closed_loop, http_request
+from baton.bench.gateway_load import (
+    OpenStreams,
+    Reading,
+    RefusedError,
+    closed_loop,
+    http_request,
+    open_connection,
+)
+from baton.bench.gateway_servers import MODEL, BenchServer, gateway_under_test, plain_server
 from baton.bench.gateway_stall import watched_stalls
-from baton.bench.plain_sse import serve_plain
-from baton.bench.relay import FixedControl, bare_first_s, worker_info
-from baton.bench.relay_workers import Pace, serve
-from baton.bench.row import Row
-from baton.probe import http_status
-from baton.up_config import DEMO_MODEL
+from baton.bench.gateway_text import BenchText
+from baton.bench.relay import bare_session
+from baton.bench.relay_workers import Pace
+from baton.bench.row import Row, failed_row
 from gateway.listening import allow_connections
-from runtime.lifecycle import free_port
-from wire import rpc
-from wire.messages import Role
 
-_MODEL = "tiny"
 _CONCURRENCY = 64
 _PACED = Pace(tick_s=_CONCURRENCY / 20_000)
 _WAITING = Pace(tick_s=0.005, every=1000)
 _NUM_OPEN = 10_000
+_LIMIT_S, _LIMIT_S_A_REPEAT = 240.0, 30.0
 _PATH = "/v1/completions"
-_DONE = b"data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n\r\n0\r\n\r\n"  # with the last chunk of the body
 
 
-def run(repeats: int) -> list[Row]:
-    """gateway.request, .token, .token_paced and .long are CPU times of the gateway's process."""
+def run(repeats: int) -> Iterator[Row]:
+    """gateway.request, .token, .token_paced and .long are CPU times of the gateway's process.
+
+    A row that a server refuses, or that takes too long, says why and the next one is measured.
+    """
     allow_connections()
-    return uvloop.run(_measure(repeats))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        rows = _measure(repeats)
+        try:
+            while (row := runner.run(_next(rows))) is not None:
+                yield row
+        finally:
+            runner.run(rows.aclose())
 
 
-async def _measure(repeats: int) -> list[Row]:
-    rows: list[Row] = []
-    text = _Text()
-    async with _gateway(Pace()) as gateway, _plain(0.0) as plain:
+async def _next(rows: AsyncGenerator[Row, None]) -> Row | None:
+    return await anext(rows, None)
+
+
+async def _measure(repeats: int) -> AsyncGenerator[Row, None]:
+    text = BenchText()
+    async with gateway_under_test(Pace()) as gateway, plain_server(0.0) as plain:
         await _requests(gateway, text, 200, 8)  # warm
-        rows.append(await _per_request(gateway, plain, text, repeats, is_stream=True))
-        rows.append(await _per_request(gateway, plain, text, repeats, is_stream=False))
-        rows.append(await _per_token("gateway.token", gateway, plain, text, repeats))
-        rows += await _first_token(gateway, text, 200 * repeats)
-        rows.append(await _long(gateway, text, 40 * repeats))
-    async with _gateway(_PACED) as gateway, _plain(_PACED.tick_s) as plain:
-        rows.append(await _per_token("gateway.token_paced", gateway, plain, text, repeats))
-    async with _gateway(_WAITING) as gateway:
-        rows += await _open_streams(gateway, text)
-    return rows
+        for name, rows in (
+            (
+                "gateway.request",
+                partial(_per_request, gateway, plain, text, repeats, is_stream=True),
+            ),
+            (
+                "gateway.request.whole",
+                partial(_per_request, gateway, plain, text, repeats, is_stream=False),
+            ),
+            ("gateway.token", partial(_per_token, "gateway.token", gateway, plain, text, repeats)),
+            ("gateway.ttft.added", partial(_first_token, gateway, text, 200 * repeats)),
+            ("gateway.long", partial(_long, gateway, text, 40 * repeats)),
+        ):
+            for row in await _limited(name, rows, repeats):
+                yield row
+    async with gateway_under_test(_PACED) as gateway, plain_server(_PACED.tick_s) as plain:
+        name = "gateway.token_paced"
+        rows = partial(_per_token, name, gateway, plain, text, repeats)
+        for row in await _limited(name, rows, repeats):
+            yield row
+    async with gateway_under_test(_WAITING) as gateway:
+        rows = partial(_open_streams, gateway, text)
+        for row in await _limited("gateway.streams", rows, repeats):
+            yield row
 
 
-@dataclass(frozen=True, slots=True)
-class _Server:
-    process: psutil.Process
-    port: int
-    decode_port: int = 0
-
-    def cpu_s(self) -> float:
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
-
-
-class _Text:
-    """Prompts of so many tokens of the bundled tokenizer."""
-
-    def __init__(self) -> None:
-        self.tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
-        words = [f" {word}" for word in _words(self.tokenizer)]
-        self._words = [word for word in words if len(self._ids(word)) == 1]
-        self._rng = Random(1)
-
-    def of(self, num_tokens: int) -> str:
-        return "".join(self._rng.choices(self._words, k=num_tokens))
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-
-def _words(tokenizer: Tokenizer) -> list[str]:
-    return [
-        token[1:]
-        for token in tokenizer.get_vocab()
-        if token[:1] == "\u0120" and token[1:].isalpha()
-    ]
+async def _limited(name: str, rows: Callable[[], Awaitable[list[Row]]], repeats: int) -> list[Row]:
+    """The rows, or one that says why there are none."""
+    limit_s = _LIMIT_S + _LIMIT_S_A_REPEAT * repeats
+    try:
+        async with asyncio.timeout(limit_s):
+            return await rows()
+    except TimeoutError:
+        why = f"not done after {limit_s:g} s"
+    except ExceptionGroup as group:
+        why = repr(group.exceptions[0])
+    except (RefusedError, OSError) as error:
+        why = repr(error)
+    return [failed_row(name, why)]
 
 
 def _body(prompt: str, num_output: int, *, is_stream: bool) -> dict[str, object]:
     return {
-        "model": _MODEL,
+        "model": MODEL,
         "prompt": prompt,
         "max_tokens": num_output,
         "stream": is_stream,
@@ -108,7 +109,7 @@ def _body(prompt: str, num_output: int, *, is_stream: bool) -> dict[str, object]
 
 
 async def _requests(
-    server: _Server, text: _Text, count: int, num_output: int, *, is_stream: bool = True
+    server: BenchServer, text: BenchText, count: int, num_output: int, *, is_stream: bool = True
 ) -> list[Reading]:
     bodies = [_body(text.of(128), num_output, is_stream=is_stream) for _ in range(count)]
     requests = [http_request(_PATH, body) for body in bodies]
@@ -116,8 +117,8 @@ async def _requests(
 
 
 async def _per_request(
-    gateway: _Server, plain: _Server, text: _Text, repeats: int, *, is_stream: bool
-) -> Row:
+    gateway: BenchServer, plain: BenchServer, text: BenchText, repeats: int, *, is_stream: bool
+) -> list[Row]:
     count = 400 * repeats
     costs = []
     for server in (gateway, plain):
@@ -125,50 +126,63 @@ async def _per_request(
         await _requests(server, text, count, 8, is_stream=is_stream)
         costs.append(1e3 * (server.cpu_s() - begun_s) / count)
     name = "gateway.request" if is_stream else "gateway.request.whole"
-    return Row(name, costs[0], "ms CPU", "plain Starlette", costs[1], costs[0] / costs[1])
+    return [Row(name, costs[0], "ms CPU", "plain Starlette", costs[1], costs[0] / costs[1])]
 
 
-async def _per_token(name: str, gateway: _Server, plain: _Server, text: _Text, repeats: int) -> Row:
+async def _per_token(
+    name: str, gateway: BenchServer, plain: BenchServer, text: BenchText, repeats: int
+) -> list[Row]:
     count = _CONCURRENCY * repeats
     costs = []
     for server in (gateway, plain):
         begun_s = server.cpu_s()
         await _requests(server, text, count, 256)
         costs.append(1e6 * (server.cpu_s() - begun_s) / (256 * count))
-    return Row(name, costs[0], "us CPU", "plain Starlette", costs[1], costs[0] / costs[1])
+    return [Row(name, costs[0], "us CPU", "plain Starlette", costs[1], costs[0] / costs[1])]
 
 
-async def _first_token(gateway: _Server, text: _Text, count: int) -> list[Row]:
-    """One at a time, over a pair; against a bare session with the decode worker."""
-    bodies = [http_request(_PATH, _body(text.of(128), 2, is_stream=True)) for _ in range(count)]
-    readings = await closed_loop(gateway.port, bodies, 1, _DONE)
-    bare_s = sorted(await bare_first_s(gateway.decode_port, count, 128))
-    first_s = sorted(reading.first_s for reading in readings)
+async def _first_token(gateway: BenchServer, text: BenchText, count: int) -> list[Row]:
+    """One at a time, over a pair; each against a bare session with the decode worker."""
+    requests = [http_request(_PATH, _body(text.of(128), 2, is_stream=True)) for _ in range(count)]
+    num_remote = await _num_remote(gateway.port)
+    pairs: list[tuple[float, float]] = []
+    connection = await open_connection(gateway.port)
+    try:
+        async with bare_session(gateway.decode_port) as bare_first_s:
+            for request in requests:
+                await connection.ask(request, _DONE)
+                pairs.append((connection.reading.first_s, await bare_first_s(128)))
+    finally:
+        connection.close()
+    num_remote = await _num_remote(gateway.port) - num_remote
+    if num_remote != count:
+        raise RefusedError(f"{num_remote:g} of {count} requests ran on a pair of workers")
+    added_s = sorted(with_s - bare_s for with_s, bare_s in pairs)
+    bare_ms = 1e3 * sorted(bare_s for _, bare_s in pairs)[count // 2]
     rows = []
     for name, share in (("p50", 0.5), ("p99", 0.99)):
-        at = min(count - 1, int(share * count))
-        added_ms = 1e3 * (first_s[at] - bare_s[at])
-        ratio = first_s[at] / bare_s[at]
-        rows.append(
-            Row(
-                f"gateway.ttft.added.{name}",
-                added_ms,
-                "ms",
-                "bare session",
-                1e3 * bare_s[at],
-                ratio,
-            )
-        )
+        added_ms = 1e3 * added_s[min(count - 1, int(share * count))]
+        ratio = (added_ms + bare_ms) / bare_ms
+        name = f"gateway.ttft.added.{name}"
+        rows.append(Row(name, added_ms, "ms", "bare session's p50", bare_ms, ratio))
     return rows
 
 
-async def _long(gateway: _Server, text: _Text, count: int) -> Row:
+async def _num_remote(port: int) -> float:
+    """Placements on two workers so far."""
+    loop = asyncio.get_running_loop()
+    page = await loop.run_in_executor(None, urlopen, f"http://127.0.0.1:{port}/metrics")
+    found = re.search(rb'baton_placements_total{kind="remote"} (\S+)', page.read())
+    return float(found[1]) if found else 0.0
+
+
+async def _long(gateway: BenchServer, text: BenchText, count: int) -> list[Row]:
     """Conversations of 4,096 tokens: nine tenths are turns that came before, the last is new.
     The baseline is Hugging Face's tokenizer for the whole text, in this process."""
     turns = [{"role": ("user", "assistant")[n % 2], "content": text.of(455)} for n in range(8)]
     bodies: list[dict[str, object]] = [
         {
-            "model": _MODEL,
+            "model": MODEL,
             "messages": [*turns, {"role": "user", "content": text.of(400)}],
             "max_tokens": 1,
         }
@@ -187,10 +201,10 @@ async def _long(gateway: _Server, text: _Text, count: int) -> Row:
         text.tokenizer.encode_batch_fast([whole], add_special_tokens=False)
     ended = own.cpu_times()
     base_ms = 1e3 * (ended.user + ended.system - begun.user - begun.system) / count
-    return Row("gateway.long", cost_ms, "ms CPU", "tokenizers alone", base_ms, cost_ms / base_ms)
+    return [Row("gateway.long", cost_ms, "ms CPU", "tokenizers alone", base_ms, cost_ms / base_ms)]
 
 
-async def _open_streams(gateway: _Server, text: _Text) -> list[Row]:
+async def _open_streams(gateway: BenchServer, text: BenchText) -> list[Row]:
     """Each stream gets a token every five seconds; the stall is the longest wait of /livez."""
     request = http_request(_PATH, _body(text.of(16), 3000, is_stream=True))
     before = gateway.process.memory_info().rss
@@ -223,73 +237,3 @@ async def _open_streams(gateway: _Server, text: _Text) -> list[Row]:
             failed / _NUM_OPEN,
         ),
     ]
-
-
-@asynccontextmanager
-async def _gateway(pace: Pace) -> AsyncIterator[_Server]:
-    """A real gateway process over two workers and a control plane that never changes."""
-    context = multiprocessing.get_context("spawn")
-    pipe, other = context.Pipe()
-    workers = context.Process(target=serve, args=(other, pace))
-    workers.start()
-    ports: Sequence[int] = await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
-    infos = tuple(
-        worker_info(name, role, port)
-        for name, role, port in zip("pd", (Role.PREFILL, Role.DECODE), ports, strict=True)
-    )
-    server = rpc.build_server()
-    rpc.add_control_service(server, FixedControl(infos))
-    control_port = rpc.bind(server, "127.0.0.1", 0)
-    await server.start()
-    folder = Path(tempfile.mkdtemp(prefix="baton-bench-"))
-    process, port = await _start(_long_model(folder), control_port)
-    try:
-        while await http_status("127.0.0.1", port, "/readyz") != 200:
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)  # both workers are known
-        yield _Server(psutil.Process(process.pid), port, ports[1])
-    finally:
-        process.terminate()
-        await process.wait()
-        await server.stop(None)
-        pipe.send("stop")
-        workers.join()
-        shutil.rmtree(folder)
-
-
-def _long_model(folder: Path) -> Path:
-    """The bundled model's tokenizer with room for long prompts."""
-    for path in DEMO_MODEL.iterdir():
-        if path.suffix == ".json":
-            shutil.copy(path, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 16_384
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-async def _start(model: Path, control_port: int) -> tuple[asyncio.subprocess.Process, int]:
-    port = free_port()
-    arguments = (
-        *("--model", str(model), "--served-model-name", _MODEL, "--port", str(port)),
-        *("--grpc-port", "-1", "--control-address", f"127.0.0.1:{control_port}"),
-        *("--drain-s", "1", "--reject-ratio", "0", "--log-level", "error"),
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "baton", "gateway", *arguments
-    )
-    return process, port
-
-
-@asynccontextmanager
-async def _plain(tick_s: float) -> AsyncIterator[_Server]:
-    context = multiprocessing.get_context("spawn")
-    pipe, other = context.Pipe()
-    process = context.Process(target=serve_plain, args=(other, tick_s))
-    process.start()
-    port = await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
-    try:
-        yield _Server(psutil.Process(process.pid), port)
-    finally:
-        pipe.send("stop")
-        process.join()

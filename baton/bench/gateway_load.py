@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 
+class RefusedError(Exception):
+    """An answer that is none: what came instead of 200."""
+
+
 @dataclass(slots=True)
 class Reading:
     """One answer: seconds to its first event, and how many events came."""
@@ -17,7 +21,7 @@ class Reading:
 
 
 @dataclass(slots=True)
-class _Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """Sends one request at a time over a connection that is kept."""
 
     transport: asyncio.Transport | None = None
@@ -27,6 +31,7 @@ class _Connection(asyncio.Protocol):
     opened: asyncio.Future[None] | None = None
     tail: bytes = b""
     end: bytes = b""
+    is_answered: bool = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -34,6 +39,10 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reading = self.reading
         seen = self.tail + data
+        if not self.is_answered:
+            self.is_answered = True
+            if not data.startswith(b"HTTP/1.1 200"):
+                self.fail(RefusedError(data.decode(errors="replace")))
         if not reading.first_s and (b"\n\ndata: " in seen or b"data: {" in seen):
             reading.first_s = time.perf_counter() - self.begun_s
             if self.opened is not None and not self.opened.done():
@@ -44,12 +53,23 @@ class _Connection(asyncio.Protocol):
         self.tail = seen[-len(self.end) :]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.done is not None and not self.done.done():
-            self.done.set_exception(exc or ConnectionResetError("the server closed"))
+        self.fail(exc or ConnectionResetError("the server closed"))
+
+    def fail(self, error: Exception) -> None:
+        for waiting in (self.done, self.opened):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # nobody may be waiting
+
+    def close(self) -> None:
+        if self.done is not None:
+            self.done.cancel()
+        if self.transport is not None:
+            self.transport.abort()
 
     def ask(self, request: bytes, end: bytes) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
-        self.reading, self.tail, self.end = Reading(), b"", end
+        self.reading, self.tail, self.end, self.is_answered = Reading(), b"", end, False
         self.done, self.opened = loop.create_future(), loop.create_future()
         self.begun_s = time.perf_counter()
         assert self.transport is not None
@@ -71,14 +91,17 @@ async def closed_loop(
     readings: list[Reading] = []
 
     async def client(own: Iterator[bytes]) -> None:
-        connection = await _open(port)
-        for request in own:
-            await connection.ask(request, end)
-            readings.append(connection.reading)
-        assert connection.transport is not None
-        connection.transport.close()
+        connection = await open_connection(port)
+        try:
+            for request in own:
+                await connection.ask(request, end)
+                readings.append(connection.reading)
+        finally:
+            connection.close()
 
-    await asyncio.gather(*(client(waiting) for _ in range(concurrency)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(client(waiting))
     return readings
 
 
@@ -88,13 +111,13 @@ class OpenStreams:
     def __init__(self, port: int, request: bytes) -> None:
         self._port = port
         self._request = request
-        self._connections: list[_Connection] = []
+        self._connections: list[ClientConnection] = []
 
     async def open(self, count: int, at_a_time: int = 200) -> None:
         """Returns when each of them has its first event."""
         for start in range(0, count, at_a_time):
             number = min(at_a_time, count - start)
-            fresh = await asyncio.gather(*(_open(self._port) for _ in range(number)))
+            fresh = await asyncio.gather(*(open_connection(self._port) for _ in range(number)))
             for connection in fresh:
                 connection.ask(self._request, b"[DONE]")
             self._connections += fresh
@@ -106,13 +129,10 @@ class OpenStreams:
 
     def close(self) -> None:
         for connection in self._connections:
-            if connection.done is not None:
-                connection.done.cancel()
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.close()
 
 
-async def _open(port: int) -> _Connection:
+async def open_connection(port: int) -> ClientConnection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
+    _, connection = await loop.create_connection(ClientConnection, "127.0.0.1", port)
     return connection

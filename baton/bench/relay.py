@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import multiprocessing
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
@@ -214,12 +214,14 @@ async def _latency(routed: _Routed, bare: _Bare, count: int) -> Row:
     return Row("router.relay.added.p50", added_ms, "ms", "bare session", bare_ms, ratio)
 
 
-async def bare_first_s(port: int, count: int, num_input: int) -> list[float]:
-    """Seconds to the first token of requests of one token over a bare session, one at a time."""
-    bare = _Bare(port)
+@asynccontextmanager
+async def bare_session(port: int) -> AsyncIterator[Callable[[int], Awaitable[float]]]:
+    """Gives what runs one request of one token over a bare session: from the number of its prompt's
+    tokens to the seconds that it took."""
+    bare, numbers = _Bare(port), itertools.count()
     await bare.open()
     try:
-        return [await bare.first_s(_request(number, num_input, 1)) for number in range(count)]
+        yield lambda num_input: bare.first_s(_request(next(numbers), num_input, 1))
     finally:
         await bare.close()
 

@@ -30,6 +30,7 @@ from wire.messages import (
 
 _REPORT_INTERVAL_S = 0.25
 _NUM_BLOCKS = 100_000
+_FIRST_TOKEN, _NUM_TOKENS = 300, 1000  # the bundled tokenizer's from here on have text
 _HANDLE = KVHandle(b"x" * 16, "p", 1, FabricAddress("127.0.0.1", 1), 16, 30.0)
 
 
@@ -136,7 +137,7 @@ def _step(legs: dict[int, _Leg], fresh: list[StartLeg], number: int, every: int)
     fresh.clear()
     for leg_id in due:
         leg = legs[leg_id]
-        events.append(LegTokens(leg_id, leg.index, (leg.index % 1000,)))
+        events.append(LegTokens(leg_id, leg.index, (_FIRST_TOKEN + leg.index % _NUM_TOKENS,)))
         leg.index += 1
         is_last = leg.index >= leg.start.request.sampling.max_tokens
         if is_last or leg.start.prefill_only:

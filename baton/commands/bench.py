@@ -17,7 +17,7 @@ from rich.table import Table
 from baton.bench.row import Row
 from baton.host_facts import host_facts
 
-# Each module has `run(repeats: int) -> list[Row]`.
+# Each module has `run(repeats: int) -> Iterable[Row]`; the file is written again with each row.
 BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path"),
@@ -50,12 +50,19 @@ def command(what: WhatArgument, json_file: JsonFlag = None, repeats: RepeatsFlag
         typer.echo(f"baton bench: {what!r} is not one of {', '.join(BENCHES)}", err=True)
         raise typer.Exit(2)
     rows: list[Row] = []
+    host = host_facts()
     for module in BENCHES[what]:
-        rows += importlib.import_module(module).run(repeats)
-    if json_file is not None:
-        content = {"bench": what, "repeats": repeats, "host": host_facts(), "rows": rows}
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        for row in importlib.import_module(module).run(repeats):
+            rows.append(row)
+            if json_file is not None:
+                content = {"bench": what, "repeats": repeats, "host": host, "rows": rows}
+                json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
     Console().print(_table(rows))
+    failed = [row for row in rows if row.failure]
+    for row in failed:
+        typer.echo(f"baton bench: {row.name} failed: {row.failure}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _table(rows: list[Row]) -> Table:
