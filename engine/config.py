@@ -1,6 +1,6 @@
 """What a model directory says about its model: shapes, rotary encoding, windows, end tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ class ModelConfig:
     bos_token_id: int | None = None
     dtype: torch.dtype = torch.float32
     moe: MoeConfig | None = None
+    fused_projections: bool = False
 
     @classmethod
     def from_directory(cls, path: Path | str) -> "ModelConfig":
@@ -73,6 +74,18 @@ class ModelConfig:
         if experts is None:
             return 3 * self.hidden_size * self.intermediate_size
         return experts.num_experts * self.hidden_size * (3 * experts.intermediate_size + 1)
+
+    @property
+    def kv_variant(self) -> str:
+        """What else than its files decides a model's keys: which factors LongRoPE takes."""
+        if self.rope.kind != "longrope":
+            return ""
+        return "long" if self.rope.is_long(self.max_position_embeddings) else "short"
+
+    def with_context(self, max_positions: int) -> "ModelConfig":
+        """The same model for contexts of at most so many tokens."""
+        limit = min(max_positions, self.max_position_embeddings)
+        return replace(self, max_position_embeddings=limit)
 
     @property
     def q_size(self) -> int:
@@ -135,7 +148,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         head_dim=config.integer("head_dim", max(hidden_size // num_heads, 1)),
         intermediate_size=config.integer("intermediate_size"),
         vocab_size=config.integer("vocab_size"),
-        rope=read_rope(config, max_positions),
+        rope=read_rope(config, max_positions, family.partial_rotary),
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         tie_word_embeddings=config.flag("tie_word_embeddings", False),
         qk_norm=family.qk_norm,
@@ -148,6 +161,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         bos_token_id=bos[0] if bos else None,
         dtype=_dtype(config),
         moe=family.experts(config, num_layers) if family.experts is not None else None,
+        fused_projections=family.fused_projections,
     )
     _check(config, model)
     return model
@@ -159,5 +173,15 @@ def _check(config: JsonFields, model: ModelConfig) -> None:
             config.path,
             f"{model.num_heads} attention heads cannot share {model.num_kv_heads} key-value heads",
         )
-    if model.head_dim % 2:
-        raise ModelError(config.path, f"head_dim {model.head_dim} must be even for rotary encoding")
+    rotary_dim = model.rope.rotary_dim(model.head_dim)
+    if model.head_dim % 2 or rotary_dim % 2 or rotary_dim == 0:
+        raise ModelError(
+            config.path,
+            f"head_dim {model.head_dim}, of which {rotary_dim} rotate, must be even for rotary "
+            "encoding",
+        )
+    for factors in (model.rope.short_factors, model.rope.long_factors):
+        if model.rope.kind == "longrope" and len(factors) != rotary_dim // 2:
+            raise ModelError(
+                config.path, f"longrope needs {rotary_dim // 2} factors, has {len(factors)}"
+            )

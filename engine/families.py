@@ -17,6 +17,8 @@ class Family:
     always_qkv_bias: bool = False
     reads_attention_bias: bool = False
     reads_mlp_bias: bool = False
+    partial_rotary: bool = False
+    fused_projections: bool = False  # qkv_proj and gate_up_proj are one tensor each
     experts: Callable[[JsonFields, int], MoeConfig] | None = None
 
 
@@ -31,7 +33,8 @@ def _mistral_windows(config: JsonFields, num_layers: int) -> tuple[int | None, .
     return (config.integer("sliding_window", 4096) if present or absent else None,) * num_layers
 
 
-def _mixtral_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
+def _stated_window(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
+    """Every layer alike; an absent field is no window."""
     window = config.integer("sliding_window") if "sliding_window" in config else None
     return (window,) * num_layers
 
@@ -70,5 +73,6 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3MoeForCausalLM": Family(
         _qwen3_moe_windows, qk_norm=True, reads_attention_bias=True, experts=qwen3_experts
     ),
-    "MixtralForCausalLM": Family(_mixtral_windows, experts=mixtral_experts),
+    "MixtralForCausalLM": Family(_stated_window, experts=mixtral_experts),
+    "Phi3ForCausalLM": Family(_stated_window, partial_rotary=True, fused_projections=True),
 }

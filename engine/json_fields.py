@@ -1,6 +1,7 @@
 """Typed reading of a JSON object of a model directory; errors name the file and the field."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,16 @@ class JsonFields:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self._wrong(name, "a list of strings")
         return tuple(value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A required list of positive finite numbers."""
+        value = self._value(name, None)
+        if not isinstance(value, list) or not all(
+            isinstance(item, int | float) and not isinstance(item, bool) and 0 < item < math.inf
+            for item in value
+        ):
+            raise self._wrong(name, "a list of positive numbers")
+        return tuple(float(item) for item in value)
 
     def indices(self, name: str) -> tuple[int, ...]:
         """A list of integers, none negative; empty when the field is absent."""

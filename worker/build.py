@@ -123,7 +123,10 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             ),  # fmt: skip
             fabric=fabric,
             fingerprint=fingerprint(
-                config.served_model_name or directory.resolve().name, directory, plan.layout
+                config.served_model_name or directory.resolve().name,
+                directory,
+                plan.layout,
+                model.config.kv_variant,
             ),
             max_model_len=plan.max_model_len,
             preflight=_preflight(config, plan, clock, transfer),
@@ -141,7 +144,7 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
     dtype, device = _dtype(config.dtype, model_config), _device(config.device)
     limit = config.max_model_len or model_config.max_position_embeddings
     started_s = wall_time_s()
-    model = load(directory, model_config, dtype, device)
+    model = load(directory, model_config.with_context(limit), dtype, device)
     plan = plan_memory(
         kv_layout(model_config, dtype, num_blocks=1),
         parse_bytes(config.kv_memory),

@@ -10,11 +10,14 @@ from wire.kv import KVLayout
 _SAMPLE_BYTES = 1 << 16
 
 
-def fingerprint(model: str, directory: Path, layout: KVLayout) -> Fingerprint:
-    """Identifies a model by its files: names, sizes, and both ends of each."""
+def fingerprint(model: str, directory: Path, layout: KVLayout, variant: str = "") -> Fingerprint:
+    """Identifies a model by its files: names, sizes, and both ends of each.
+
+    `variant` names what else decides its keys.
+    """
     return Fingerprint(
         model=model,
-        revision=_revision(directory),
+        revision=_revision(directory) + (f"-{variant}" if variant else ""),
         dtype=layout.dtype,
         block_size=layout.block_size,
         kv_layout=layout.signature,

@@ -4,21 +4,45 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.rope_config import RopeConfig
 
 
 def rope_table(rope: RopeConfig, head_dim: int, num_positions: int) -> Tensor:
-    """[num_positions, head_dim] float32: the cosines of each position's angles, then the sines."""
+    """[num_positions, head_dim] float32: the cosines of each position's angles, then the sines.
+
+    Where a part of a head rotates, its pairs come first and the others turn by nothing: element
+    i of a head is paired with element i + head_dim / 2, for which `pair_order` lays heads out.
+    """
+    rotary_dim = rope.rotary_dim(head_dim)
     positions = torch.arange(num_positions, dtype=torch.float32)
-    angles = torch.outer(positions, inverse_frequencies(rope, head_dim))
-    return torch.cat((angles.cos(), angles.sin()), dim=-1) * attention_scale(rope)
+    angles = torch.outer(positions, inverse_frequencies(rope, rotary_dim, num_positions))
+    scale, passing = attention_scale(rope), (0, (head_dim - rotary_dim) // 2)
+    cos = functional.pad(angles.cos() * scale, passing, value=1.0)
+    return torch.cat((cos, functional.pad(angles.sin() * scale, passing)), dim=-1)
 
 
-def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
-    """[head_dim / 2] float32, radians a position."""
+def pair_order(rope: RopeConfig, head_dim: int) -> Tensor:
+    """[head_dim] int64: which element of a head, as stored, stands where `rope_table` wants it.
+
+    stored    | rotating low | rotating high | passing low | passing high |
+    wanted    | rotating low | passing low | rotating high | passing high |
+    """
+    half = rope.rotary_dim(head_dim) // 2
+    stored = torch.arange(head_dim)
+    low, high, passing = stored.tensor_split((half, 2 * half))
+    pass_low, pass_high = passing.chunk(2) if passing.numel() else (passing, passing)
+    return torch.cat((low, pass_low, high, pass_high))
+
+
+def inverse_frequencies(rope: RopeConfig, head_dim: int, num_positions: int) -> Tensor:
+    """[head_dim / 2] float32, radians a position, of a head of which all elements rotate."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     plain = 1.0 / rope.theta**exponents
+    if rope.kind == "longrope":
+        factors = rope.long_factors if rope.is_long(num_positions) else rope.short_factors
+        return 1.0 / (torch.tensor(factors) * rope.theta**exponents)
     if rope.kind == "linear":
         return plain / rope.factor
     if rope.kind == "llama3":
@@ -29,11 +53,14 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
 
 
 def attention_scale(rope: RopeConfig) -> float:
-    """What YaRN multiplies queries and keys with (arXiv 2309.00071, section 3.4); else 1."""
-    if rope.kind != "yarn":
+    """What YaRN (arXiv 2309.00071, section 3.4) and LongRoPE (arXiv 2402.13753, section 3.3)
+    multiply queries and keys with; else 1."""
+    if rope.kind not in ("yarn", "longrope"):
         return 1.0
     if rope.attention_factor is not None:
         return rope.attention_factor
+    if rope.kind == "longrope":
+        return _longrope_scale(rope)
     if rope.mscale and rope.mscale_all_dim:
         return _mscale(rope.factor, rope.mscale) / _mscale(rope.factor, rope.mscale_all_dim)
     return _mscale(rope.factor, 1.0)
@@ -41,6 +68,12 @@ def attention_scale(rope: RopeConfig) -> float:
 
 def _mscale(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def _longrope_scale(rope: RopeConfig) -> float:
+    if rope.factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_positions))
 
 
 def _llama3(rope: RopeConfig, plain: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from engine.kernels import HeadShape, KernelSet, Linear, kernel_set
 from engine.kernels.huge_pages import huge_empty
 from engine.layers.decoder_layer import DecoderLayer, Embedding
 from engine.layers.mlp import DenseMlp, SparseMlp
-from engine.layers.rope import rope_table
+from engine.layers.rope import pair_order, rope_table
 from engine.models.model import Model
 
 DENSE = ("gate_proj", "up_proj", "down_proj")
@@ -37,9 +37,16 @@ class _Builder:
         return self.source.tensor(name, (size,)).to(self.device, self.dtype)
 
     def linear(
-        self, prefix: str, parts: Sequence[str], sizes: Sequence[int], in_features: int, bias: bool
+        self,
+        prefix: str,
+        parts: Sequence[str],
+        sizes: Sequence[int],
+        in_features: int,
+        bias: bool,
+        rows: Tensor | None = None,
     ) -> Linear:
-        """Fuse the projections `prefix.part` of these output sizes into one weight."""
+        """Fuse the projections `prefix.part` of these output sizes into one weight, its rows in
+        that order."""
         names = [f"{prefix}.{part}" for part in parts]
         weights = [
             self.source.tensor(f"{name}.weight", (size, in_features))
@@ -51,9 +58,11 @@ class _Builder:
             for name, size in zip(names, sizes, strict=True)
             if bias
         ]
-        return self.kernels.linear(
-            fused.to(self.device, self.dtype), torch.cat(biases) if biases else None
-        )
+        joined = torch.cat(biases) if biases else None
+        if rows is not None:
+            fused = fused[rows]
+            joined = None if joined is None else joined[rows.to(self.device)]
+        return self.kernels.linear(fused.to(self.device, self.dtype), joined)
 
     def heads(self, prefix: str) -> HeadShape:
         config, dim = self.config, self.config.head_dim
@@ -69,20 +78,37 @@ class _Builder:
     def layer(self, index: int) -> DecoderLayer:
         config, prefix = self.config, f"model.layers.{index}"
         attention, hidden = f"{prefix}.self_attn", config.hidden_size
-        qkv_sizes = (config.q_size, config.kv_size, config.kv_size)
         return DecoderLayer(
             kernels=self.kernels,
             heads=self.heads(attention),
             window=config.layer_windows[index],
             rms_norm_eps=config.rms_norm_eps,
             input_norm=self.vector(f"{prefix}.input_layernorm.weight", hidden),
-            qkv=self.linear(
-                attention, ("q_proj", "k_proj", "v_proj"), qkv_sizes, hidden, config.qkv_bias
-            ),
+            qkv=self.qkv(attention),
             out=self.linear(attention, ("o_proj",), (hidden,), config.q_size, config.o_bias),
             post_norm=self.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
             mlp=self.mlp(index, prefix),
         )
+
+    def qkv(self, prefix: str) -> Linear:
+        config = self.config
+        sizes: tuple[int, ...] = (config.q_size, config.kv_size, config.kv_size)
+        parts: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+        if config.fused_projections:
+            sizes, parts = (sum(sizes),), ("qkv_proj",)
+        bias = config.qkv_bias
+        return self.linear(prefix, parts, sizes, config.hidden_size, bias, self.qkv_rows())
+
+    def qkv_rows(self) -> Tensor | None:
+        """The order of the fused projection's rows that brings the halves of each rotating pair
+        half a head apart; None where they are so stored."""
+        config = self.config
+        if config.rope.partial == 1.0:
+            return None
+        firsts = torch.arange(0, config.q_size + config.kv_size, config.head_dim).unsqueeze(1)
+        rotating = (firsts + pair_order(config.rope, config.head_dim)).flatten()
+        values = torch.arange(config.kv_size) + config.q_size + config.kv_size
+        return torch.cat((rotating, values))
 
     def mlp(self, index: int, prefix: str) -> DenseMlp | SparseMlp:
         moe = self.config.experts_of(index)
@@ -106,7 +132,9 @@ class _Builder:
         gate, up, down = parts
         return DenseMlp(
             kernels=self.kernels,
-            gate_up=self.linear(prefix, (gate, up), (inner, inner), hidden, bias),
+            gate_up=self.linear(prefix, ("gate_up_proj",), (2 * inner,), hidden, bias)
+            if self.config.fused_projections
+            else self.linear(prefix, (gate, up), (inner, inner), hidden, bias),
             down=self.linear(prefix, (down,), (hidden,), inner, bias),
         )
 

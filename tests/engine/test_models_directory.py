@@ -116,6 +116,9 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+PHI3 = {"architectures": ["Phi3ForCausalLM"], "rope_parameters": None}
+
 
 @pytest.mark.parametrize(
     ("fields", "rope"),
@@ -143,6 +146,19 @@ def test_either_style_of_rotary_encoding_is_read(
     change(directory, rope_parameters="drop", rope_scaling="drop", rope_theta="drop")
     change(directory, **fields)
     assert read(directory).rope == rope
+
+
+@pytest.mark.parametrize("kind", ["longrope", "su"])
+def test_the_served_context_chooses_the_factors_of_longrope(directory: Path, kind: str) -> None:
+    scaling = {**LONGROPE, "rope_type": kind, "attention_factor": 1.0}
+    change(directory, rope_parameters="drop", original_max_position_embeddings=32)
+    change(directory, rope_scaling=scaling)
+    config = read(directory)
+    assert (config.rope.factor, config.kv_variant) == (4.0, "long")
+    assert config.with_context(1000).kv_variant == "long"
+    assert config.with_context(32).kv_variant == "short"
+    long, short = (rope_table(config.rope, 16, length) for length in (33, 32))
+    assert torch.allclose(long[:32:2], short[:16])  # the long factors are twice the short ones
 
 
 def test_dynamic_scaling_equals_none_within_the_context(directory: Path) -> None:
@@ -204,10 +220,15 @@ def test_windows_follow_the_architecture(
         ({"dtype": "int4"}, "dtype 'int4'"),
         ({"eos_token_id": "end"}, "'eos_token_id'"),
         ({"layer_types": ["full_attention"]}, "names 1 of 2 layers"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "rope type 'longrope'"),
+        ({"rope_parameters": {"rope_type": "axial"}}, "rope type 'axial'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "'factor' is missing"),
         ({"rope_parameters": [1]}, "must be an object"),
         ({"partial_rotary_factor": 0.5}, "partial"),
+        ({**PHI3, "partial_rotary_factor": 1.5}, "partial_rotary_factor 1.5 is not in"),
+        ({**PHI3, "partial_rotary_factor": 0.2}, "of which 3 rotate, must be even"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "'short_factor' is missing"),
+        ({"rope_parameters": {**LONGROPE, "long_factor": [1.0]}}, "needs 8 factors, has 1"),
+        ({"rope_parameters": {**LONGROPE, "short_factor": [0] * 8}}, "must be a list of positive"),
     ],
 )
 def test_a_config_that_cannot_be_served_is_named(

@@ -42,6 +42,15 @@ YARN = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
+PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+LONGROPE = {
+    **PARTIAL,
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "original_max_position_embeddings": 512,
+    "short_factor": [1.0, 1.1, 1.3, 1.7, 2.0, 2.5],
+    "long_factor": [1.5, 2.0, 3.0, 5.0, 8.0, 12.0],
+}
 EXPERTS = {"num_experts": 8, "moe_intermediate_size": 32, "head_dim": 16}
 
 
@@ -70,6 +79,18 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     ),
     "mixtral": lambda: make_config("Mixtral", num_local_experts=4),
     "mixtral-window": lambda: make_config("Mixtral", num_local_experts=4, sliding_window=40),
+    "phi3": lambda: make_config("Phi3", sliding_window=None),
+    "phi3-partial": lambda: make_config("Phi3", rope_parameters=PARTIAL, sliding_window=40),
+    "phi3-short": lambda: make_config("Phi3", rope_parameters=LONGROPE),
+    "phi3-long": lambda: make_config(
+        "Phi3",
+        rope_parameters={
+            **LONGROPE,
+            "original_max_position_embeddings": 1,
+            "attention_factor": 1.2,
+        },
+        tie_word_embeddings=True,
+    ),
     "qwen3-wide": lambda: make_config("Qwen3", head_dim=128, num_attention_heads=6),
 }
 
