@@ -12,7 +12,7 @@ from gateway.chat_delta import Delta, FunctionDelta, ToolCallDelta
 from gateway.errors import ApiError
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
-from gateway.replies import DONE, Stages, Usage, event, failed_stream
+from gateway.replies import DONE, Stages, TextEvents, Usage, event, failed_stream
 from gateway.token_details import ChatLogprobs, LogprobWriter, TokenDetails
 
 
@@ -72,6 +72,8 @@ class ChatReplies:
         self.usage: Usage | None | UnsetType = None if prepared.include_usage else UNSET
         self._logprobs = LogprobWriter(model.detokenizers)
         self._answers: dict[int, AnswerDeltas] = {}
+        self._is_plain = prepared.style is None  # text is content, whatever came before it
+        self._plain_events: dict[int, TextEvents] = {}
 
     def opening(self, index: int) -> bytes:
         return self._event(ChunkChoice(index, Delta("assistant", "")), self._prompt_ids)
@@ -79,11 +81,20 @@ class ChatReplies:
     def piece(self, piece: Piece) -> bytes:
         """The details go with the first event; the finish reason has the last for itself."""
         index, text, finish_reason, details, _ = piece
+        if self._is_plain and finish_reason is None and details is None and not self.usage:
+            return self._text(index, text) if text else b""
         deltas, finish_reason = self._deltas(index).push(text, finish_reason)
         events = self._events(index, deltas, details)
         if finish_reason is None:
             return events
         return events + self._event(ChunkChoice(index, Delta(), finish_reason=finish_reason))
+
+    def _text(self, index: int, text: str) -> bytes:
+        events = self._plain_events.get(index)
+        if events is None:
+            events = TextEvents(lambda text: self._event(ChunkChoice(index, Delta(content=text))))
+            self._plain_events[index] = events
+        return events.event(text)
 
     def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
         if not self._prepared.include_usage:

@@ -1,6 +1,7 @@
 """A client's connection: uvicorn's, with the limits that uvicorn lacks."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -8,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.limits import MAX_HEADER_BYTES, Limits
 
 ABORT = "baton.abort"  # the extension of a scope that drops its connection at once
+WRITE = "baton.write"  # the extension that writes to a stream that has begun, see write_chunk
 
 
 class Connection(HttpToolsProtocol):
@@ -44,9 +46,25 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
+        self.scope["extensions"] = {
+            ABORT: self.transport.abort,  # type: ignore[dict-item]
+            WRITE: partial(self.write_chunk, self.scope),  # type: ignore[dict-item]
+        }
         if self._header_timer is None:
             self._await_headers()
+
+    def write_chunk(self, scope: object, chunk: bytes) -> bool:
+        """Writes a part of the answer to `scope` at once, as send() would.
+
+        False, and nothing written, where it is not sent in chunks, has ended or has to wait.
+        """
+        cycle = self.cycle
+        if cycle.scope is not scope or not cycle.chunked_encoding or cycle.response_complete:
+            return False
+        if cycle.disconnected or self.flow.write_paused:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        return True
 
     def on_headers_complete(self) -> None:
         self._end_headers()

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.answer import AnswerSet
 from gateway.body import read_body
 from gateway.caller import Caller
-from gateway.connection import ABORT
+from gateway.connection import ABORT, WRITE
 from gateway.errors import ApiError, ClientGone, from_baton
 from gateway.gate import Gate
 from gateway.generation import Generation, TokenSource
@@ -116,7 +116,8 @@ class GenerateEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id(self._id_prefix)
         meter = self._services.meter.open(self._name)
-        reply = HttpReply(send, request_id, self._error_body)
+        write = scope.get("extensions", {}).get(WRITE)
+        reply = HttpReply(send, request_id, self._error_body, write)
         outcome = "cancelled"
         try:
             outcome = await self._answer(request_id, scope, receive, reply, meter)

@@ -59,7 +59,7 @@ class Generation:
         self._receive = receive
         self._waiting: list[tuple[int, OutputDelta]] = []
         self._failure: Exception | None = None
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of take()
         self._pumps: list[asyncio.Task[None]] = []
         self._watch: asyncio.Task[None] | None = None
 
@@ -90,8 +90,8 @@ class Generation:
         ClientGone at once.
         """
         while not self._waiting and self._failure is None:
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         if isinstance(self._failure, ClientGone) or not self._waiting:
             assert self._failure is not None
             raise self._failure
@@ -106,9 +106,13 @@ class Generation:
         """Ends the request with `failure`; the first one given counts."""
         if self._failure is None:
             self._failure = failure
-            self._wake.set()
+            self._wake()
             for pump in self._pumps:
                 pump.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _pump(self, index: int, request: GenerateRequest) -> None:
         is_silent, is_finished = True, False
@@ -119,7 +123,7 @@ class Generation:
                     self._num_silent -= 1
                 is_finished = delta.finish_reason is not None
                 self._waiting.append((index, delta))
-                self._wake.set()
+                self._wake()
                 if len(self._waiting) > MAX_WAITING_DELTAS:
                     self._drop()
         except BatonError as error:

@@ -32,9 +32,17 @@ class HttpReply:
     status; fail() answers in whichever form is still possible.
     """
 
-    def __init__(self, send: Send, request_id: str, error_body: ErrorBody = openai_error) -> None:
-        """error_body: of a failure before the first event."""
+    def __init__(
+        self,
+        send: Send,
+        request_id: str,
+        error_body: ErrorBody = openai_error,
+        write: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """error_body: of a failure before the first event. write: the short way for events of a
+        stream that has begun; False where they have to go through `send`."""
         self._send = send
+        self._write = write
         self._error_body = error_body
         self._request_id = (b"x-request-id", request_id.encode())
         self._shows_timing = False
@@ -63,6 +71,8 @@ class HttpReply:
     async def events(self, events: bytes, *, last: bool = False) -> None:
         if not self._is_started:
             await self._start(200, _EVENT_STREAM)
+        elif not last and self._write is not None and self._write(events):
+            return
         await self._send({"type": "http.response.body", "body": events, "more_body": not last})
 
     async def fail(self, error: ApiError) -> None:

@@ -1,6 +1,6 @@
 """The parts that all answers share, and what an endpoint's replies have to do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -10,6 +10,7 @@ from gateway.answer import Piece
 from gateway.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
+_MARK = "\0text\0"  # that no id and no model's name holds
 
 
 class CachedTokens(msgspec.Struct, frozen=True):
@@ -40,6 +41,19 @@ class Stages(msgspec.Struct, frozen=True, omit_defaults=True):
     transfer_ms: float = 0.0
     exposed_ms: float = 0.0
     transfer_failure: str = ""
+
+
+class TextEvents:
+    """Events that differ in one text alone: what stands around it is encoded once."""
+
+    def __init__(self, event_with: Callable[[str], bytes]) -> None:
+        """event_with: the whole event with a text."""
+        mark = msgspec.json.encode(_MARK)
+        self._before, found, self._after = event_with(_MARK).partition(mark)
+        assert found, "the event has its text"
+
+    def event(self, text: str) -> bytes:
+        return self._before + msgspec.json.encode(text) + self._after
 
 
 class Replies(Protocol):

@@ -1,6 +1,7 @@
 """The response bodies of /v1/completions."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -9,7 +10,7 @@ from gateway.answer import Piece
 from gateway.errors import ApiError
 from gateway.model_directory import ModelFiles
 from gateway.prepare import Prepared
-from gateway.replies import DONE, Stages, Usage, event, failed_stream
+from gateway.replies import DONE, Stages, TextEvents, Usage, event, failed_stream
 from gateway.token_details import LogprobWriter, TextLogprobs, TokenDetails
 
 
@@ -45,6 +46,7 @@ class TextReplies:
         self._prepared = prepared
         self.usage: Usage | None | UnsetType = None if prepared.include_usage else UNSET
         self._logprobs = LogprobWriter(model.detokenizers)
+        self._events: dict[int, TextEvents] = {}
 
     def opening(self, index: int) -> bytes:
         """The prompt, where it is repeated or its tokens are shown."""
@@ -57,10 +59,22 @@ class TextReplies:
 
     def piece(self, piece: Piece) -> bytes:
         index, text, finish_reason, details, _ = piece
-        if not text and finish_reason is None and not details:
-            return b""
+        if finish_reason is None and not details:
+            return self._text(index, text) if text else b""
         choice = self._choice(index, text, finish_reason, details)
         return event(self._reply([choice], self.usage))
+
+    def _text(self, index: int, text: str) -> bytes:
+        """An event that has a text and nothing else that is new."""
+        if self.usage:
+            return self._text_event(index, text)
+        events = self._events.get(index)
+        if events is None:
+            events = self._events[index] = TextEvents(partial(self._text_event, index))
+        return events.event(text)
+
+    def _text_event(self, index: int, text: str) -> bytes:
+        return event(self._reply([TextChoice(index, text, None)], self.usage))
 
     def ending(self, usage: Usage, stages: Stages | UnsetType) -> bytes:
         if not self._prepared.include_usage:
