@@ -252,7 +252,7 @@ async def test_answers_leave_without_nagles_delay(
         sockets = [
             protocol.transport.get_extra_info("socket")
             for protocol in gc.get_objects()
-            if isinstance(protocol, HttpToolsProtocol) and not protocol.transport.is_closing()
+            if issubclass(type(protocol), HttpToolsProtocol) and not protocol.transport.is_closing()
         ]
         found = [
             each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
