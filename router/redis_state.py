@@ -34,7 +34,8 @@ _ROUTERS = f"{_PREFIX}:routers"
 _SHARES = f"{_PREFIX}:shares"
 _STREAM_LENGTH = 2000
 _SHARES_LENGTH = 200
-_PERIOD_S = 0.02  # between two looks at own shares
+_PERIOD_S, _WORKER_S = 0.005, 0.0003  # between two looks at own shares, at least; for each worker
+_NEWS_S = 0.02  # the next account of an older note's writer has it as well
 _TRADE_S = 0.5
 _FRESH_S = 0.5  # an older entry of a stream tells nothing of the load
 _TTL_MS = 2000
@@ -201,7 +202,7 @@ class RedisState:
         shares = _unpacked(note.shares)
         taken = PlacementNote(note.workers, note.hashes, note.session, note.home, shares)
         self._replica.take_note(taken, age_s)
-        if age_s < _PERIOD_S:
+        if age_s < _NEWS_S:
             for worker, share in shares.items():
                 self._peers.added(note.router, worker, share, self._clock.now())
             self._replica.take_shares(self._peers.totals())
@@ -221,25 +222,23 @@ class RedisState:
             await self._send_notes()
             now_s = self._clock.now()
             if now_s >= due_s:
-                await self._send_shares()
-                due_s = now_s + _PERIOD_S
+                num_workers = await self._send_shares()
+                due_s = now_s + max(_PERIOD_S, _WORKER_S * num_workers)
             if now_s >= trade_s:
                 await self._trade_shares()
                 trade_s = now_s + _TRADE_S
 
-    async def _send_shares(self) -> None:
-        """What is told of a worker stays true until it is told anew."""
-        shares = self._own_shares()
+    async def _send_shares(self) -> int:
+        """What is told of a worker stays true until it is told anew. Gives the workers' number."""
+        own = self._replica.own_shares()
+        shares = _without_zeros(own)
         if shares == self._told_shares:
-            return
+            return len(own)
         told = tuple((*worker, _packed(share)) for worker, share in shares.items())
         fields: Any = {"s": msgspec.msgpack.encode(_WireShares(self._client_id, told))}
         await self._redis.xadd(_SHARES, fields, maxlen=_SHARES_LENGTH, approximate=True)
         self._told_shares = shares
-
-    def _own_shares(self) -> dict[WorkerKey, LoadShare]:
-        own = self._replica.own_shares()
-        return {worker: share for worker, share in own.items() if share != NO_SHARE}
+        return len(own)
 
     async def _send_notes(self) -> None:
         if not self._unsent:
@@ -253,7 +252,7 @@ class RedisState:
     async def _trade_shares(self) -> None:
         own: Any = {
             _field(worker): msgspec.msgpack.encode(_packed(share))
-            for worker, share in self._own_shares().items()
+            for worker, share in _without_zeros(self._replica.own_shares()).items()
         }
         key, now_s = f"{_PREFIX}:loads:{self._client_id}", self._clock.now()
         redis_ms = round(1e3 * (now_s + self._offset_s))
@@ -276,6 +275,10 @@ class RedisState:
         self._peers.forget_silent(now_s)
         self._replica.take_shares(self._peers.totals())
         self._metrics.gauge("baton_shared_state_peers").set(self._peers.num_peers)
+
+
+def _without_zeros(shares: Mapping[WorkerKey, LoadShare]) -> dict[WorkerKey, LoadShare]:
+    return {worker: share for worker, share in shares.items() if share != NO_SHARE}
 
 
 def _packed(share: LoadShare) -> tuple[int, ...]:
