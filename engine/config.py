@@ -7,6 +7,7 @@ import torch
 
 from engine.errors import ModelError
 from engine.families import FAMILIES
+from engine.gemma_config import GemmaConfig, global_rope, read_gemma
 from engine.json_fields import JsonFields
 from engine.moe_config import MoeConfig
 from engine.rope_config import RopeConfig, read_rope
@@ -40,6 +41,7 @@ class ModelConfig:
     dtype: torch.dtype = torch.float32
     moe: MoeConfig | None = None
     fused_projections: bool = False
+    gemma: GemmaConfig | None = None
 
     @classmethod
     def from_directory(cls, path: Path | str) -> "ModelConfig":
@@ -145,12 +147,16 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         hidden_size=hidden_size,
         num_heads=num_heads,
         num_kv_heads=config.integer("num_key_value_heads", num_heads),
-        head_dim=config.integer("head_dim", max(hidden_size // num_heads, 1)),
+        head_dim=config.integer(
+            "head_dim", 256 if family.is_gemma else max(hidden_size // num_heads, 1)
+        ),
         intermediate_size=config.integer("intermediate_size"),
         vocab_size=config.integer("vocab_size"),
-        rope=read_rope(config, max_positions, family.partial_rotary),
+        rope=global_rope(config, max_positions)
+        if family.is_gemma
+        else read_rope(config, max_positions, family.partial_rotary),
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
-        tie_word_embeddings=config.flag("tie_word_embeddings", False),
+        tie_word_embeddings=config.flag("tie_word_embeddings", family.is_gemma),
         qk_norm=family.qk_norm,
         qkv_bias=family.always_qkv_bias or attention_bias,
         o_bias=attention_bias,
@@ -162,6 +168,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         dtype=_dtype(config),
         moe=family.experts(config, num_layers) if family.experts is not None else None,
         fused_projections=family.fused_projections,
+        gemma=read_gemma(config, max_positions) if family.is_gemma else None,
     )
     _check(config, model)
     return model

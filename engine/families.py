@@ -19,6 +19,7 @@ class Family:
     reads_mlp_bias: bool = False
     partial_rotary: bool = False
     fused_projections: bool = False  # qkv_proj and gate_up_proj are one tensor each
+    is_gemma: bool = False
     experts: Callable[[JsonFields, int], MoeConfig] | None = None
 
 
@@ -58,6 +59,22 @@ def _qwen_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]
                 config.path, f"field 'max_window_layers' must be an integer, is {first!r}"
             )
         return tuple(window if layer >= first else None for layer in range(num_layers))
+    return _windows_by_kind(config, num_layers, window)
+
+
+def _gemma_windows(config: JsonFields, num_layers: int) -> tuple[int | None, ...]:
+    """Windows on the layers that `layer_types` names, else on all but every sixth."""
+    window = config.integer("sliding_window", 4096)
+    if not config.texts("layer_types"):
+        every = config.integer("sliding_window_pattern", 6)
+        return tuple(window if (layer + 1) % every else None for layer in range(num_layers))
+    return _windows_by_kind(config, num_layers, window)
+
+
+def _windows_by_kind(
+    config: JsonFields, num_layers: int, window: int | None
+) -> tuple[int | None, ...]:
+    kinds = config.texts("layer_types")
     if len(kinds) != num_layers:
         raise ModelError(
             config.path, f"field 'layer_types' names {len(kinds)} of {num_layers} layers"
@@ -74,5 +91,8 @@ FAMILIES: Mapping[str, Family] = {
         _qwen3_moe_windows, qk_norm=True, reads_attention_bias=True, experts=qwen3_experts
     ),
     "MixtralForCausalLM": Family(_stated_window, experts=mixtral_experts),
+    "Gemma3ForCausalLM": Family(
+        _gemma_windows, qk_norm=True, reads_attention_bias=True, is_gemma=True
+    ),
     "Phi3ForCausalLM": Family(_stated_window, partial_rotary=True, fused_projections=True),
 }

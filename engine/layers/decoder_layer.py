@@ -22,6 +22,8 @@ class DecoderLayer:
     out: Linear
     post_norm: Tensor  # [hidden]
     mlp: DenseMlp | SparseMlp
+    after_attention: Tensor | None = None  # [hidden], a norm of what the attention adds
+    after_mlp: Tensor | None = None  # [hidden], a norm of what the feed-forward adds
 
     def __call__(
         self,
@@ -41,10 +43,15 @@ class DecoderLayer:
         x = self.kernels.attention(q, batch, layer_kv, self.window)
         if rows is not None:
             x, residual = x[rows], residual[rows]
-        x, residual = self.kernels.rms_norm(
-            self.out(x), residual, self.post_norm, self.rms_norm_eps
-        )
-        return self.mlp(x), residual
+        x = self.normed(self.out(x), self.after_attention)
+        x, residual = self.kernels.rms_norm(x, residual, self.post_norm, self.rms_norm_eps)
+        return self.normed(self.mlp(x), self.after_mlp), residual
+
+    def normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """x [T, hidden], normalised where there is a weight."""
+        if weight is None:
+            return x
+        return self.kernels.rms_norm(x, None, weight, self.rms_norm_eps)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,9 @@ class Embedding:
 
     weight: Tensor
     dtype: torch.dtype
+    scale: float | None = None
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """[T] -> [T, hidden]"""
-        return self.weight[token_ids].to(self.dtype)
+        x = self.weight[token_ids].to(self.dtype)
+        return x if self.scale is None else x * self.scale

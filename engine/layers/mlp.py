@@ -11,15 +11,23 @@ from engine.kernels import KernelSet, Linear
 
 @dataclass(frozen=True, slots=True)
 class DenseMlp:
-    """down(silu(gate(x)) * up(x))."""
+    """down(silu(gate(x)) * up(x)), or with the tanh form of GELU in the place of SiLU."""
 
     kernels: KernelSet
     gate_up: Linear
     down: Linear
+    gelu: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> the same shape."""
-        return self.down(self.kernels.silu_mul(self.gate_up(x)))
+        both = self.gate_up(x)
+        return self.down(gelu_mul(both) if self.gelu else self.kernels.silu_mul(both))
+
+
+def gelu_mul(gate_up: Tensor) -> Tensor:
+    """gelu(gate) * up of [T, 2 * intermediate]: [T, intermediate], on any device."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (functional.gelu(gate, approximate="tanh") * up).to(gate_up.dtype)
 
 
 @dataclass(frozen=True, slots=True)

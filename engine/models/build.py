@@ -1,5 +1,6 @@
 """Assembles a model from named tensors: fuses projections and lays them out for the device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,6 +37,12 @@ class _Builder:
     def vector(self, name: str, size: int) -> Tensor:
         return self.source.tensor(name, (size,)).to(self.device, self.dtype)
 
+    def norm(self, name: str, size: int) -> Tensor:
+        """The factors of a norm; Gemma stores them less one."""
+        if self.config.gemma is None:
+            return self.vector(name, size)
+        return (self.source.tensor(name, (size,)).float() + 1.0).to(self.device, self.dtype)
+
     def linear(
         self,
         prefix: str,
@@ -71,23 +78,38 @@ class _Builder:
             num_kv_heads=config.num_kv_heads,
             head_dim=dim,
             rms_norm_eps=config.rms_norm_eps,
-            q_norm=self.vector(f"{prefix}.q_norm.weight", dim) if config.qk_norm else None,
-            k_norm=self.vector(f"{prefix}.k_norm.weight", dim) if config.qk_norm else None,
+            q_norm=self.q_norm(prefix) if config.qk_norm else None,
+            k_norm=self.norm(f"{prefix}.k_norm.weight", dim) if config.qk_norm else None,
         )
+
+    def q_norm(self, prefix: str) -> Tensor:
+        """With what Gemma's query scale differs from the head size's, which the kernels apply."""
+        factors = self.norm(f"{prefix}.q_norm.weight", self.config.head_dim)
+        gemma = self.config.gemma
+        if gemma is None or gemma.query_scale == self.config.head_dim:
+            return factors
+        return factors * math.sqrt(self.config.head_dim / gemma.query_scale)
 
     def layer(self, index: int) -> DecoderLayer:
         config, prefix = self.config, f"model.layers.{index}"
         attention, hidden = f"{prefix}.self_attn", config.hidden_size
+
+        def norm(name: str) -> Tensor:
+            return self.norm(f"{prefix}.{name}_layernorm.weight", hidden)
+
+        gemma = config.gemma is not None
         return DecoderLayer(
             kernels=self.kernels,
             heads=self.heads(attention),
             window=config.layer_windows[index],
             rms_norm_eps=config.rms_norm_eps,
-            input_norm=self.vector(f"{prefix}.input_layernorm.weight", hidden),
+            input_norm=norm("input"),
             qkv=self.qkv(attention),
             out=self.linear(attention, ("o_proj",), (hidden,), config.q_size, config.o_bias),
-            post_norm=self.vector(f"{prefix}.post_attention_layernorm.weight", hidden),
+            post_norm=norm("pre_feedforward" if gemma else "post_attention"),
             mlp=self.mlp(index, prefix),
+            after_attention=norm("post_attention") if gemma else None,
+            after_mlp=norm("post_feedforward") if gemma else None,
         )
 
     def qkv(self, prefix: str) -> Linear:
@@ -136,6 +158,7 @@ class _Builder:
             if self.config.fused_projections
             else self.linear(prefix, (gate, up), (inner, inner), hidden, bias),
             down=self.linear(prefix, (down,), (hidden,), inner, bias),
+            gelu=self.config.gemma is not None,
         )
 
     def lm_head(self) -> Linear:
@@ -147,7 +170,19 @@ class _Builder:
     def token_table(self) -> Embedding:
         shape = (self.config.vocab_size, self.config.hidden_size)
         table = self.source.tensor("model.embed_tokens.weight", shape)
-        return Embedding(table.to(self.device), self.dtype)
+        if self.config.gemma is None:
+            return Embedding(table.to(self.device), self.dtype)
+        scale = torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
+        return Embedding(table.to(self.device), self.dtype, scale.item())
+
+    def ropes(self) -> tuple[Tensor, ...]:
+        """The rotary table of each layer; layers with the same encoding share one."""
+        config, length = self.config, self.config.max_position_embeddings
+        table = rope_table(config.rope, config.head_dim, length).to(self.device)
+        if config.gemma is None:
+            return (table,) * config.num_layers
+        local = rope_table(config.gemma.local_rope, config.head_dim, length).to(self.device)
+        return tuple(table if window is None else local for window in config.layer_windows)
 
 
 def stack(weights: Sequence[Tensor]) -> Tensor:
@@ -173,7 +208,6 @@ def build_model(
     `kernels` names the kernel set; `auto` takes the fastest one that the device has.
     """
     builder = _Builder(config, source, dtype, device, kernel_set(kernels, device))
-    rope = rope_table(config.rope, config.head_dim, config.max_position_embeddings)
     return Model(
         config=config,
         dtype=dtype,
@@ -181,7 +215,7 @@ def build_model(
         kernels=builder.kernels,
         embedding=builder.token_table(),
         layers=tuple(builder.layer(index) for index in range(config.num_layers)),
-        final_norm=builder.vector("model.norm.weight", config.hidden_size),
+        final_norm=builder.norm("model.norm.weight", config.hidden_size),
         lm_head=builder.lm_head(),
-        rope=rope.to(device),
+        ropes=builder.ropes(),
     )

@@ -23,7 +23,7 @@ class Model:
     layers: tuple[DecoderLayer, ...]
     final_norm: Tensor  # [hidden]
     lm_head: Linear
-    rope: Tensor  # [max_positions, head_dim] float32
+    ropes: tuple[Tensor, ...]  # one a layer, [max_positions, head_dim] float32
 
     @torch.inference_mode()
     def forward(
@@ -40,7 +40,7 @@ class Model:
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             rows = batch.logit_rows if index == last else None
-            x, residual = layer(x, residual, self.rope, batch, kv[index], rows)
+            x, residual = layer(x, residual, self.ropes[index], batch, kv[index], rows)
             if on_layers is not None:
                 on_layers(index + 1)
         x, _ = self.kernels.rms_norm(x, residual, self.final_norm, self.config.rms_norm_eps)

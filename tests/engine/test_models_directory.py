@@ -119,6 +119,8 @@ LLAMA3 = {
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 PHI3 = {"architectures": ["Phi3ForCausalLM"], "rope_parameters": None}
 
+GEMMA: dict[str, Any] = {"architectures": ["Gemma3ForCausalLM"], "layer_types": None}
+
 
 @pytest.mark.parametrize(
     ("fields", "rope"),
@@ -159,6 +161,17 @@ def test_the_served_context_chooses_the_factors_of_longrope(directory: Path, kin
     assert config.with_context(32).kv_variant == "short"
     long, short = (rope_table(config.rope, 16, length) for length in (33, 32))
     assert torch.allclose(long[:32:2], short[:16])  # the long factors are twice the short ones
+
+
+def test_gemma_is_read_as_it_was_published(directory: Path) -> None:
+    change(directory, **GEMMA, rope_parameters="drop", tie_word_embeddings="drop")
+    change(directory, sliding_window=8, sliding_window_pattern=2, rope_theta=2e6)
+    config = read(directory)
+    assert config.layer_windows == (8, None) and config.tie_word_embeddings
+    assert config.gemma is not None and config.gemma.local_rope == RopeConfig(10000.0)
+    assert config.rope == RopeConfig(2e6)
+    change(directory, rope_scaling={"rope_type": "linear", "factor": 8.0})
+    assert read(directory).rope.factor == 8.0
 
 
 def test_dynamic_scaling_equals_none_within_the_context(directory: Path) -> None:
@@ -224,6 +237,10 @@ def test_windows_follow_the_architecture(
         ({"rope_parameters": {"rope_type": "linear"}}, "'factor' is missing"),
         ({"rope_parameters": [1]}, "must be an object"),
         ({"partial_rotary_factor": 0.5}, "partial"),
+        ({**GEMMA, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not supported"),
+        ({**GEMMA, "final_logit_softcapping": 30.0}, "final_logit_softcapping is not supported"),
+        ({**GEMMA, "use_bidirectional_attention": True}, "bidirectional"),
+        ({**GEMMA, "hidden_activation": "relu"}, "hidden_activation 'relu' is not"),
         ({**PHI3, "partial_rotary_factor": 1.5}, "partial_rotary_factor 1.5 is not in"),
         ({**PHI3, "partial_rotary_factor": 0.2}, "of which 3 rotate, must be even"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "'short_factor' is missing"),

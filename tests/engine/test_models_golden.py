@@ -51,6 +51,11 @@ LONGROPE = {
     "short_factor": [1.0, 1.1, 1.3, 1.7, 2.0, 2.5],
     "long_factor": [1.5, 2.0, 3.0, 5.0, 8.0, 12.0],
 }
+GEMMA = {
+    "head_dim": 16,
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 EXPERTS = {"num_experts": 8, "moe_intermediate_size": 32, "head_dim": 16}
 
 
@@ -90,6 +95,16 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
             "attention_factor": 1.2,
         },
         tie_word_embeddings=True,
+    ),
+    "gemma3": lambda: make_config("Gemma3Text", **GEMMA, query_pre_attn_scalar=16),
+    "gemma3-scaled": lambda: make_config(
+        "Gemma3Text",
+        **GEMMA,
+        query_pre_attn_scalar=24,
+        rope_parameters={
+            "full_attention": {**LINEAR, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
     ),
     "qwen3-wide": lambda: make_config("Qwen3", head_dim=128, num_attention_heads=6),
 }
