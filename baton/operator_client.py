@@ -15,6 +15,7 @@ from runtime.settings import environment
 
 T = TypeVar("T")
 _TIMEOUT_S = 30.0
+_MAX_HOPS = 3  # from a control plane to the one that leads
 
 UrlFlag = Annotated[
     str, typer.Option("--url", help="Of an operator API; empty: the cluster that runs here.")
@@ -31,8 +32,25 @@ class OperatorSilent(OperatorError):
     """Nobody answers there, or somebody else does."""
 
 
+class _Elsewhere(Exception):
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib follows no redirect of a POST; all of them are followed in one place instead."""
+
+    def redirect_request(self, *given: Any) -> None:
+        return None
+
+
 class OperatorClient:
-    """One API; blocking calls. url: such as http://127.0.0.1:8091."""
+    """One API; blocking calls. url: such as http://127.0.0.1:8091.
+
+    A control plane that does not lead answers with the address of the one that does, which is
+    asked then, with the same token.
+    """
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url.rstrip("/")
@@ -47,20 +65,34 @@ class OperatorClient:
         return self._ask("POST", path, json.dumps(body).encode(), kind)
 
     def _ask(self, method: str, path: str, body: bytes | None, kind: type[T]) -> T:
-        request = urllib.request.Request(f"{self._url}/api/v1/{path}", body, method=method)
+        url = f"{self._url}/api/v1/{path}"
+        for _ in range(_MAX_HOPS):
+            try:
+                return self._ask_at(url, method, body, kind)
+            except _Elsewhere as leader:
+                url = leader.url
+        raise OperatorError(
+            f"{self._url}: the leader changes, or no two agree who leads; try again"
+        )
+
+    def _ask_at(self, url: str, method: str, body: bytes | None, kind: type[T]) -> T:
+        request = urllib.request.Request(url, body, method=method)
         request.add_header("Authorization", f"Bearer {self._token}")
         request.add_header("Content-Type", "application/json")
         request.add_header("X-Operator", _user())
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
         try:
             with opener.open(request, timeout=_TIMEOUT_S) as answer:
                 return msgspec.json.decode(answer.read(), type=kind)
         except urllib.error.HTTPError as error:
+            if error.code == 307 and (location := error.headers.get("Location")):
+                error.close()
+                raise _Elsewhere(location) from error
             raise OperatorError(_message_of(error)) from error
         except (OSError, ValueError) as error:
-            raise OperatorSilent(f"{self._url} does not answer: {error}") from error
+            raise OperatorSilent(f"{_origin(url)} does not answer: {error}") from error
         except msgspec.DecodeError as error:
-            raise OperatorSilent(f"{self._url} answers something else: {error}") from error
+            raise OperatorSilent(f"{_origin(url)} answers something else: {error}") from error
 
 
 def operator_client(url: str) -> OperatorClient | None:
@@ -106,6 +138,10 @@ def _message_of(error: urllib.error.HTTPError) -> str:
         except msgspec.DecodeError:
             return f"HTTP {error.code} {error.reason}"
     return f"{told.message} ({told.limit})" if told.limit not in told.message else told.message
+
+
+def _origin(url: str) -> str:
+    return url.partition("/api/v1/")[0]
 
 
 def _user() -> str:

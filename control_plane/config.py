@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from control_plane.registry import BEAT_TIMEOUT_S
 
+_WILDCARDS = ("", "0.0.0.0", "::")
+
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
@@ -18,6 +20,7 @@ class ControlConfig:
     actuator: who starts and ends workers, advisory, kubernetes or ray. election: how one of several
     control planes comes to act, none, redis or kubernetes. identity: this one's name, empty for
     host and process id; leader_lease_s: after how long a silent leader is followed.
+    advertise_url: where operators and the other control planes reach this one's operator API.
     state: where pause, pin, configuration, decisions and audit live, memory or redis; a worker's
     record there runs out after state_ttl_s.
     kube_prefill, kube_decode: KIND/NAME of a Deployment or LeaderWorkerSet, empty for none.
@@ -46,6 +49,7 @@ class ControlConfig:
     ready_timeout_s: float = 600.0
     election: str = "none"
     identity: str = ""
+    advertise_url: str = ""
     leader_lease_s: float = 10.0
     state: str = "memory"
     state_ttl_s: float = 30.0
@@ -63,6 +67,15 @@ class ControlConfig:
     ray_worker: str = ""
     parent_pid: int = 0
     log_level: str = "info"
+
+    @property
+    def reachable_url(self) -> str:
+        """Of the operator API, for others; empty where a wildcard address or a free port is all
+        that is known."""
+        if self.advertise_url or self.operator_port <= 0 or self.host in _WILDCARDS:
+            return self.advertise_url.rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.operator_port}"
 
     @property
     def operator_port(self) -> int:

@@ -15,6 +15,17 @@ class NotLeader(ActuatorRefused):
         self.holder = holder
 
 
+def holder_name(name: str, url: str) -> str:
+    """What a control plane is called in an election: NAME@URL of its operator API, or NAME."""
+    return f"{name}@{url}" if url else name
+
+
+def holder_url(holder: str) -> str:
+    """The operator API's address in a holder's name, empty where it has none."""
+    url = holder.partition("@")[2]
+    return url if url.startswith(("http://", "https://")) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """What is known of the leader. token: the fencing number, which grows with every change of

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from control_plane.actuators.actuator import Actuator
 from control_plane.config import ControlConfig
-from control_plane.leadership import Leadership, SoleLeadership
+from control_plane.leadership import Leadership, SoleLeadership, holder_name
 from control_plane.state.memory_store import MemoryStore
 from control_plane.state.store import StateStore
 from runtime.clock import Clock, SystemClock, wall_time_s
@@ -31,6 +31,11 @@ class RemoteActuator(Actuator, Protocol):
 
 def identity_of(config: ControlConfig) -> str:
     return config.identity or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def candidate_of(config: ControlConfig) -> str:
+    """The name in an election: it tells the others where the operator API is reached."""
+    return holder_name(identity_of(config), config.reachable_url)
 
 
 def leadership_of(config: ControlConfig, clock: Clock) -> Leadership:
@@ -109,7 +114,7 @@ def _redis_leadership(config: ControlConfig, clock: Clock) -> Leadership:
         redis = Redis.from_url(config.redis_url, socket_timeout=2.0, socket_connect_timeout=2.0)
     except ValueError as error:
         raise SettingsError(f"redis_url: {error}") from error
-    return RedisLeadership(redis, "baton", identity_of(config), clock, config.leader_lease_s)
+    return RedisLeadership(redis, "baton", candidate_of(config), clock, config.leader_lease_s)
 
 
 def _kube_leadership(config: ControlConfig, clock: Clock) -> Leadership:
@@ -120,7 +125,7 @@ def _kube_leadership(config: ControlConfig, clock: Clock) -> Leadership:
         api = connect(config.kubeconfig)
     except KubeError as error:
         raise SettingsError(f"election: {error}") from error
-    identity = identity_of(config)
+    identity = candidate_of(config)
     return KubeLeadership(
         api,
         config.kube_namespace,

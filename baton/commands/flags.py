@@ -18,7 +18,9 @@ _PLAIN_TYPES = (str, int, float, bool)
 
 HELP: Mapping[str, str] = {
     "advertise_host": "Host that others reach this worker at; empty: --host.",
+    "advertise_url": "Address of this operator API for others; empty: --host and --http-port.",
     "actuator": "Who starts and ends workers: advisory or kubernetes.",
+    "state_ttl_s": "Seconds that a worker's record in Redis outlives its last beat.",
     "election": "How one of several control planes comes to act: none, redis or kubernetes.",
     "identity": "This control plane's name in an election; empty: host and process id.",
     "leader_lease_s": "Seconds after which a silent leader is followed.",

@@ -24,6 +24,7 @@ from control_plane.api.openapi import openapi_document
 from control_plane.api.refusal import Refused
 from control_plane.api.shapes import AuditView, DecisionsView, ErrorBody, ErrorView, StatusView
 from control_plane.api.source import OperatorSource
+from control_plane.leadership import holder_url
 from control_plane.planning import Planning, SupposedLoad
 from wire.errors import BatonError
 
@@ -34,6 +35,7 @@ _STATUS = {
     "not_found": 404,
     "too_large": 413,
     "idempotency_key_reused": 422,
+    "not_leader": 503,
     "unavailable": 503,
     "too_many_listeners": 503,
 }  # any other refusal: 409
@@ -45,7 +47,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 @dataclasses.dataclass(frozen=True, slots=True)
 class ApiParts:
     """What the routes answer from; first_view: what a listener starts from. wall_s: seconds
-    since 1970."""
+    since 1970. leader_elsewhere: the holder's name where another process leads, else empty."""
 
     source: OperatorSource
     desk: ActionDesk
@@ -56,6 +58,7 @@ class ApiParts:
     planning: Planning
     access: Access
     wall_s: Callable[[], float]
+    leader_elsewhere: Callable[[], str]
 
 
 def build_app(parts: ApiParts, version: str) -> Starlette:
@@ -93,10 +96,26 @@ class _Api:
 
     def reads(self, answer: Answer) -> Answer:
         """Checks who reads, and turns refusals into answers."""
-        return _guarded(self._parts.access.check_read, answer)
+        return _guarded(self._parts.access.check_read, self._led(answer))
 
     def acts(self, answer: Answer) -> Answer:
-        return _guarded(self._parts.access.check_action, answer)
+        return _guarded(self._parts.access.check_action, self._led(answer))
+
+    def _led(self, answer: Answer) -> Answer:
+        """The leader hears the workers and may act: whoever asks another one is sent there."""
+
+        async def led(request: Request) -> Response:
+            holder = self._parts.leader_elsewhere()
+            if not holder:
+                return await answer(request)
+            message = f"{holder} leads and answers operators"
+            if not (url := holder_url(holder)):
+                raise Refused(f"{message}; it tells no address", code="not_leader")
+            query = f"?{request.url.query}" if request.url.query else ""
+            headers = {"Location": f"{url}{request.url.path}{query}"}
+            return _error(307, ErrorBody(code="not_leader", message=message), headers)
+
+        return led
 
     async def status(self, request: Request) -> Response:
         return _json(await self._parts.source.status())

@@ -45,6 +45,7 @@ class OperatorApi:
         self._history = History()
         self._sampler = Sampler()
         self._planning = parts.planning
+        self._leadership = parts.leadership
         self._seen_decision = 0
         self._view: StatusView | None = None
         desk_parts = DeskParts(
@@ -68,6 +69,7 @@ class OperatorApi:
             planning=parts.planning,
             access=access,
             wall_s=parts.wall_s,
+            leader_elsewhere=self._leader_elsewhere,
         )
         self._app = build_app(api, version("baton-serve"))
         self._server: _Server | None = None
@@ -114,7 +116,10 @@ class OperatorApi:
         return view
 
     async def _tell(self) -> None:
-        """One round of events; without a listener there is nobody to compare for."""
+        """One round of events; without a listener there is nobody to compare for. Where another
+        control plane leads, listeners are cut: they connect again and are sent there."""
+        if self._leader_elsewhere():
+            self._events.close()
         for decision in self._source.decisions(limit=10)[::-1]:
             if decision.id > self._seen_decision:
                 self._seen_decision = decision.id
@@ -127,6 +132,9 @@ class OperatorApi:
             self._events.publish("flip", flip)
         self._events.publish("status", status_delta(self._view, view))
         self._view = view
+
+    def _leader_elsewhere(self) -> str:
+        return self._leadership.term().other
 
     async def _remember(self) -> None:
         facts = await self._source.facts()

@@ -64,7 +64,7 @@ async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, bea
         await second.until(lambda: second.plans.current == config)  # by the hint, as a follower
         assert second.server.overrides.is_paused
         refused = await second.act("resume")
-        assert refused.status_code == 409 and "a does" in refused.text
+        assert refused.status_code == 503 and "a leads" in refused.text
 
         await a.stop()
         await second.until(lambda: second.server.shared.may_act)
