@@ -177,6 +177,7 @@ class Relay:
             self._next_leg_id,
             self._metrics,
             self._config.rescue_s,
+            self._config.coalesce_ms / 1e3,
             self._find_target,
         )
 
@@ -222,9 +223,7 @@ class Relay:
             reason=error.message,
             num_sent=self._stitcher.num_sent,
         )
-        delay_s = self._config.retry_min_s * 2 ** (self._num_attempts - 1)
-        jitter = 1 + _JITTER * (2 * self._rng.random() - 1)
-        await asyncio.sleep(min(delay_s, self._config.retry_max_s) * jitter)
+        await asyncio.sleep(retry_pause_s(self._config, self._num_attempts, self._rng))
 
     def _note_cached(self, attempt: Attempt, num_new: int) -> None:
         """What counts for the client is what was cached before its first token."""
@@ -306,3 +305,9 @@ class Relay:
 def _candidate(pair: Pair) -> CandidateTrace:
     source = "" if pair.prefill is None else pair.prefill.worker_id
     return CandidateTrace(source, pair.decode.worker_id, pair.forecast)
+
+
+def retry_pause_s(config: RouterConfig, num_attempts: int, rng: Random) -> float:
+    """Seconds before the next placement of a request, after as many that failed."""
+    pause_s = min(config.retry_min_s * 2 ** (num_attempts - 1), config.retry_max_s)
+    return pause_s * (1 + _JITTER * (2 * rng.random() - 1))
