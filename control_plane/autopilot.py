@@ -109,7 +109,10 @@ class Autopilot:
         objectives = replace(
             now, ttft_s=load.ttft_slo_s or now.ttft_s, tpot_s=load.tpot_slo_s or now.tpot_s
         )
-        return self._planner.what_if(seen, supposed_traffic(load, seen.traffic), objectives)
+        self._take_config()
+        pin = self._parts.overrides.pin_at(self._parts.wall_s())
+        traffic = supposed_traffic(load, seen.traffic)
+        return self._planner.what_if(seen, traffic, objectives, pin.who if pin else "")
 
     # --- the loop --------------------------------------------------------------------------------
 

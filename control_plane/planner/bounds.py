@@ -60,6 +60,29 @@ def bounds_at(config: PlannerConfig, wall_s: float, may_be_empty: bool) -> Bound
     return Bounds(PoolSizes(prefill, decode), most, _affordable(config))
 
 
+def held_back(
+    config: PlannerConfig, bounds: Bounds, enough: PoolSizes, got: PoolSizes, pinned_by: str
+) -> str:
+    """Which limits make `got` of the sizes that are enough, and what those are; else empty."""
+    if enough == got:
+        return ""
+    limits = [f"a pin by {pinned_by}"] if pinned_by else []
+    for role in Role if not pinned_by else ():
+        if enough.of(role) < bounds.least.of(role):
+            limits.append(f"the minimum of {bounds.least.of(role)} {role.value} workers")
+        if enough.of(role) > bounds.most.of(role):
+            limits.append(f"the maximum of {bounds.most.of(role)} {role.value} workers")
+    if not pinned_by and sum(_within_limits(bounds, enough)) > bounds.max_total:
+        budget = [f"max_gpus = {config.max_gpus}"] if config.max_gpus else []
+        budget += [f"usd_per_hour = {config.usd_per_hour:g}"] if config.usd_per_hour else []
+        limits.append(f"the budget ({', '.join(budget)})")
+    return f"held at {got} by {' and '.join(limits)}; without that: {enough}"
+
+
+def _within_limits(bounds: Bounds, sizes: PoolSizes) -> list[int]:
+    return [_within(bounds.least.of(r), sizes.of(r), bounds.most.of(r)) for r in Role]
+
+
 def spent(config: PlannerConfig, seen: Observation) -> tuple[int, float]:
     """GPUs, and dollars an hour, of the workers that are here or coming.
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
-from control_plane.planner.bounds import Bounds, bounds_at
+from control_plane.planner.bounds import Bounds, bounds_at, held_back
 from control_plane.planner.config import PlannerConfig
 from control_plane.planner.demand import WorkerModel
 from control_plane.planner.forecast import RateForecast
@@ -101,9 +101,15 @@ class Planner:
             self._orders.forget(action.worker_id)
 
     def what_if(
-        self, seen: Observation, traffic: Traffic, objectives: Objectives | None = None
+        self,
+        seen: Observation,
+        traffic: Traffic,
+        objectives: Objectives | None = None,
+        pinned_by: str = "",
     ) -> Decision:
-        """The pools that a supposed traffic would need, without anything being done."""
+        """The pools that a supposed traffic would need, without anything being done. What keeps
+        them from the sizes that are enough is told. pinned_by: who set the limits of the
+        configuration as a pin."""
         bounds = bounds_at(self._config, seen.wall_s, may_be_empty=True)
         supposed = replace(
             seen,
@@ -116,11 +122,13 @@ class Planner:
             found = found.in_one_pool()
         actual = _sizes(seen)
         if found is None:
-            hold = Hold("no worker's step times are known yet")
-            return Decision(seen.at_s, self._mode, actual, actual, (hold,))
-        desired = bounds.clamp(_needed(found, 0.0), found)
+            why = "no worker's step times are known yet: these are the workers of now"
+            return Decision(seen.at_s, self._mode, actual, actual, (Hold(why),), alarms=(why,))
+        enough = _needed(found, 0.0)
+        desired = bounds.clamp(enough, found)
         hold = Hold("a supposed load: nothing is done")
-        alarms = _complaints(supposed, found)
+        held = held_back(self._config, bounds, enough, desired, pinned_by)
+        alarms = (*_complaints(supposed, found), *([held] if held else []))
         return self._decision(seen, desired, (hold,), alarms, found, traffic)
 
     # --- what is known ---------------------------------------------------------------------------

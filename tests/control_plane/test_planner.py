@@ -275,3 +275,27 @@ def test_what_if_changes_nothing() -> None:
     supposed = planner.what_if(seen(1.0, 4, 4, None), traffic(400, 6000, 500))
     assert supposed.holds and supposed.desired.total > 8
     assert planner.on_tick(seen(5.0, 4, 4, traffic(5, 500, 50))).desired == before.desired
+
+
+def test_what_if_names_the_limit_that_holds_it_and_the_sizes_without_it() -> None:
+    load, now = traffic(400, 6000, 500), seen(0.0, 1, 4, None)
+    free = Planner(FIXED).what_if(now, load)
+    enough = free.desired
+    assert not any("held at" in alarm for alarm in free.alarms)
+    limited = replace(FIXED, max_prefill=1)
+    answer = Planner(limited).what_if(now, load)
+    assert answer.alarms[-1] == (
+        f"held at {answer.desired} by the maximum of 1 prefill workers; without that: {enough}"
+    )
+    poor = Planner(replace(FIXED, max_gpus=5)).what_if(now, load)
+    assert poor.desired.total == 5
+    assert f"by the budget (max_gpus = 5); without that: {enough}" in poor.alarms[-1]
+    pinned = replace(FIXED, min_prefill=1, max_prefill=1, min_decode=4, max_decode=4)
+    held = Planner(pinned).what_if(now, load, pinned_by="ada")
+    assert held.alarms[-1] == f"held at 1P4D by a pin by ada; without that: {enough}"
+
+
+def test_what_if_without_step_times_says_that_it_answers_with_the_workers_of_now() -> None:
+    unknown = replace(seen(0.0, 1, 4, None), workers=())
+    answer = Planner(FIXED).what_if(unknown, traffic(400, 6000, 500))
+    assert any("step times" in alarm for alarm in answer.alarms)
