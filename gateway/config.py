@@ -17,6 +17,7 @@ class GatewayConfig:
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
     2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log and
     recording as router.config has them. router_redis: of the Redis that gateways share loads in.
+    coalesce_ms: tokens of one answer that come so soon behind others go to the client together.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
     cors_origins: parted by commas, "*" for all; empty: none.
     otlp_endpoint: where spans go, see runtime/tracing.py; trace_share: of requests that bring no
@@ -56,6 +57,7 @@ class GatewayConfig:
     ttft_slo_ms: float = 2000.0
     tpot_slo_ms: float = 50.0
     reject_ratio: float = 3.0
+    coalesce_ms: float = 5.0
     shadow_policies: str = ""
     shadow_share: float = 0.1
     router_redis: str = ""

@@ -139,6 +139,7 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
             ttft_slo_ms=config.ttft_slo_ms,
             tpot_slo_ms=config.tpot_slo_ms,
             reject_ratio=config.reject_ratio,
+            coalesce_ms=config.coalesce_ms,
             shadow_policies=config.shadow_policies,
             shadow_share=config.shadow_share,
             redis_url=config.router_redis,

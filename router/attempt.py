@@ -81,6 +81,7 @@ class Attempt:
         next_leg_id: Callable[[], int],
         metrics: Metrics,
         rescue_s: float,
+        coalesce_s: float,
         find_target: FindTarget,
     ) -> None:
         self.placement = placement
@@ -88,7 +89,7 @@ class Attempt:
         self.num_cached_tokens = 0
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
-        self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox()
+        self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox(coalesce_s, _is_tokens)
         self._request = request
         self._facts = facts
         self._prefill, self._decode = workers
@@ -330,3 +331,7 @@ class Attempt:
     def _fail(self, code: ErrorCode, message: str, worker: WorkerSession) -> None:
         info = worker.info
         self.failure = Failure(BatonError(code, message), info.worker_id, info.epoch)
+
+
+def _is_tokens(event: LegEvent | RescueDue | PeerIsLate) -> bool:
+    return isinstance(event, LegTokens)

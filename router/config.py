@@ -26,8 +26,9 @@ class RouterConfig:
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
     a request waits for a first live worker. local_prefill_max_tokens: a decode worker computes
     an uncached rest up to this itself. rescue_s: how long a decode worker may stay silent after
-    the prefill worker that it pulls from was lost. relist_grace_s: how long workers are kept
-    that a control plane does not list after it (re)connected.
+    the prefill worker that it pulls from was lost. coalesce_ms: tokens of an answer that come
+    this soon behind others wait for each other; 0: none waits. relist_grace_s: how long workers
+    are kept that a control plane does not list after it (re)connected.
     """
 
     control_address: str
@@ -63,6 +64,7 @@ class RouterConfig:
     speculative_ttl_s: float = 2.0
     max_prefix_blocks: int = 1 << 18  # per worker
     rescue_s: float = 2.0
+    coalesce_ms: float = 0.0
     relist_grace_s: float = 5.0
     retry_min_s: float = 0.05
     retry_max_s: float = 0.5

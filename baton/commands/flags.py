@@ -20,6 +20,7 @@ HELP: Mapping[str, str] = {
     "advertise_host": "Host that others reach this worker at; empty: --host.",
     "advertise_url": "Address of this operator API for others; empty: --host and --http-port.",
     "actuator": "Who starts and ends workers: advisory or kubernetes.",
+    "coalesce_ms": "Tokens of an answer that come so soon behind others go together; 0: off.",
     "state_ttl_s": "Seconds that a worker's record in Redis outlives its last beat.",
     "election": "How one of several control planes comes to act: none, redis or kubernetes.",
     "identity": "This control plane's name in an election; empty: host and process id.",
