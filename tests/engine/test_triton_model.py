@@ -31,12 +31,21 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
 }
+PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+LAYERS = ["sliding_attention", "full_attention"]
 KINDS: dict[str, dict[str, object]] = {
     "Llama": {"num_key_value_heads": 1},
     "Mistral": {"sliding_window": 24},
     "Qwen2": {},
     "Qwen3": {"head_dim": 32, "num_attention_heads": 6},
+    "Qwen3Moe": {"head_dim": 32, "num_experts": 8, "moe_intermediate_size": 32},
+    "Mixtral": {"num_local_experts": 4},
+    "Phi3": {"rope_parameters": PARTIAL},
+    "Gemma3Text": {"head_dim": 32, "sliding_window": 24, "layer_types": LAYERS},
 }
 
 
@@ -95,7 +104,9 @@ def tiny_model(kind: str, directory: Path) -> tuple[transformers.PreTrainedModel
     return reference, load(directory, read, torch.float32, DEVICE, kernels="triton")
 
 
-@pytest.mark.parametrize("kind", ["Mistral", "Qwen3"] if INTERPRETED else sorted(KINDS))
+@pytest.mark.parametrize(
+    "kind", ["Gemma3Text", "Mistral", "Qwen3"] if INTERPRETED else sorted(KINDS)
+)
 def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(
     kind: str, tmp_path: Path
 ) -> None:
