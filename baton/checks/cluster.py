@@ -1,19 +1,15 @@
-"""What a cluster needs around its processes: ports, optional services."""
+"""The ports that a cluster needs."""
 
 from collections.abc import Iterator
 
 from baton.checks.check import Check, State
 from runtime.lifecycle import check_port_free
 
-_OPTIONAL_SERVICES = (("Redis", "state stays in memory"), ("Kubernetes", "processes are local"))
-
 
 def check_cluster(ports: tuple[tuple[str, int], ...]) -> Iterator[Check]:
     """ports: what each is for, and its number."""
     for what, port in ports:
         yield _port(what, port)
-    for service, instead in _OPTIONAL_SERVICES:
-        yield Check(service, State.ABSENT, f"not configured; {instead}")
 
 
 def _port(what: str, port: int) -> Check:

@@ -1,6 +1,7 @@
 """`baton doctor`: what works on this host."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,10 @@ from baton.checks.cluster import check_cluster
 from baton.checks.fabric import check_fabric
 from baton.checks.host import check_host
 from baton.checks.model import check_model_directory
+from baton.checks.services import Services, check_services
 from baton.checks.torch_build import check_torch
 from baton.up_config import DEMO_MODEL
+from runtime.settings import environment
 
 PORTS = (("HTTP", 8000), ("control", 8090))
 _COLOURS = {State.OK: "green", State.WARNING: "yellow", State.ABSENT: "dim", State.FAILED: "red"}
@@ -43,7 +46,13 @@ def _all_checks(model: Path) -> Iterator[Check]:
     yield from check_torch()
     yield from check_model_directory(model.expanduser())
     yield from check_cluster(PORTS)
+    yield from check_services(_services())
     yield from check_fabric()
+
+
+def _services() -> Services:
+    """As the processes here would read them from the environment."""
+    return Services(**{f.name: environment(f.name.upper()) for f in fields(Services)})
 
 
 def _table(checks: list[Check]) -> Table:
