@@ -1,6 +1,7 @@
 """Carries one request from placement to its one terminal event; the only place that retries."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from random import Random
@@ -309,5 +310,5 @@ def _candidate(pair: Pair) -> CandidateTrace:
 
 def retry_pause_s(config: RouterConfig, num_attempts: int, rng: Random) -> float:
     """Seconds before the next placement of a request, after as many that failed."""
-    pause_s = min(config.retry_min_s * 2 ** (num_attempts - 1), config.retry_max_s)
+    pause_s = min(math.ldexp(config.retry_min_s, num_attempts - 1), config.retry_max_s)
     return pause_s * (1 + _JITTER * (2 * rng.random() - 1))

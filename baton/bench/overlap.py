@@ -38,9 +38,10 @@ from wire.messages import (
     StartLeg,
 )
 from worker.commands import Join, Pulled, Released, Start
-from worker.core import Outbox, WorkerCore
+from worker.core import WorkerCore
 from worker.engine_thread import EngineThread
 from worker.inbox import Inbox
+from worker.outbox import Outbox
 
 PROMPT = 2048
 CHUNK = 512
