@@ -1,10 +1,11 @@
 """Which worker holds which prefix: block hashes to workers, fed by block events and by guesses."""
 
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from router.guesses import Guesses
 from wire.messages import BlockEvent, BlockSnapshot
 
 _STRIDE = 64
@@ -24,87 +25,24 @@ class PrefixMatch:
     confirmed: dict[str, int]
 
 
-_Guess = tuple[float, Sequence[int]]  # when it ends, and the prompt's hashes
-
-
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """blocks: what it confirmed, by hash; what goes first at first.
-
-    guesses, stale: what was routed there lately, by every hash of it, in two generations; the elder
-    one is let go as a whole when its last guess has ended. roots, stale_roots: the first hashes of
-    their prompts. Until holes_end_s some guess may have lost a block in its middle.
-    """
+    """blocks: what it confirmed, by hash; what goes first at first."""
 
     bit: int
     worker_id: str
     sequence_number: int | None = None  # None: events mean nothing until a snapshot comes
     blocks: dict[int, None] = field(default_factory=dict)
-    guesses: dict[int, _Guess] = field(default_factory=dict)
-    stale: dict[int, _Guess] = field(default_factory=dict)
-    roots: set[int] = field(default_factory=set)
-    stale_roots: set[int] = field(default_factory=set)
-    guesses_end_s: float = -math.inf
-    stale_ends_s: float = -math.inf
-    holes_end_s: float = -math.inf
-
-    def guess(
-        self, hashes: Sequence[int], entries: dict[int, _Guess], now_s: float, limit: int
-    ) -> set[int]:
-        """Adds a prompt and its entries; gives the roots of prompts that it lets go."""
-        gone: set[int] = set()
-        if self.stale_ends_s <= now_s or len(self.guesses) > limit:
-            gone = self.stale_roots - self.roots
-            self.stale, self.stale_ends_s = self.guesses, self.guesses_end_s
-            self.guesses = {}
-            self.stale_roots, self.roots = self.roots, set()
-        self.guesses.update(entries)
-        self.roots.add(hashes[0])
-        gone.discard(hashes[0])
-        self.guesses_end_s = max(self.guesses_end_s, entries[hashes[0]][0])
-        return gone
-
-    def unguess(self, block: int) -> None:
-        in_either = self.guesses.pop(block, None), self.stale.pop(block, None)
-        if in_either != (None, None):
-            self.holes_end_s = max(self.guesses_end_s, self.stale_ends_s)
-
-    def reach(self, hashes: Sequence[int], depth: int, now_s: float) -> int:
-        """How far the prompt is held from `depth` on, where it is not confirmed."""
-        start, has_holes = depth, now_s < self.holes_end_s
-        while depth < len(hashes):
-            block = hashes[depth]
-            guess = self.guesses.get(block) or self.stale.get(block)
-            if guess is not None and guess[0] > now_s:
-                depth = depth + 1 if has_holes else _common_end(hashes, guess[1], depth)
-            elif depth > start and block in self.blocks:
-                depth += 1
-            else:
-                break
-        return depth
-
-
-def _common_end(one: Sequence[int], other: Sequence[int], depth: int) -> int:
-    """Where two prompts part that are equal at `depth`: a chained hash stands for all before it."""
-    end = min(len(one), len(other))
-    if one[end - 1] == other[end - 1]:
-        return max(end, depth + 1)
-    while end - depth > 1:
-        middle = (depth + end) // 2
-        if one[middle] == other[middle]:
-            depth = middle
-        else:
-            end = middle
-    return end
+    guesses: Guesses = field(default_factory=Guesses)
 
 
 class PrefixMap:
     """Every worker's prefix cache as far as it is known, bounded per worker.
 
     A block maps to a bit set of workers, so a match costs its matched blocks whatever the number
-    of workers; guesses are looked for where a prompt's first block is guessed or held. Guesses
-    (what was just routed) live until they are confirmed or expire. Blocks of a worker leave in the
-    order in which they came; once it is near its bound, using one counts anew.
+    of workers; guesses are looked for where a prompt's first block is guessed. Guesses (what was
+    just routed) live until they expire. Blocks of a worker leave in the order in which they came;
+    once it is near its bound, using one counts anew.
     """
 
     def __init__(self, max_blocks_per_worker: int) -> None:
@@ -129,7 +67,7 @@ class PrefixMap:
             return
         for block in list(worker.blocks):
             self._drop(worker, block)
-        self._forget_roots(worker, worker.roots | worker.stale_roots)
+        self._forget_roots(worker, worker.guesses.roots())
         del self._names[worker.bit]
 
     def expect_snapshot(self, worker_id: str) -> None:
@@ -162,7 +100,7 @@ class PrefixMap:
             if block in worker.blocks:
                 self._drop(worker, block)
             else:
-                worker.unguess(block)
+                worker.guesses.remove(block)
         self._store(worker, event.stored)
         return True
 
@@ -173,15 +111,16 @@ class PrefixMap:
 
         What a worker has confirmed is guessed as well: that costs less than to look.
         """
-        guessed = dict.fromkeys(hashes, (expires_at_s, hashes))
+        if not hashes:
+            return
         for worker_id in worker_ids:
             worker = self._workers[worker_id]
             if len(worker.blocks) > _CROWDED * self._max_blocks:
                 self._touch(worker, hashes)
-            if guessed:
-                gone = worker.guess(hashes, guessed, self._now_s, self._max_blocks)
+            gone = worker.guesses.add(hashes, expires_at_s, self._now_s, self._max_blocks)
+            if gone:
                 self._forget_roots(worker, gone)
-                self._guessers.setdefault(hashes[0], set()).add(worker)
+            self._guessers.setdefault(hashes[0], set()).add(worker)
 
     def expire(self, now_s: float) -> None:
         """The time that matches are for: guesses that have ended by then do not count."""
@@ -191,15 +130,11 @@ class PrefixMap:
         """How many leading blocks of a prompt each worker holds; [num_blocks] chained hashes."""
         confirmed = self._confirmed(hashes)
         held = confirmed.copy()
-        if not hashes:
-            return PrefixMatch(held, confirmed)
-        guessers: Set[_Worker] = self._guessers.get(hashes[0], frozenset())
-        for worker in guessers:
-            self._reach(worker, hashes, confirmed, held)
-        for worker_id in confirmed:
-            worker = self._workers[worker_id]
-            if (worker.guesses or worker.stale) and worker not in guessers:
-                self._reach(worker, hashes, confirmed, held)
+        for worker in self._guessers.get(hashes[0], ()) if hashes else ():
+            sure = confirmed.get(worker.worker_id, 0)
+            depth = worker.guesses.reach(hashes, sure, self._now_s, worker.blocks)
+            if depth > sure:
+                held[worker.worker_id] = depth
         return PrefixMatch(held, confirmed)
 
     def has_worker(self, worker_id: str) -> bool:
@@ -215,30 +150,12 @@ class PrefixMap:
         for worker_id, worker in self._workers.items():
             assert self._names[worker.bit] == worker_id, f"{worker_id} has a foreign bit"
             assert len(worker.blocks) <= self._max_blocks, f"{worker_id} holds too many blocks"
-            for root in worker.roots | worker.stale_roots:
+            for root in worker.guesses.roots():
                 assert worker in self._guessers[root], f"{worker_id} guesses without being found"
             for block in worker.blocks:
                 holders[block] = holders.get(block, 0) | worker.bit
         assert len(self._names) == len(self._workers), "a bit belongs to nobody"
         assert holders == self._holders, "the holders of blocks disagree with the workers' blocks"
-
-    def _has_ended(self, worker: _Worker) -> bool:
-        return max(worker.guesses_end_s, worker.stale_ends_s) <= self._now_s
-
-    def _reach(
-        self,
-        worker: _Worker,
-        hashes: Sequence[int],
-        confirmed: dict[str, int],
-        held: dict[str, int],
-    ) -> None:
-        """Notes how far a worker's guesses go, if that is further than what it has confirmed."""
-        if self._has_ended(worker):
-            return
-        sure = confirmed.get(worker.worker_id, 0)
-        depth = worker.reach(hashes, sure, self._now_s)
-        if depth > sure:
-            held[worker.worker_id] = depth
 
     def _forget_roots(self, worker: _Worker, roots: Iterable[int]) -> None:
         for root in roots:
@@ -307,7 +224,7 @@ class PrefixMap:
 
     def _drop(self, worker: _Worker, block: int) -> None:
         del worker.blocks[block]
-        worker.unguess(block)
+        worker.guesses.remove(block)
         rest = self._holders[block] & ~worker.bit
         if rest:
             self._holders[block] = rest

@@ -12,7 +12,8 @@ from wire.messages import BlockEvent, BlockSnapshot
 
 WORKERS = ("a", "b", "c")
 # A tree of blocks: a block's hash is its path, so chains share prefixes as real prompts do.
-CHAINS = [tuple(path[: i + 1] for i in range(4)) for path in ("0000", "0001", "0011", "0111", "1")]
+PATHS = ("0000", "0001", "0010", "0011", "0110", "0111", "1")
+CHAINS = [tuple(path[: i + 1] for i in range(4)) for path in PATHS]
 HASHES = {path: number for number, path in enumerate(sorted({p for c in CHAINS for p in c}))}
 chains = st.sampled_from([tuple(HASHES[p] for p in dict.fromkeys(chain)) for chain in CHAINS])
 blocks = st.lists(st.sampled_from(sorted(HASHES.values())), max_size=5, unique=True)
