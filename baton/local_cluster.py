@@ -245,10 +245,17 @@ class LocalCluster:
             "grpc_port": config.grpc_port or -1,
             "drain_s": config.drain_s,
             "tenants_file": config.tenants_file or None,
+            "reject_ratio": config.reject_ratio if config.reject_ratio >= 0 else None,
+            "shadow_policies": config.shadow_policies or None,
+            "shadow_share": config.shadow_share or None,
+            "router_redis": config.router_redis or None,
+            "trace_log": config.trace_log or None,
         }
         if config.gateways == 1:
             return self._spec("gateway", GATEWAY, flags)
         group = group_flags(self._gateway_dir.name, number, config.gateways)
+        if config.trace_log:
+            flags["trace_log"] = f"{config.trace_log}.{number}"
         return self._spec(f"gateway-{number}", GATEWAY, {**flags, **group})
 
     def _worker_of(self, role: str) -> Callable[[int], ProcessSpec]:

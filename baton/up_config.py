@@ -46,6 +46,11 @@ class UpConfig:
     drain_s: float = 5.0
     ready_timeout_s: float = 300.0
     tenants_file: str = ""  # none: everybody may use the server
+    reject_ratio: float = -1.0  # below 0: the gateway's
+    shadow_policies: str = ""  # none
+    shadow_share: float = 0.0  # the gateway's
+    router_redis: str = ""  # each gateway is alone
+    trace_log: str = ""  # none; of several gateways each adds .NUMBER
     metrics_port: int = 0  # none; the control plane's, each worker takes one after it
     otlp_endpoint: str = ""  # no spans
     parent_pid: int = 0  # none

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import uuid
 
 _PR_SET_PDEATHSIG = 1
+_OWN_PORTS = range(20_000, 32_000)
 
 
 def stop_event() -> asyncio.Event:
@@ -32,10 +34,13 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that was free a moment ago, below those that the kernel hands to connections
+    (from 32768 on), so that none of these takes it before it is listened on."""
+    for port in random.SystemRandom().sample(_OWN_PORTS, len(_OWN_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise OSError(f"no port of {_OWN_PORTS.start} to {_OWN_PORTS.stop - 1} is free on {host}")
 
 
 def check_port_free(host: str, port: int, what: str) -> None:

@@ -1,7 +1,6 @@
 """The whole suite: nothing that a test started outlives it; a real Redis for those that ask."""
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+import structlog
+
+from runtime.lifecycle import free_port
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,14 +27,19 @@ def no_process_is_left_behind() -> Iterator[None]:
     assert not left, f"processes outlived the tests: {left}"
 
 
+@pytest.fixture(autouse=True)
+def logs_are_as_at_the_start() -> Iterator[None]:
+    """A command that ran in this process has set levels and renderers for those after it."""
+    structlog.reset_defaults()
+    yield
+
+
 class RedisServer:
     """A real redis-server on its own port, without persistence; it can be started again."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -112,3 +112,30 @@ async def test_the_cluster_token_stands_on_no_command_line(fake_program, tmp_pat
 def test_flags_are_written_as_the_commands_read_them():
     values = {"kv_memory": "1GiB", "port": 0, "verbose": True, "detach": False, "config": None}
     assert as_flags(values) == ["--kv-memory", "1GiB", "--port", "0", "--verbose"]
+
+
+async def test_what_up_is_told_for_its_gateways_reaches_each_of_them(fake_program, tmp_path: Path):
+    told = {
+        "reject_ratio": 0.0,
+        "shadow_policies": "round_robin",
+        "shadow_share": 0.5,
+        "router_redis": "redis://127.0.0.1:6379/3",
+    }
+    log = str(tmp_path / "trace.jsonl")
+    async with cluster_of(fake_program, tmp_path, gateways=2, trace_log=log, **told) as (
+        cluster,
+        _,
+    ):
+        pids: list[int] = []
+        async with asyncio.timeout(20):
+            while len(pids) < 2:
+                await asyncio.sleep(0.01)
+                known = (await cluster.status()).processes
+                pids = [p.pid for p in known if p.name.startswith("gateway") and p.pid]
+        lines = [psutil.Process(pid).cmdline() for pid in pids]
+    for number, line in enumerate(lines):
+        given = dict(zip(line, line[1:], strict=False))
+        assert {name: given[f"--{name.replace('_', '-')}"] for name in told} == {
+            name: str(value) for name, value in told.items()
+        }
+        assert given["--trace-log"] == f"{log}.{number}"

@@ -4,6 +4,7 @@ Objects have resourceVersions, a write with an old one is a 409, watches stream 
 with 410, a Deployment's controller makes pods and ends those of the lowest deletion cost first.
 """
 
+import contextlib
 import json
 import queue
 import re
@@ -234,13 +235,13 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         path, _, query = self.path.partition("?")
-        watches = "?watch=True" if "watch=True" in query else ""
+        watches = "?watch=true" if "watch=true" in query.lower() else ""
         self.kube.requests.append((method, path + watches))
         for fault in tuple(self.kube.faults):
             if fault[0] in f"{method} {path}":
                 self.kube.faults.remove(fault)
                 return self._answer(fault[1], failure(fault[1], fault[2]))
-        if "watch=True" in query:
+        if watches:
             return self._stream(query)
         self._answer(*self._route(method, path, query, body))
 
@@ -284,15 +285,16 @@ class _Handler(BaseHTTPRequestHandler):
         watcher = self.kube.watch(int(version[1]) if version else 0)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.close_connection = True
         while (event := watcher.get()) is not None:
-            try:
-                self.wfile.write(json.dumps(event).encode() + b"\n")
-                self.wfile.flush()
-            except OSError:
-                return
+            self._write_chunk(json.dumps(event).encode() + b"\n")
+        self._write_chunk(b"")
+
+    def _write_chunk(self, chunk: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            self.wfile.flush()
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         encoded = json.dumps(content).encode()

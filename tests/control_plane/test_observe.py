@@ -3,7 +3,6 @@
 import asyncio
 import math
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from control_plane.planner.planner import Planner
 from router.answer_meter import AnswerMeter
 from router.output import RequestTrace
 from runtime.clock import SystemClock, VirtualClock
+from runtime.lifecycle import free_port
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from runtime.metrics_server import MetricsServer
 from wire.cluster import Fingerprint, WorkerInfo, WorkerStatus
@@ -96,7 +96,7 @@ async def test_a_scrape_gives_rates_and_length_moments(gateway: Gateway) -> None
 async def test_a_gateway_that_is_gone_is_left_out_and_none_at_all_is_an_error(
     gateway: Gateway,
 ) -> None:
-    gone = f"http://127.0.0.1:{_free_port()}/metrics"
+    gone = f"http://127.0.0.1:{free_port()}/metrics"
     assert await Scrape([gateway.url, gone], VirtualClock(), 10).read()
     with pytest.raises(ReadingError, match="cannot read"):
         await Scrape([gone], VirtualClock(), 10).read()
@@ -177,7 +177,7 @@ async def prometheus(gateway: Gateway, tmp_path: Path) -> AsyncIterator[str]:
         "global: {scrape_interval: 500ms}\n"
         f"scrape_configs: [{{job_name: baton, static_configs: [{{targets: ['{target}']}}]}}]\n"
     )
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(
         [
             "prometheus",
@@ -221,7 +221,7 @@ async def test_a_prometheus_server_gives_the_same_figures(
 
 async def test_a_server_that_scrapes_no_gateway_is_said() -> None:
     with pytest.raises(ReadingError, match="cannot read"):
-        await PrometheusServer(f"http://127.0.0.1:{_free_port()}", 10).read()
+        await PrometheusServer(f"http://127.0.0.1:{free_port()}", 10).read()
 
 
 async def test_what_is_no_prometheus_is_said(gateway: Gateway) -> None:
@@ -313,13 +313,6 @@ def _observer(source: TrafficSource, clock: VirtualClock | SystemClock) -> Obser
 
     seen = Seen(workers=tuple, starting=starting, traffic=source)
     return Observer(seen, WorkerWatch({}), clock, clock.now)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _until(holds: Callable[[], object], limit_s: float = 30.0) -> None:

@@ -69,11 +69,11 @@ async def test_the_kubernetes_lease_is_given_back_for_the_next_one(tmp_path: Pat
         first, second = (leadership_of(config, SystemClock()) for config in configs)
         await first.start()
         await second.start()
-        assert (first.term().is_me, second.term().holder) == (True, "a")
+        assert (first.term().is_me, second.term().holder) == (True, "a@http://127.0.0.1:8091")
         token = await first.confirm()
         await first.stop()
         assert await second.confirm() > token
-        assert server.leases["baton-control-plane"]["spec"]["holderIdentity"] == "b"
+        assert server.leases["baton-control-plane"]["spec"]["holderIdentity"].startswith("b@")
         await second.stop()
     finally:
         server.stop()

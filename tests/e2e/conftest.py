@@ -1,12 +1,10 @@
 """Real clusters for the end-to-end tests: `baton up` as a user starts it, on tiny models."""
 
 import asyncio
-import contextlib
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +23,7 @@ from router.candidates import WorkerState
 from router.config import RouterConfig
 from router.router import Router
 from runtime.clock import SystemClock
+from runtime.lifecycle import free_port
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
@@ -217,15 +216,6 @@ class Cluster:
         assert not leftovers, f"processes outlived `baton up`: {leftovers}"
 
 
-def free_ports(count: int) -> tuple[int, ...]:
-    """Different TCP ports that were free a moment ago."""
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return tuple(int(probe.getsockname()[1]) for probe in sockets)
-
-
 @pytest.fixture(scope="session")
 def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Cluster]]:
     """A function that starts `baton up` on a model directory and waits until it serves."""
@@ -233,7 +223,7 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
     def start(model: Path, *flags: str, prefill: int = 1, decode: int = 1) -> Cluster:
         state = tmp_path_factory.mktemp("state")
-        http_port, grpc_port, control_port, operator_port = free_ports(4)
+        http_port, grpc_port, control_port, operator_port = (free_port() for _ in range(4))
         command = [
             *(sys.executable, "-m", "baton", "up", "--model", str(model)),
             *("--prefill", str(prefill), "--decode", str(decode)),

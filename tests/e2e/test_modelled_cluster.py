@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,10 +19,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from baton.up_config import DEMO_MODEL
 from profiles.catalog import dump, load_profile
 from router.recording import read_recording
+from runtime.lifecycle import free_port
 from simulate.replay import replay
 from wire.block_hash import block_hashes
 from wire.messages import FinishReason, GenerateRequest, Role, SamplingParams
-from wire.router_messages import PlaceCall
+from wire.router_messages import PlaceCall, PlaceReply
 from wire.router_rpc import SERVICE, RouterClient
 from wire.rpc import TOKEN_HEADER, open_channel
 
@@ -67,9 +67,7 @@ async def test_requests_take_the_profiles_time_and_the_prefix_cache_is_real(clus
 @contextlib.contextmanager
 def router_process(cluster: Any, directory: Path, name: str) -> Iterator[str]:
     """A router of its own beside the cluster's gateway, started as `name`; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     control = f"127.0.0.1:{cluster.control_port}"
     command = [sys.executable, "-m", *name.split()]
     if name == "router":
@@ -103,6 +101,18 @@ async def serving(channel: Any, token: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def placed_apart(client: RouterClient) -> tuple[PlaceReply, PlaceReply]:
+    """Placements a and b, on different decode workers as soon as the router has met both."""
+    async with asyncio.timeout(30):
+        while True:
+            first = await client.place(PlaceCall("a", tuple(range(600, 1200))))
+            second = await client.place(PlaceCall("b", num_tokens=600))
+            if first.decode.worker_id != second.decode.worker_id:
+                return first, second
+            for place_id in ("a", "b"):
+                await client.release(place_id)
+
+
 @pytest.mark.parametrize("name", ["router", "baton router"])
 async def test_a_router_of_its_own_places_and_generates_on_the_clusters_workers(
     cluster: Any, tmp_path: Path, name: str
@@ -115,10 +125,7 @@ async def test_a_router_of_its_own_places_and_generates_on_the_clusters_workers(
         client = RouterClient(channel, cluster.token)
         try:
             await serving(channel, cluster.token)
-            first = await client.place(PlaceCall("a", tuple(range(600, 1200))))
-            second = await client.place(PlaceCall("b", num_tokens=600))
-            assert first.decode.worker_id != second.decode.worker_id
-            for reply in (first, second):
+            for reply in await placed_apart(client):
                 found = listed[reply.decode.worker_id]
                 assert (found.role, found.epoch) == (Role.DECODE, reply.decode.epoch)
                 assert found.address == reply.decode.address

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from chart_objects import NAMESPACE, ROOT, Object, named, of_kind
 
+from runtime.lifecycle import free_port
 from runtime.settings import user_cache_dir
 
 READY_TIMEOUT_S = 90.0
@@ -33,8 +34,8 @@ class LocalPods:
         self._ports: dict[tuple[str, int], int] = {}
         for owner, container in self._containers():
             ports = [port["containerPort"] for port in container["ports"]]
-            for port, local in zip(ports, _free_ports(len(ports)), strict=True):
-                self._ports[(owner, port)] = local
+            for port in ports:
+                self._ports[(owner, port)] = free_port()
 
     def _containers(self) -> list[tuple[str, Object]]:
         return [
@@ -182,13 +183,3 @@ class LocalPods:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, each another one."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -34,6 +34,13 @@ _PLACEMENT = Row(
             most=1,
         ),
         Panel(
+            "Prompts whose beginning came from a peer",
+            "Out of another worker's cache. late, refused, failed: computed instead.",
+            (Query(total(served("baton_peer_pulls_total"), "outcome"), "{{outcome}}"),),
+            unit="reqps",
+            needs="a prefix that only another worker holds",
+        ),
+        Panel(
             "Blocks in the prefix map",
             "What the router knows of each worker's cache.",
             (
