@@ -1,11 +1,17 @@
-"""What a placement costs: matching a prompt, choosing workers, applying block events."""
+"""What a placement costs: matching a prompt, choosing workers, applying block events.
+
+BATON_DYNAMO_PYTHON names an interpreter that has ai-dynamo-runtime: its index is measured there.
+"""
 
 import gc
 import itertools
+import json
+import subprocess
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 
@@ -17,6 +23,7 @@ from router.placer import Placer
 from router.predictor import StepCosts
 from router.prefix_map import PrefixMap
 from runtime.clock import SystemClock
+from runtime.settings import environment
 from wire.block_hash import BLOCK_SIZE
 from wire.codec import decode_worker_frame, encode_worker_frame
 from wire.messages import (
@@ -37,6 +44,8 @@ _EVENT_BLOCKS = 32
 _MEMORY_BLOCKS = 15_000  # of each worker
 _FULL_BLOCKS = 51_900  # an H200 holds as many of Llama-3.1-8B
 _SHARERS = 4  # workers that hold the same half of their blocks
+_DYNAMO_SCRIPT = Path(__file__).parent / "dynamo_indexer.py"
+_DYNAMO_TIMEOUT_S = 300.0
 
 
 def run(repeats: int) -> list[Row]:
@@ -57,6 +66,8 @@ def run(repeats: int) -> list[Row]:
             rows.append(_bounded("router.match", median(match_us), "us", 80.0))
     per_s = median(events_per_s() for _ in range(repeats))
     rows.append(Row("router.events", per_s, "blocks/s", "bound", 200_000.0, 200_000.0 / per_s))
+    if interpreter := environment("DYNAMO_PYTHON"):
+        rows += beside(rows, measure_dynamo(interpreter, 64, 512, repeats * _PLACEMENTS))
     rows.append(_bounded("router.memory", bytes_per_block(64, _MEMORY_BLOCKS), "bytes", 120.0))
     for name, num_blocks in (("", _MAP_BLOCKS // 100), (".full", _FULL_BLOCKS)):
         frames = snapshot_frames(100, num_blocks)
@@ -67,6 +78,29 @@ def run(repeats: int) -> list[Row]:
 
 def _bounded(name: str, value: float, unit: str, bound: float) -> Row:
     return Row(name, value, unit, "bound", bound, value / bound)
+
+
+def measure_dynamo(
+    interpreter: str, num_workers: int, prompt_blocks: int, num_matches: int
+) -> dict[str, float]:
+    """Dynamo's index in its own process: value by row name. Raises CalledProcessError."""
+    numbers = (num_workers, _PLACEMENTS, prompt_blocks, _MAP_BLOCKS, num_matches)
+    command = [interpreter, "-P", str(_DYNAMO_SCRIPT), *map(str, numbers)]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=_DYNAMO_TIMEOUT_S, check=True
+    )
+    values: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return values
+
+
+def beside(rows: Sequence[Row], peer: Mapping[str, float]) -> list[Row]:
+    """A second row for each figure that Dynamo has too; a ratio of 1 or less: ours is no worse."""
+    found = []
+    for row in {row.name: row for row in rows if row.name in peer}.values():
+        theirs = peer[row.name]
+        ratio = row.value / theirs if row.unit == "us" else theirs / row.value
+        found.append(Row(f"{row.name}.dynamo", row.value, row.unit, "Dynamo index", theirs, ratio))
+    return found
 
 
 class PlaceBench:

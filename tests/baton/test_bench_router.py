@@ -1,8 +1,11 @@
 """The router's benchmark: every row is there and makes sense, on a small scale."""
 
+import sys
+
 import pytest
 
 from baton.bench import relay, router
+from baton.bench.row import Row
 from baton.commands.bench import BENCHES
 
 
@@ -27,6 +30,20 @@ def test_every_row_of_placement_has_its_bound():
 def test_a_restarted_gateway_has_its_map_of_a_million_blocks_within_a_second_of_cpu():
     frames = router.snapshot_frames(100, 10_000)
     assert min(router.rebuild_s(frames) for _ in range(2)) < 1.0
+
+
+def test_dynamos_index_is_set_beside_the_figures_that_it_has(tmp_path, monkeypatch):
+    script = tmp_path / "peer.py"
+    script.write_text("import json, sys\nprint(json.dumps({'router.match': len(sys.argv)}))\n")
+    monkeypatch.setattr(router, "_DYNAMO_SCRIPT", script)
+    peer = router.measure_dynamo(sys.executable, 64, 512, 100)
+    rows = [Row("router.match", 12.0, "us", "bound", 80.0, 0.15)]
+    rows += [Row("router.events", 9.0, "blocks/s", "bound", 3.0, 3.0)]
+    beside = router.beside(rows, peer | {"router.events": 3.0})
+    assert [(row.name, row.baseline_value, row.ratio) for row in beside] == [
+        ("router.match.dynamo", 6.0, 2.0),
+        ("router.events.dynamo", 3.0, 1 / 3),
+    ]
 
 
 def test_the_relay_is_measured_beside_a_bare_session():
