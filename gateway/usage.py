@@ -15,6 +15,8 @@ from runtime.log import get_logger
 from runtime.metrics import Metrics
 
 MAX_TENANT_LABELS = 1000
+_STAGE_SECONDS = "baton_tenant_stage_seconds_total"
+_DEVICE_SECONDS = "baton_tenant_device_seconds_total"
 _NOBODY, _OTHERS = "anyone", "others"
 _log = get_logger("gateway")
 
@@ -24,7 +26,9 @@ class UsageRecord(msgspec.Struct, frozen=True):
 
     time: of its end, in seconds since 1970. cached_tokens: of prompt_tokens, those that were not
     computed. prefill_s, decode_s: how long its answers were in a stage on a worker, beside others
-    that ran there at the same time; attempts that were lost do not count.
+    that ran there at the same time; attempts that were lost do not count. prefill_device_s,
+    decode_device_s: its shares of the workers' steps, over all attempts: those of all requests add
+    up to the time that the devices worked.
     """
 
     time: float
@@ -40,6 +44,8 @@ class UsageRecord(msgspec.Struct, frozen=True):
     decode_s: float
     prefill_worker: str
     decode_worker: str
+    prefill_device_s: float = 0.0
+    decode_device_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,12 @@ class UsageMeter:
     def take(self, tenant: str, endpoint: str, outcome: str, used: Used) -> None:
         prefill_s = sum(trace.prefill_s for trace in used.traces)
         decode_s = sum(_decode_s(trace, used) for trace in used.traces)
-        self._count(self._label(tenant), used, {"prefill": prefill_s, "decode": decode_s})
+        prefill_device_s = sum(trace.prefill_device_s for trace in used.traces)
+        decode_device_s = sum(trace.decode_device_s for trace in used.traces)
+        label = self._label(tenant)
+        self._count(label, used)
+        self._count_seconds(_STAGE_SECONDS, label, prefill_s, decode_s)
+        self._count_seconds(_DEVICE_SECONDS, label, prefill_device_s, decode_device_s)
         if self._log is None:
             return
         last = used.traces[-1] if used.traces else None
@@ -144,10 +155,12 @@ class UsageMeter:
                 decode_s=round(decode_s, 6),
                 prefill_worker=last.prefill_worker if last else "",
                 decode_worker=last.decode_worker if last else "",
+                prefill_device_s=round(prefill_device_s, 6),
+                decode_device_s=round(decode_device_s, 6),
             )
         )
 
-    def _count(self, tenant: str, used: Used, stages_s: dict[str, float]) -> None:
+    def _count(self, tenant: str, used: Used) -> None:
         tokens = {
             "prompt": used.num_prompt_tokens,
             "cached": used.num_cached_tokens,
@@ -156,8 +169,9 @@ class UsageMeter:
         self._metrics.counter("baton_tenant_requests_total", tenant=tenant).inc()
         for kind, number in tokens.items():
             self._metrics.counter("baton_tenant_tokens_total", tenant=tenant, kind=kind).inc(number)
-        for stage, seconds in stages_s.items():
-            name = "baton_tenant_stage_seconds_total"
+
+    def _count_seconds(self, name: str, tenant: str, prefill_s: float, decode_s: float) -> None:
+        for stage, seconds in (("prefill", prefill_s), ("decode", decode_s)):
             self._metrics.counter(name, tenant=tenant, stage=stage).inc(max(0.0, seconds))
 
     def _label(self, tenant: str) -> str:

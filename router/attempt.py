@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router.device_time import DeviceTime
 from router.mailbox import Mailbox
 from router.mover import FindTarget, Mover
 from router.peer_pull import PeerIsLate, PeerPull
@@ -86,6 +87,7 @@ class Attempt:
     ) -> None:
         self.placement = placement
         self.times = LegTimes()
+        self.device = DeviceTime()
         self.num_cached_tokens = 0
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
@@ -195,6 +197,8 @@ class Attempt:
     def _stitch(self, event: LegTokens) -> tuple[int, ...]:
         if event.leg_id == self._decode_leg:
             self._decode_spoke = True
+        if event.device_s:
+            self.device.note(event.leg_id, event.device_s, self._computes_prompt)
         if event.logprobs:
             self._stitcher.note_logprobs(event.index, event.logprobs)
         tokens = self._stitcher.push(event.index, event.tokens)
@@ -205,6 +209,11 @@ class Attempt:
         if self._early_end is not None and not self._stitcher.has_gap:
             self.finish = self._early_end
         return tokens
+
+    def _computes_prompt(self, leg_id: int) -> bool:
+        if leg_id == self._decode_leg and not self._mover.num_moves:
+            return self._prefill is None or not self._is_pulled
+        return leg_id == self._prefill_leg
 
     def close(self) -> None:
         """Ends what is open on both workers; safe to repeat."""

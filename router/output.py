@@ -29,6 +29,7 @@ class RequestTrace:
     did all.
     moves: how often the answer moved to another worker while it ran; pause_s: the longest gap that
     a move left in the stream.
+    prefill_device_s, decode_device_s: its shares of its workers' steps, over all attempts.
     transfer_s, exposed_s: the KV transfer, and what of it prefill did not hide. transfer_failure:
     why decode_worker computed the prompt again, empty if it did not.
     """
@@ -62,6 +63,8 @@ class RequestTrace:
     num_output_tokens: int = 0
     ttft_slo_s: float = 0.0
     tpot_slo_s: float = 0.0
+    prefill_device_s: float = 0.0
+    decode_device_s: float = 0.0
 
     def prediction_errors_s(self) -> dict[str, float]:
         """Actual less predicted by stage, of what the request did once and undisturbed."""

@@ -10,6 +10,7 @@ from router.admission import Admission
 from router.attempt import Attempt, Failure
 from router.breaker import CircuitBreaker
 from router.config import RouterConfig
+from router.device_time import DeviceTime
 from router.migration import choose_target
 from router.output import CandidateTrace, OutputDelta, RequestTrace
 from router.placement import Placement
@@ -67,6 +68,7 @@ class Relay:
         self._first_s = 0.0  # of the first token, on the clock
         self._outcome = "cancelled"
         self._stitcher = Stitcher()
+        self._devices: list[DeviceTime] = []  # an attempt each
         self._excluded: frozenset[tuple[str, int]] = frozenset()
         self._num_attempts = 0
         self._num_cached_tokens = 0
@@ -124,6 +126,7 @@ class Relay:
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:
             attempt = self._attempt = await self._place()
+            self._devices.append(attempt.device)
             try:
                 attempt.start()
                 while not attempt.is_over:
@@ -273,6 +276,8 @@ class Relay:
             num_output_tokens=self._stitcher.num_sent,
             ttft_slo_s=self._placer.ttft_slo_s(request),
             tpot_slo_s=request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
+            prefill_device_s=sum(device.prefill_s for device in self._devices),
+            decode_device_s=sum(device.decode_s for device in self._devices),
         )
         return asked if self._attempt is None else self._traced(asked, self._attempt)
 

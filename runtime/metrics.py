@@ -38,6 +38,7 @@ GATEWAY_METRICS = (
     MetricSpec("baton_tenant_requests_total", "counter", "Requests that reached a worker or waited for one, by tenant; the first 1,000 by name.", ("tenant",)),
     MetricSpec("baton_tenant_tokens_total", "counter", "Tokens by tenant and kind: prompt, cached (of those), output.", ("tenant", "kind")),
     MetricSpec("baton_tenant_stage_seconds_total", "counter", "Seconds that a tenant's answers were in a stage on a worker: prefill, decode.", ("tenant", "stage")),
+    MetricSpec("baton_tenant_device_seconds_total", "counter", "A tenant's shares of its workers' steps, by stage: prefill, decode; all shares add up to the time that the devices worked.", ("tenant", "stage")),
     MetricSpec("baton_placements_total", "counter", "Placements by kind: remote, local, degraded.", ("kind",)),
     MetricSpec("baton_retries_total", "counter", "Legs placed again, by reason.", ("reason",)),
     MetricSpec("baton_transfers_total", "counter", "KV transfers by transport and outcome.", ("transport", "outcome")),

@@ -192,13 +192,15 @@ class TokenLogprobs:
 class LegTokens:
     """Output tokens index .. index + len(tokens) of the request.
 
-    logprobs: one a token where the request asks for them, else empty.
+    logprobs: one a token where the request asks for them, else empty. device_s: the leg's share of
+    its worker's steps up to these tokens; 0 where the worker tells none with them.
     """
 
     leg_id: int
     index: int
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    device_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

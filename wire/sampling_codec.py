@@ -58,7 +58,7 @@ def _decode_grammar(message: worker_pb2.Sampling) -> Grammar:
 
 def encode_tokens(event: LegTokens) -> worker_pb2.LegTokens:
     if not event.logprobs:
-        return worker_pb2.LegTokens(index=event.index, tokens=event.tokens)
+        return worker_pb2.LegTokens(index=event.index, tokens=event.tokens, device_s=event.device_s)
     logprobs = [
         worker_pb2.TokenLogprobs(
             logprob=one.logprob,
@@ -67,15 +67,17 @@ def encode_tokens(event: LegTokens) -> worker_pb2.LegTokens:
         )
         for one in event.logprobs
     ]
-    return worker_pb2.LegTokens(index=event.index, tokens=event.tokens, logprobs=logprobs)
+    return worker_pb2.LegTokens(
+        index=event.index, tokens=event.tokens, logprobs=logprobs, device_s=event.device_s
+    )
 
 
 def decode_tokens(leg_id: int, message: worker_pb2.LegTokens) -> LegTokens:
     tokens = tuple(message.tokens)
     if not message.logprobs:
-        return LegTokens(leg_id, message.index, tokens)
+        return LegTokens(leg_id, message.index, tokens, (), message.device_s)
     logprobs = tuple(
         TokenLogprobs(one.logprob, tuple(zip(one.top_tokens, one.top_logprobs, strict=False)))
         for one in message.logprobs
     )
-    return LegTokens(leg_id, message.index, tokens, logprobs)
+    return LegTokens(leg_id, message.index, tokens, logprobs, message.device_s)

@@ -141,12 +141,21 @@ class WorkerCore:
         self._num_steps += 1
         self._last_step_s = result.step_s
         self._totals = add_step(self._totals, plan, before_s + result.step_s)
+        self._share_out(plan, before_s + result.step_s)
         self._outbox.steps.append(result)
         for output in result.outputs:
             self._sampled(output)
         for seq_id in result.failed:
             self._fail_without_token(seq_id)
         return result.step_s
+
+    def _share_out(self, plan: StepPlan, step_s: float) -> None:
+        """A step's time, over those that it ran for, by the tokens that it computed for each."""
+        token_s = step_s / plan.num_tokens
+        for chunk in plan.chunks:
+            leg = self._legs.get(chunk.seq_id)
+            if leg is not None:
+                leg.device_s += token_s * (chunk.end - chunk.start)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a pool's invariant does not hold."""
@@ -328,7 +337,8 @@ class WorkerCore:
         leg = self._legs[output.seq_id]
         leg_id = leg.start.leg_id
         logprobs = () if output.logprobs is None else (output.logprobs,)
-        self._emit(output.seq_id, LegTokens(leg_id, output.index, (output.token,), logprobs))
+        tokens = LegTokens(leg_id, output.index, (output.token,), logprobs, leg.device_s)
+        self._emit(output.seq_id, tokens)
         if output.finish is None:
             self._watch_length(output.seq_id, leg.start, output.index)
             return

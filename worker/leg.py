@@ -15,6 +15,7 @@ class Leg:
     start: StartLeg
     num_cached_tokens: int = 0
     is_finished: bool = False
+    device_s: float = 0.0  # of the engine's steps, its share by the tokens computed
 
 
 def engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:

@@ -17,7 +17,10 @@ from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason
 
 Start = Callable[..., Any]
-TRACE = RequestTrace("remote", "prefill-0", "decode-0", 1, prefill_s=0.25, tpot_s=0.01)
+TRACE = RequestTrace(
+    "remote", "prefill-0", "decode-0", 1, prefill_s=0.25, tpot_s=0.01,
+    prefill_device_s=0.125, decode_device_s=0.0625,
+)  # fmt: skip
 RECORD = UsageRecord(1.0, "r", "acme", "chat", "tiny", "ok", 9, 4, 3, 0.1, 0.2, "p", "d")
 
 
@@ -51,6 +54,9 @@ async def test_an_answer_is_one_line_with_its_tokens_and_stages(
         name = "baton_tenant_stage_seconds_total"
         assert gateway.value(name, tenant="acme", stage="prefill") == 0.25
         assert gateway.value(name, tenant="acme", stage="decode") == pytest.approx(0.02)
+        name = "baton_tenant_device_seconds_total"
+        assert gateway.value(name, tenant="acme", stage="prefill") == 0.125
+        assert gateway.value(name, tenant="acme", stage="decode") == 0.0625
         assert gateway.router.requests[0].terms.tenant == "acme"
     log.close()
     assert line.pop("time") > 0
@@ -60,6 +66,7 @@ async def test_an_answer_is_one_line_with_its_tokens_and_stages(
         "prompt_tokens": 4, "cached_tokens": 2, "output_tokens": 3,
         "prefill_s": 0.25, "decode_s": 0.02,
         "prefill_worker": "prefill-0", "decode_worker": "decode-0",
+        "prefill_device_s": 0.125, "decode_device_s": 0.0625,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from boards.promql import served, total
 _CHOSEN = 'tenant=~"$tenant"'
 _TOKENS = "baton_tenant_tokens_total"
 _STAGES = "baton_tenant_stage_seconds_total"
+_DEVICES = "baton_tenant_device_seconds_total"
 _NAME = "{{tenant}}"
 
 
@@ -63,6 +64,18 @@ _COST = Row(
             "Answers in decode",
             "Seconds a second: how many of a tenant's answers are being written at once.",
             _top(total(served(_STAGES, f'{_CHOSEN},stage="decode"'), "tenant")),
+        ),
+        Panel(
+            "Devices that prefill",
+            "Device seconds a second: how many workers' steps a tenant's prompts take.",
+            _top(total(served(_DEVICES, f'{_CHOSEN},stage="prefill"'), "tenant")),
+            stacked=True,
+        ),
+        Panel(
+            "Devices that decode",
+            "Device seconds a second: how many workers' steps a tenant's answers take.",
+            _top(total(served(_DEVICES, f'{_CHOSEN},stage="decode"'), "tenant")),
+            stacked=True,
         ),
         Panel(
             "Tokens of the last hour",
