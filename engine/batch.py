@@ -1,7 +1,7 @@
 """Which tokens the next step computes, and whose blocks are taken away for it."""
 
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from engine.block_pool import BlockPool
@@ -9,6 +9,7 @@ from engine.block_tables import BlockTables
 from engine.options import EngineConfig
 from engine.prefix import adopt_prefix, forget_blocks, match_prefix
 from engine.sequence import SeqState, Sequence
+from engine.speculation.speculator import Speculator
 
 _ORDER = attrgetter("order")
 
@@ -18,7 +19,8 @@ class ScheduledChunk:
     """Tokens start .. end of a sequence, computed in one step.
 
     is_first: the sequence's first chunk ever; tokens below `start` were in the cache, and
-    block_ids are the blocks of all tokens known so far.
+    block_ids are the blocks of all tokens known so far. max_drafts: guessed tokens that may be
+    computed behind `end`; there is room for them.
     """
 
     seq_id: int
@@ -27,6 +29,7 @@ class ScheduledChunk:
     is_first: bool
     is_prefill: bool
     block_ids: tuple[int, ...] = ()
+    max_drafts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class StepPlan:
 
     @property
     def num_tokens(self) -> int:
+        """Known tokens that the step computes; drafts come on top."""
         return sum(chunk.end - chunk.start for chunk in self.chunks)
 
 
@@ -55,7 +59,14 @@ class Scheduler:
     waiting: have neither. Each is in the order of `Sequence.order`.
     """
 
-    def __init__(self, pool: BlockPool, tables: BlockTables, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        tables: BlockTables,
+        config: EngineConfig,
+        speculator: Speculator | None = None,
+    ) -> None:
+        self._speculator = speculator
         self._pool = pool
         self._tables = tables
         self._config = config
@@ -103,7 +114,8 @@ class Scheduler:
         self._promote()
         preempted_before = self.num_preemptions
         can_run = self._grow_running()
-        chunks = [self._chunk(s, s.num_tokens) for s in can_run if s.num_uncomputed == 1]
+        decodes = [seq for seq in can_run if seq.num_uncomputed == 1]
+        chunks = [self._chunk(seq, seq.num_tokens) for seq in decodes]
         budget = self._config.max_batch_tokens - len(chunks)
         for seq in can_run:
             if seq.num_uncomputed > 1 and budget > 0:
@@ -111,6 +123,7 @@ class Scheduler:
         may_admit = self.num_preemptions == preempted_before
         while may_admit and budget > 0 and (admitted := self._admit()) is not None:
             budget -= self._prefill(admitted, budget, chunks)
+        self._allow_drafts(decodes, chunks, budget)
         return StepPlan(tuple(chunks)) if chunks else None
 
     def _promote(self) -> None:
@@ -215,6 +228,29 @@ class Scheduler:
         end = chunk_end(start, seq.num_tokens, budget, self._config.block_size)
         chunks.append(self._chunk(seq, end))
         return end - start
+
+    def _allow_drafts(
+        self, decodes: list[Sequence], chunks: list[ScheduledChunk], budget: int
+    ) -> None:
+        """Lets the decodes, whose chunks come first, use what prompts leave of the budget."""
+        if self._speculator is None or not decodes:
+            return
+        counts = self._speculator.allow(decodes, budget)
+        for place, (seq, count) in enumerate(zip(decodes, counts, strict=True)):
+            room = min(count, self._draft_room(seq, count)) if count else 0
+            if room > 0 and not chunks[place].is_prefill:
+                chunks[place] = replace(chunks[place], max_drafts=room)
+
+    def _draft_room(self, seq: Sequence, count: int) -> int:
+        """Tokens behind the known ones that the sequence's blocks hold, after it got those that
+        `count` need if they are free beyond what every running sequence may need next."""
+        missing = self._config.blocks_for(seq.num_tokens + count) - len(seq.block_ids)
+        if missing > 0 and self._pool.num_free >= missing + len(self.running):
+            new = self._pool.allocate(missing)
+            assert new is not None, "the pool refuses what it has free"
+            seq.block_ids.extend(new)
+            self._tables.extend(seq.row, new)
+        return len(seq.block_ids) * self._config.block_size - seq.num_tokens
 
     def _chunk(self, seq: Sequence, end: int) -> ScheduledChunk:
         is_first, seq.was_scheduled = not seq.was_scheduled, True

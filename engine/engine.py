@@ -1,6 +1,5 @@
 """The engine: requests in, one step at a time, tokens out. One thread owns it."""
 
-from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -15,16 +14,18 @@ from engine.forward import ForwardModel
 from engine.grammar import OpenMatcher
 from engine.intake import check_request
 from engine.integrity import check_references
-from engine.logprobs import logprob_step
+from engine.logprobs import logprob_step, with_logprobs
 from engine.options import EngineConfig
 from engine.prefix import adopt_prefix, match_prefix, store_blocks
-from engine.progress import finish_of, sample_row, times_of
+from engine.progress import finish_of, times_of
 from engine.results import EngineLoad, SeqOutput, StepResult
-from engine.sampler import sample
 from engine.sequence import EngineRequest, Reservation, SeqState, Sequence
+from engine.speculation.speculator import Speculator
+from engine.speculation.verify import Guess, Verdict, verify
+from engine.step_input import Work, step_input
 from runtime.clock import Clock
 from wire.errors import BatonError, ErrorCode
-from wire.messages import BlockEvent, BlockSnapshot, TokenLogprobs
+from wire.messages import BlockEvent, BlockSnapshot
 
 
 class Engine:
@@ -44,8 +45,11 @@ class Engine:
         config: EngineConfig,
         clock: Clock,
         open_matcher: OpenMatcher | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
-        """open_matcher: for answers that follow a grammar; without it they are refused."""
+        """open_matcher: for answers that follow a grammar; without it they are refused.
+        speculator: guesses tokens; without it each step gives one token a sequence.
+        """
         shape = model.config.kv_shape(config.num_blocks, config.block_size)
         if tuple(kv.shape) != shape:
             raise ValueError(f"the KV cache has shape {tuple(kv.shape)}, the engine needs {shape}")
@@ -56,7 +60,8 @@ class Engine:
         self._open_matcher = open_matcher
         self._pool = BlockPool(config.num_blocks)
         self._tables = BlockTables(config.max_running, config.max_table_blocks, config.block_size)
-        self._scheduler = Scheduler(self._pool, self._tables, config)
+        self._speculator = speculator
+        self._scheduler = Scheduler(self._pool, self._tables, config, speculator)
         self._sequences: dict[int, Sequence] = {}
         self._arrivals = count()
         self._is_stalled = False
@@ -176,29 +181,31 @@ class Engine:
         sequences that were cancelled since `schedule` are left out.
         """
         started_s = self._clock.now()
-        work = [(self._sequences[c.seq_id], c) for c in plan.chunks if self._is_current(c)]
+        chunks = (chunk for chunk in plan.chunks if self._is_current(chunk))
+        work = [Work(self._sequences[chunk.seq_id], chunk) for chunk in chunks]
         if not work:
             return StepResult((), 0.0, 0, 0)
-        sampled = [seq for seq, chunk in work if chunk.end == seq.num_tokens]
-        logits = self._forward(work, on_layers)
-        likely = logprob_step(logits, [seq.request.sampling.top_logprobs for seq in sampled])
-        tokens = sample(logits, [sample_row(seq, self._config) for seq in sampled])
-        logprobs = [None] * len(tokens) if likely is None else likely.of(tokens)
-        for seq, chunk in work:
-            seq.num_computed = chunk.end
-            store_blocks(self._pool, seq)
-        now = self._clock.now()
-        outputs, failed = [], []
-        for seq, token, logprob in zip(sampled, tokens, logprobs, strict=True):
-            if token == NO_TOKEN:
-                failed.append(seq.seq_id)
-                self._pool.uncache(seq.block_ids)
-                self.cancel(seq.seq_id)
-            else:
-                outputs.append(self._emit(seq, token, logprob, now))
-        num_prefill = sum(c.end - c.start for _, c in work if c.is_prefill)
-        num_decode = sum(not c.is_prefill for _, c in work)
-        return StepResult(tuple(outputs), now - started_s, num_prefill, num_decode, tuple(failed))
+        drafts = self._draft(work)
+        drafted_s = self._clock.now()
+        batch, guesses = step_input(work, drafts, self._tables, self._model.device)
+        logits = self._model.forward(batch, self._kv, on_layers)
+        for item in work:
+            if not item.is_sampled:
+                self._advance(item.seq, item.chunk.end)
+        outputs, failed, verdicts = self._choose(logits, guesses)
+        now_s = self._clock.now()
+        prefills = [item.chunk for item in work if item.chunk.is_prefill]
+        if self._speculator is not None and not prefills:
+            self._speculator.learn(batch.num_tokens, now_s - drafted_s)
+        return StepResult(
+            tuple(outputs),
+            now_s - started_s,
+            sum(chunk.end - chunk.start for chunk in prefills),
+            len(work) - len(prefills),
+            tuple(failed),
+            sum(len(guessed) for guessed in drafts),
+            sum(verdict.num_accepted for verdict in verdicts),
+        )
 
     def take_block_event(self) -> BlockEvent | None:
         """What entered and left the prefix cache since the last call, or None for nothing."""
@@ -258,40 +265,60 @@ class Engine:
         seq = self._sequences.get(chunk.seq_id)
         return seq is not None and seq.state is SeqState.RUNNING and seq.num_computed == chunk.start
 
-    def _forward(
-        self,
-        work: list[tuple[Sequence, ScheduledChunk]],
-        on_layers: Callable[[int], None] | None,
-    ) -> torch.Tensor:
-        """Logits [num_sampled, vocab] of the chunks that reach the end of their known tokens."""
-        tokens, logit_rows = array("I"), []
-        for seq, chunk in work:
-            tokens.extend(seq.tokens[chunk.start : chunk.end])
-            if chunk.end == seq.num_tokens:
-                logit_rows.append(len(tokens) - 1)
-        batch = self._tables.batch_input(
-            rows=[seq.row for seq, _ in work],
-            starts=[chunk.start for _, chunk in work],
-            ends=[chunk.end for _, chunk in work],
-            tokens=tokens,
-            logit_rows=logit_rows,
-            device=self._model.device,
-        )
-        return self._model.forward(batch, self._kv, on_layers)
+    def _draft(self, work: list[Work]) -> list[tuple[int, ...]]:
+        if self._speculator is None:
+            return [()] * len(work)
+        return self._speculator.propose([item.wish for item in work], self._tables)
 
-    def _emit(
-        self, seq: Sequence, token: int, logprobs: TokenLogprobs | None, now_s: float
-    ) -> SeqOutput:
+    def _choose(
+        self, logits: torch.Tensor, guesses: list[Guess]
+    ) -> tuple[list[SeqOutput], list[int], list[Verdict]]:
+        """What the step emits, the sequences that failed, and how the drafts fared."""
+        wanted = [g.seq.request.sampling.top_logprobs for g in guesses for _ in range(g.num_rows)]
+        likely = logprob_step(logits, wanted)
+        outputs: list[SeqOutput] = []
+        rows: list[int] = []
+        failed: list[int] = []
+
+        def emit(seq: Sequence, token: int, row: int) -> bool:
+            if token == NO_TOKEN:
+                failed.append(seq.seq_id)
+                self._pool.uncache(seq.block_ids)
+                self.cancel(seq.seq_id)
+                return False
+            outputs.append(self._emit(seq, token))
+            rows.append(row)
+            return outputs[-1].finish is None
+
+        verdicts = verify(logits, guesses, self._config, emit)
+        for guess in guesses:
+            if guess.seq.state is SeqState.RUNNING:
+                self._advance(guess.seq, guess.seq.num_tokens - 1)
+        if self._speculator is not None:
+            for verdict in verdicts:
+                self._speculator.judge(verdict)
+        if likely is not None:
+            outputs = with_logprobs(outputs, rows, likely, len(wanted))
+        return outputs, failed, verdicts
+
+    def _emit(self, seq: Sequence, token: int) -> SeqOutput:
         index = seq.num_outputs
         seq.append(token)
         is_first = seq.first_token_s < 0
         if is_first:
-            seq.first_token_s = now_s
+            seq.first_token_s = self._clock.now()
         finish = finish_of(seq, token, self._config)
         if finish is not None:
+            self._advance(seq, seq.num_tokens - 1)
             self._end(seq)
         times = times_of(seq) if is_first or finish is not None else None
-        return SeqOutput(seq.seq_id, index, token, finish, times, logprobs)
+        return SeqOutput(seq.seq_id, index, token, finish, times)
+
+    def _advance(self, seq: Sequence, num_computed: int) -> None:
+        """Tokens below num_computed are in the cache; what a refused draft left behind is not."""
+        seq.num_computed = num_computed
+        seq.drafting.num_computed = min(seq.drafting.num_computed, num_computed)
+        store_blocks(self._pool, seq)
 
     def _end(self, seq: Sequence) -> None:
         if seq.request.prefill_only:

@@ -1,10 +1,12 @@
 """Log-probabilities of chosen and of likely tokens, from logits that nothing has changed yet."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from engine.results import SeqOutput
 from wire.messages import TokenLogprobs
 
 MAX_TOP = 20
@@ -43,3 +45,14 @@ class LogprobStep:
 def logprob_step(logits: Tensor, wanted: Sequence[int | None]) -> LogprobStep | None:
     """None where no row asks for any, which is the usual step."""
     return None if all(top is None for top in wanted) else LogprobStep(logits, wanted)
+
+
+def with_logprobs(
+    outputs: Sequence[SeqOutput], rows: Sequence[int], likely: LogprobStep, num_rows: int
+) -> list[SeqOutput]:
+    """The outputs with the log-probabilities of the rows that they were chosen from."""
+    tokens = [0] * num_rows
+    for output, row in zip(outputs, rows, strict=True):
+        tokens[row] = output.token
+    found = likely.of(tokens)
+    return [replace(output, logprobs=found[row]) for output, row in zip(outputs, rows, strict=True)]

@@ -47,6 +47,7 @@ def forget_blocks(seq: Sequence) -> None:
     """The sequence holds no blocks and no computed tokens."""
     seq.block_ids = []
     seq.num_computed = 0
+    seq.drafting.num_computed = 0
     seq.num_stored_blocks = 0
     seq.tip = None
     seq.can_store = True

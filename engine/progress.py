@@ -10,14 +10,17 @@ from engine.token_history import TokenHistory
 from wire.messages import FinishReason
 
 
-def sample_row(seq: Sequence, config: EngineConfig) -> SampleRow:
-    """The sampler's view of the sequence; its token history starts with the first sample."""
+def sample_row(seq: Sequence, config: EngineConfig, num_ahead: int = 0) -> SampleRow:
+    """The sampler's view of the sequence; its token history starts with the first sample.
+
+    num_ahead: tokens that are guessed to come before the one that is chosen here.
+    """
     params = seq.request.sampling
     if seq.history is None and has_penalties(params):
         known = np.array(seq.tokens, dtype=np.int64)
         seq.history = TokenHistory(known[: seq.num_prompt], known[seq.num_prompt :])
-    banned = _ending_ids(seq, config) if seq.num_outputs < params.min_tokens else ()
-    return SampleRow(params, seq.num_tokens, banned, seq.history, seq.matcher)
+    banned = _ending_ids(seq, config) if seq.num_outputs + num_ahead < params.min_tokens else ()
+    return SampleRow(params, seq.num_tokens + num_ahead, banned, seq.history, seq.matcher)
 
 
 def finish_of(seq: Sequence, token: int, config: EngineConfig) -> FinishReason | None:

@@ -30,6 +30,7 @@ class StepResult:
     """What one step gave. Prompt tokens that are recomputed count as prefill tokens again.
 
     failed: sequences whose logits were not finite; they ended without a token and hold nothing.
+    num_drafts: guessed tokens that were computed; num_accepted: those that became output.
     """
 
     outputs: tuple[SeqOutput, ...]
@@ -37,6 +38,8 @@ class StepResult:
     num_prefill_tokens: int
     num_decode_tokens: int
     failed: tuple[int, ...] = ()
+    num_drafts: int = 0
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

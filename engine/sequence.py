@@ -6,6 +6,7 @@ from enum import Enum
 
 from engine.block_pool import CachedBlock
 from engine.grammar import Matcher
+from engine.speculation.record import DraftRecord
 from engine.token_history import TokenHistory
 from wire.block_hash import BLOCK_SIZE, next_hash, root_hash
 from wire.messages import SamplingParams
@@ -83,6 +84,7 @@ class Sequence:
     first_token_s: float = -1.0
     history: TokenHistory | None = None  # kept for penalties only
     matcher: Matcher | None = None  # where the answer follows a grammar; it has seen all outputs
+    drafting: DraftRecord = field(default_factory=DraftRecord)
 
     def __post_init__(self) -> None:
         request = self.request

@@ -1,0 +1,1 @@
+"""Speculative decoding: tokens are guessed, then computed and judged in one step."""
