@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.block_log import BlockLog
+from engine.kept_blocks import KeptBlocks
 from wire.messages import BlockEvent, BlockSnapshot
 
 
@@ -37,7 +38,8 @@ class BlockPool:
         idle  --claim (a hit)-->  referenced         idle  --evicted by allocate-->  free
 
     Whoever allocates or claims blocks releases each of them once. A parent never leaves the cache
-    before its children: evicting it takes them out, too.
+    before its children: evicting it takes them out, too. Idle blocks that somebody keeps are
+    evicted last.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -47,16 +49,22 @@ class BlockPool:
         self._by_hash: dict[int, CachedBlock] = {}
         self._free = list(range(num_blocks))  # a heap: low ids first, so that runs stay together
         self._idle: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self._idle_kept: OrderedDict[int, None] = OrderedDict()
+        self._kept = KeptBlocks(num_blocks)
         self._log = BlockLog()
 
     @property
     def num_free(self) -> int:
         """Blocks that nobody references: free, or cached and evictable."""
-        return len(self._free) + len(self._idle)
+        return len(self._free) + len(self._idle) + len(self._idle_kept)
 
     @property
     def num_cached(self) -> int:
         return len(self._by_hash)
+
+    @property
+    def num_kept(self) -> int:
+        return len(self._kept)
 
     def match(self, keys: Iterable[tuple[int, bytes]], salt: str) -> list[CachedBlock]:
         """The cached blocks of the longest known prefix, given each block's hash and tokens."""
@@ -81,6 +89,7 @@ class BlockPool:
         for block in prefix:
             assert block.is_cached, f"block {block.block_id} left the cache"
             self._idle.pop(block.block_id, None)
+            self._idle_kept.pop(block.block_id, None)
             self._references[block.block_id] += 1
         return [block.block_id for block in prefix] + self._take(num_new)
 
@@ -118,6 +127,29 @@ class BlockPool:
         self._log.store(block_hash)
         return block
 
+    def keep(self, tip: CachedBlock | None, until_s: float) -> None:
+        """Evicts a cached block and all above it after all others, until then.
+
+        At most a quarter of the pool is kept; of what goes beyond it the beginning is.
+        """
+        chain: list[int] = []
+        while tip is not None:
+            if tip.is_cached:
+                chain.append(tip.block_id)
+            tip = tip.parent
+        for block_id in self._kept.keep(reversed(chain), until_s):
+            if block_id in self._idle:
+                del self._idle[block_id]
+                self._idle_kept[block_id] = None
+
+    def let_go(self, now_s: float) -> None:
+        """What was kept until now goes first from here on, its leaves before their roots."""
+        for block_id in self._kept.let_go(now_s):
+            if block_id in self._idle_kept:
+                del self._idle_kept[block_id]
+                self._idle[block_id] = None
+                self._idle.move_to_end(block_id, last=False)
+
     def uncache(self, block_ids: Iterable[int]) -> None:
         """Takes blocks whose content is not to be trusted, and all below them, out of the cache."""
         for block_id in block_ids:
@@ -138,7 +170,7 @@ class BlockPool:
         taken: list[int] = []
         while len(taken) < num_new:
             if not self._free:
-                self._evict(next(iter(self._idle)))
+                self._evict(next(iter(self._idle or self._idle_kept)))
             taken.append(heapq.heappop(self._free))
         for block_id in taken:
             self._references[block_id] = 1
@@ -158,13 +190,17 @@ class BlockPool:
         self._cached_at[block.block_id] = None
         del self._by_hash[block.hash]
         self._log.remove(block.hash)
-        if block.block_id in self._idle:
-            del self._idle[block.block_id]
+        self._kept.drop(block.block_id)
+        idle = self._idle_kept if block.block_id in self._idle_kept else self._idle
+        if block.block_id in idle:
+            del idle[block.block_id]
             heapq.heappush(self._free, block.block_id)
 
     def _put_back(self, block_id: int) -> None:
         if self._cached_at[block_id] is None:
             heapq.heappush(self._free, block_id)
+        elif block_id in self._kept:
+            self._idle_kept[block_id] = None
         else:
             self._idle[block_id] = None
 
@@ -172,15 +208,20 @@ class BlockPool:
         """Every block is in exactly one state and the cache is a tree. Raises AssertionError."""
         free = set(self._free)
         assert len(free) == len(self._free), "a block is free twice"
+        assert not self._idle.keys() & self._idle_kept.keys(), "a block is idle twice"
+        idle = self._idle.keys() | self._idle_kept.keys()
         for block_id, count in enumerate(self._references):
             cached = self._cached_at[block_id]
-            where = (block_id in free, block_id in self._idle, count > 0)
+            where = (block_id in free, block_id in idle, count > 0)
             assert where == (not count and not cached, not count and bool(cached), count > 0), (
                 f"block {block_id} with {count} references, cached={cached is not None}: {where}"
             )
             if cached is not None:
                 self._check_cached(block_id, cached)
         assert len(self._by_hash) == sum(c is not None for c in self._cached_at), "stray hash"
+        assert set(self._idle_kept) == idle & set(self._kept), "idle blocks are kept unseen"
+        assert len(self._kept) <= self._kept.max_blocks, "too many blocks are kept"
+        assert all(self._cached_at[block_id] for block_id in self._kept), "a stray block is kept"
 
     def _check_cached(self, block_id: int, block: CachedBlock) -> None:
         assert block.is_cached and block.block_id == block_id, f"block {block_id} is not itself"
@@ -188,6 +229,8 @@ class BlockPool:
         if block.parent is not None:
             assert block.parent.is_cached, f"block {block_id} outlived its parent"
             assert block.parent.children.get(block_id) is block, f"block {block_id} is not a child"
+            until_s = self._kept.until_s
+            assert until_s(block_id) <= until_s(block.parent.block_id), "a child is kept longer"
 
 
 def _subtree(block: CachedBlock) -> Iterator[CachedBlock]:

@@ -54,6 +54,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.content: dict[int, tuple[str, tuple[tuple[int, ...], ...]]] = {}
         self.mirror: set[int] = set()
         self.sequence_number = 0
+        self.now_s = 0.0
 
     @rule(target=holders, blocks=TOKENS, salt=st.sampled_from(["", "tenant"]))
     def start(self, blocks: tuple[tuple[int, ...], ...], salt: str) -> Holder:
@@ -104,6 +105,18 @@ class PoolMachine(RuleBasedStateMachine):
             found = self.pool.match(keys_of(holder.blocks, holder.salt), holder.salt)
             assert not {block.block_id for block in found} & set(holder.ids)
 
+    @rule(holder=holders, keep_s=st.sampled_from([1.0, 5.0]))
+    def keep(self, holder: Holder, keep_s: float) -> None:
+        if holder in self.alive:
+            before = self.pool.num_free
+            self.pool.keep(holder.tip, self.now_s + keep_s)
+            assert self.pool.num_free == before, "what is kept may still be taken"
+
+    @rule(seconds=st.sampled_from([0.5, 3.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.pool.let_go(self.now_s)
+
     @rule()
     def event(self) -> None:
         event = self.pool.take_event()
@@ -119,6 +132,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def agrees_with_the_model(self) -> None:
         self.pool.check_integrity()
+        assert self.pool.num_kept <= NUM_BLOCKS // 4
         in_use = [b for h in self.alive for b in h.ids]
         assert self.pool.references() == [in_use.count(b) for b in range(NUM_BLOCKS)]
         assert self.pool.num_free == NUM_BLOCKS - len(set(in_use))
@@ -226,6 +240,62 @@ def test_a_duplicate_s_children_hang_below_the_first_copy_and_leave_with_it() ->
     pool.release(second)
     pool.release(taken)
     assert pool.num_free == 4
+
+
+def keep(pool: BlockPool, until_s: float, *tokens: int) -> None:
+    pool.keep(pool.match(plain_keys(tuple((token,) for token in tokens)), "")[-1], until_s)
+
+
+def test_what_is_kept_outlives_what_was_used_later_until_its_time_is_over() -> None:
+    pool = BlockPool(8)
+    fill(pool, 1, 2)
+    keep(pool, 10.0, 1, 2)
+    fill(pool, 3, 4, 5, 6, 7, 8)
+    taken = pool.allocate(6)
+    assert (cached(pool, 1, 2), cached(pool, 3)) == (2, 0)
+    pool.release(taken)
+    pool.let_go(9.9)
+    fill(pool, 3, 4, 5, 6, 7, 8)
+    pool.let_go(10.0)
+    taken = pool.allocate(1)
+    assert (cached(pool, 1, 2), cached(pool, 3, 4, 5, 6, 7, 8)) == (1, 6)
+    pool.release(taken)
+
+
+def test_a_running_sequence_gets_even_what_is_kept() -> None:
+    pool = BlockPool(4)
+    fill(pool, 1)
+    keep(pool, 10.0, 1)
+    assert pool.num_free == 4
+    taken = pool.allocate(4)
+    assert cached(pool, 1) == 0 and pool.num_kept == 0
+    pool.release(taken)
+    pool.check_integrity()
+
+
+def test_at_most_a_quarter_is_kept_the_beginning_of_what_does_not_fit() -> None:
+    pool = BlockPool(12)
+    fill(pool, 1, 2, 3, 4, 5)
+    keep(pool, 10.0, 1, 2, 3, 4, 5)
+    fill(pool, 6)
+    keep(pool, 10.0, 6)
+    assert pool.num_kept == 3
+    taken = pool.allocate(9)
+    assert (cached(pool, 1, 2, 3, 4, 5), cached(pool, 6)) == (3, 0)
+    pool.release(taken)
+
+
+def test_a_shared_beginning_is_kept_as_long_as_the_later_of_two_wants_it() -> None:
+    pool = BlockPool(16)
+    fill(pool, 1, 2)
+    fill(pool, 1, 3)
+    keep(pool, 20.0, 1, 2)
+    keep(pool, 10.0, 1, 3)
+    pool.let_go(10.0)
+    pool.check_integrity()
+    assert pool.num_kept == 2
+    pool.let_go(20.0)
+    assert pool.num_kept == 0
 
 
 def test_releasing_twice_is_caught() -> None:
