@@ -27,6 +27,8 @@ from runtime.clock import Clock
 from wire.errors import BatonError, ErrorCode
 from wire.messages import BlockEvent, BlockSnapshot
 
+_MAX_KEEP_S = 3600.0
+
 
 class Engine:
     """Continuous batching of many requests over one model and one paged KV cache.
@@ -155,6 +157,9 @@ class Engine:
         """Ends a sequence in any state and frees its blocks at once. Unknown ids are ignored."""
         seq = self._sequences.pop(seq_id, None)
         if seq is not None:
+            if seq.request.keep_s > 0 and seq.first_token_s >= 0:
+                until_s = self._clock.now() + min(_MAX_KEEP_S, seq.request.keep_s)
+                self._pool.keep(seq.tip, until_s)
             self._scheduler.free(seq)
             self._is_stalled = False
 
@@ -166,6 +171,7 @@ class Engine:
 
     def schedule(self) -> StepPlan | None:
         """Decides the next step; None when no sequence can go on until another call changes it."""
+        self._pool.let_go(self._clock.now())
         plan = self._scheduler.schedule()
         self._is_stalled = plan is None
         now = self._clock.now()

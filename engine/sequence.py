@@ -19,7 +19,8 @@ class EngineRequest:
     block_hashes: of the prompt's full blocks, chained from the salt's root.
     output_tokens: generated elsewhere; known, and never emitted again.
     prefill_only: give one token, then hold the blocks until `release`.
-    priority: lower numbers go first.
+    priority: lower numbers go first. keep_s: how long its blocks are kept once it has ended, if it
+    gave a token here.
     """
 
     seq_id: int
@@ -30,6 +31,7 @@ class EngineRequest:
     prefill_only: bool = False
     cache_salt: str = ""
     priority: int = 0
+    keep_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from wire.messages import RequestTerms
 class Caller:
     """max_model_len: prompt and answer together, in tokens. terms: what the router weighs.
 
-    traceparent: W3C's, of the span that the client is in; empty: none.
+    traceparent: W3C's, of the span that the client is in; empty: none. keep_s: how long the
+    blocks of the answers' sequences are to stay cached.
     """
 
     request_id: str
@@ -20,3 +21,4 @@ class Caller:
     tenant: Tenant = ANYONE
     terms: RequestTerms = RequestTerms()
     traceparent: str = ""
+    keep_s: float = 0.0

@@ -21,7 +21,7 @@ from gateway.prepare import Prepared
 from gateway.replies import Replies
 from gateway.request_headers import read_headers
 from gateway.sse import stream_answers, whole_answers
-from gateway.terms import asked_terms
+from gateway.terms import asked_keep_s, asked_terms
 from gateway.usage import Used
 from runtime.clock import wall_time_s
 from runtime.lifecycle import new_id
@@ -176,6 +176,7 @@ class GenerateEndpoint:
             tenant=account.tenant,
             terms=asked_terms(scope["headers"], account.tenant, services.model.name),
             traceparent=meter.trace(request_id, headers.traceparent),
+            keep_s=asked_keep_s(scope["headers"]),
         )
         prepared = await self._prepare(raw, caller)
         account.take_prompt(prepared.num_prompt_tokens)

@@ -16,7 +16,7 @@ from gateway.grpc_errors import abort
 from gateway.meter import RequestMeter
 from gateway.prepare import Prepared, Preparer
 from gateway.request_headers import read_headers
-from gateway.terms import asked_terms
+from gateway.terms import asked_keep_s, asked_terms
 from router.output import RequestTrace
 from runtime.lifecycle import new_id
 from runtime.log import get_logger
@@ -101,6 +101,7 @@ class GrpcCalls:
             tenant=account.tenant,
             terms=asked_terms(headers, account.tenant, services.model.name),
             traceparent=meter.trace(request_id, read_headers(headers).traceparent),
+            keep_s=asked_keep_s(headers),
         )
         prepared = await self._preparer.completion(msgspec.json.encode(body()), caller)
         account.take_prompt(prepared.num_prompt_tokens)

@@ -213,6 +213,7 @@ class Preparer:
                 cache_salt=caller.tenant.salted(body.cache_salt or ""),
                 terms=caller.terms,
                 traceparent=caller.traceparent,
+                keep_s=caller.keep_s,
             )
             requests += _choices(request, num_choices)
         return Prepared(

@@ -1,4 +1,4 @@
-"""What a request's headers ask of the router: objectives and a session."""
+"""What a request's headers ask of the router: objectives, a session, and how long to keep it."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,9 @@ from wire.messages import RequestTerms
 TTFT_HEADER = b"x-baton-ttft-ms"
 TPOT_HEADER = b"x-baton-tpot-ms"
 SESSION_HEADER = b"x-baton-session"
+KEEP_HEADER = b"x-baton-keep-s"
 MAX_OBJECTIVE_MS = 3_600_000.0
+MAX_KEEP_S = 3600.0
 MAX_SESSION_BYTES = 256
 
 
@@ -33,18 +35,30 @@ def asked_terms(headers: Iterable[tuple[bytes, bytes]], tenant: Tenant, model: s
     )
 
 
+def asked_keep_s(headers: Iterable[tuple[bytes, bytes]]) -> float:
+    """For how long the session's blocks are wanted once it waits for a tool; 0: not asked.
+
+    Raises ApiError 400 that names the header and its limit.
+    """
+    return _number(dict(headers), KEEP_HEADER, "seconds", MAX_KEEP_S)
+
+
 def _objective_s(by_name: dict[bytes, bytes], header: bytes) -> float:
     """0 where the header is not there."""
+    return _number(by_name, header, "milliseconds", MAX_OBJECTIVE_MS) / 1e3
+
+
+def _number(by_name: dict[bytes, bytes], header: bytes, unit: str, most: float) -> float:
     text = by_name.get(header)
     if text is None:
         return 0.0
     name = header.decode()
     try:
-        milliseconds = float(text)
+        number = float(text)
     except ValueError:
-        milliseconds = -1.0
-    if not 0 < milliseconds <= MAX_OBJECTIVE_MS:
+        number = -1.0
+    if not 0 < number <= most:
         shown = text[:40].decode("latin-1")
-        message = f"{name} must be a number of milliseconds over 0, at most {MAX_OBJECTIVE_MS:.0f}"
+        message = f"{name} must be a number of {unit} over 0, at most {most:.0f}"
         raise invalid(f"{message}, is {shown!r}", name)
-    return milliseconds / 1e3
+    return number

@@ -111,6 +111,7 @@ def _encode_start(leg: StartLeg) -> worker_pb2.StartLeg:
         share=leg.share,
         waits=leg.waits,
         traceparent=request.traceparent,
+        keep_s=request.keep_s,
     )
 
 
@@ -123,6 +124,7 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
         priority=message.priority,
         cache_salt=message.cache_salt,
         traceparent=message.traceparent,
+        keep_s=message.keep_s,
     )
     return StartLeg(
         leg_id=message.leg_id,

@@ -97,6 +97,7 @@ class GenerateRequest:
     block_hashes: wire.block_hash.block_hashes(prompt_tokens, cache_salt), computed once.
     priority: lower numbers go first. Stop strings are the gateway's: it sees text, and cancels.
     traceparent: W3C's, of the span that the request is a part of; empty: none.
+    keep_s: how long the blocks are wanted once the answer has ended; 0: no longer than any others.
     """
 
     request_id: str
@@ -107,6 +108,7 @@ class GenerateRequest:
     cache_salt: str = ""
     terms: RequestTerms = RequestTerms()
     traceparent: str = ""
+    keep_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

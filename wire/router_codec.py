@@ -76,6 +76,7 @@ def encode_generate(request: GenerateRequest) -> router_pb2.GenerateCall:
         cache_salt=request.cache_salt,
         terms=_encode_terms(request.terms),
         traceparent=request.traceparent,
+        keep_s=request.keep_s,
     )
 
 
@@ -100,6 +101,7 @@ def decode_generate(message: router_pb2.GenerateCall) -> GenerateRequest:
         cache_salt=message.cache_salt,
         terms=_decode_terms(message.terms),
         traceparent=message.traceparent,
+        keep_s=message.keep_s,
     )
 
 

@@ -30,6 +30,7 @@ def engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:
         prefill_only=leg.prefill_only,
         cache_salt=request.cache_salt,
         priority=request.priority,
+        keep_s=request.keep_s,
     )
 
 

@@ -260,12 +260,14 @@ async def test_a_clients_ids_come_back_and_stages_where_it_asks_for_them(
 ) -> None:
     span = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     headers = {"x-request-id": "mine-1", "traceparent": span, "x-baton-timing": "1"}
+    headers["x-baton-keep-s"] = "30"
     async with start_gateway(lambda _: answer_of([300])) as gateway:
         body = {**BODY, "stream": stream}
         response = await gateway.client.post(PATH, json=body, headers=headers)
         plain = await gateway.client.post(PATH, json=body)
         bad = {"x-request-id": "a b", "traceparent": "zzz"}
         ignored = await gateway.client.post(PATH, json=body, headers=bad)
+        assert [request.keep_s for request in gateway.router.requests] == [30.0, 0.0, 0.0]
     assert response.headers["x-request-id"] == "mine-1"
     assert response.headers["traceparent"] == span
     if not stream:

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.errors import ApiError
 from gateway.tenants import ANYONE, Tenant, TenantFileError, key_digest, read_tenants
-from gateway.terms import asked_terms
+from gateway.terms import asked_keep_s, asked_terms
 
 
 def test_objectives_and_session_come_from_headers_and_the_weight_from_the_tenant():
@@ -30,6 +30,18 @@ def test_an_objective_that_is_no_time_is_refused_by_name(header, value):
     with pytest.raises(ApiError, match=header.decode()) as refusal:
         asked_terms([(header, value)], ANYONE, "")
     assert refusal.value.status == 400 and refusal.value.param == header.decode()
+
+
+def test_a_session_is_kept_as_long_as_the_header_says():
+    assert asked_keep_s([(b"x-baton-keep-s", b"90.5")]) == 90.5
+    assert asked_keep_s([]) == 0.0
+
+
+@pytest.mark.parametrize("value", [b"", b"long", b"0", b"-5", b"nan", b"inf", b"3601"])
+def test_a_time_to_keep_that_is_no_time_is_refused_by_name(value):
+    with pytest.raises(ApiError, match="x-baton-keep-s must be a number of seconds") as refusal:
+        asked_keep_s([(b"x-baton-keep-s", value)])
+    assert refusal.value.status == 400 and refusal.value.param == "x-baton-keep-s"
 
 
 def test_a_session_name_is_bounded():

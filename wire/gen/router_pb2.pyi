@@ -110,13 +110,14 @@ class Done(_message.Message):
     def __init__(self) -> None: ...
 
 class GenerateCall(_message.Message):
-    __slots__ = ("request_id", "prompt_tokens", "sampling", "priority", "cache_salt", "terms", "traceparent")
+    __slots__ = ("request_id", "prompt_tokens", "sampling", "priority", "cache_salt", "terms", "keep_s", "traceparent")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_S_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt_tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -124,8 +125,9 @@ class GenerateCall(_message.Message):
     priority: int
     cache_salt: str
     terms: Terms
+    keep_s: float
     traceparent: str
-    def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_worker_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., prompt_tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_worker_pb2.Sampling, _Mapping]] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., keep_s: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class GenerateDelta(_message.Message):
     __slots__ = ("tokens", "logprobs", "finish_reason", "num_cached_tokens", "kind", "prefill_worker", "decode_worker")

@@ -67,7 +67,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ..., bias_tokens: _Optional[_Iterable[int]] = ..., bias_values: _Optional[_Iterable[float]] = ..., grammar_kind: _Optional[str] = ..., grammar: _Optional[str] = ...) -> None: ...
 
 class StartLeg(_message.Message):
-    __slots__ = ("leg_id", "request_id", "prompt_tokens", "output_tokens", "sampling", "block_hashes", "prefill_only", "handle", "priority", "cache_salt", "share", "waits", "traceparent")
+    __slots__ = ("leg_id", "request_id", "prompt_tokens", "output_tokens", "sampling", "block_hashes", "prefill_only", "handle", "priority", "cache_salt", "share", "waits", "keep_s", "traceparent")
     LEG_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class StartLeg(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_S_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     leg_id: int
     request_id: str
@@ -93,8 +94,9 @@ class StartLeg(_message.Message):
     cache_salt: str
     share: bool
     waits: bool
+    keep_s: float
     traceparent: str
-    def __init__(self, leg_id: _Optional[int] = ..., request_id: _Optional[str] = ..., prompt_tokens: _Optional[bytes] = ..., output_tokens: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., block_hashes: _Optional[bytes] = ..., prefill_only: _Optional[bool] = ..., handle: _Optional[_Union[KVHandle, _Mapping]] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., share: _Optional[bool] = ..., waits: _Optional[bool] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    def __init__(self, leg_id: _Optional[int] = ..., request_id: _Optional[str] = ..., prompt_tokens: _Optional[bytes] = ..., output_tokens: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., block_hashes: _Optional[bytes] = ..., prefill_only: _Optional[bool] = ..., handle: _Optional[_Union[KVHandle, _Mapping]] = ..., priority: _Optional[int] = ..., cache_salt: _Optional[str] = ..., share: _Optional[bool] = ..., waits: _Optional[bool] = ..., keep_s: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class CancelLeg(_message.Message):
     __slots__ = ("leg_id",)
