@@ -1,9 +1,6 @@
 """The dashboard as a server: wires its parts and listens."""
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Iterator
 
 import uvicorn
 
@@ -14,10 +11,10 @@ from dashboard.history import PrometheusHistory
 from dashboard.listeners import Listeners
 from dashboard.upstream import Upstream
 from runtime.clock import Clock, wall_time_s
-from runtime.log import get_logger
+from runtime.http_server import HttpServer, listen
 
+_WHAT = "the dashboard"
 _STOP_S = 1
-_log = get_logger("dashboard")
 
 
 class DashboardServer:
@@ -29,13 +26,13 @@ class DashboardServer:
         self._clock = clock
         self._listeners = Listeners()
         self._upstream: Upstream | None = None
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Port 0 takes a free one. Raises OSError naming the port when it is taken."""
         config = self._config
-        listener = _listen(config.host, config.port)
+        listener = listen(config.host, config.port, _WHAT)
         self.port = int(listener.getsockname()[1])
         self._upstream = upstream = Upstream()
         feed = GatewayFeed(
@@ -55,7 +52,7 @@ class DashboardServer:
                 wall_s=wall_time_s,
             )
         )
-        self._server = _Server(
+        self._server = HttpServer(
             uvicorn.Config(
                 app,
                 http="httptools",
@@ -65,7 +62,8 @@ class DashboardServer:
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_STOP_S,
-            )
+            ),
+            _WHAT,
         )
         self._tasks = [
             asyncio.create_task(self._server.serve(sockets=[listener]), name="dashboard"),
@@ -84,31 +82,3 @@ class DashboardServer:
         await serving
         await self._upstream.close()
         self._listeners.check_integrity()
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to the process, which has more to stop than this server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            host, port = listener.getsockname()[:2]
-            _log.info("the dashboard listens", url=f"http://{host}:{port}")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError naming the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        reason = f"the dashboard's port {host}:{port} is not free: {error.strerror}"
-        raise OSError(reason) from error
-    return listener

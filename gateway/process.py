@@ -5,7 +5,6 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from gateway.endpoint import Services
 from gateway.gate import Gate
 from gateway.group import MetricsGroup, telling
 from gateway.grpc_server import GrpcAddress, GrpcServer, serving
-from gateway.listening import allow_connections, listen
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
@@ -34,11 +32,13 @@ from router.policies.named import policy_named
 from router.router import Router
 from runtime import log
 from runtime.clock import SystemClock, wall_time_s
+from runtime.http_server import HttpServer, allow_connections, listen
 from runtime.lifecycle import die_with_parent, new_id, stop_event
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from runtime.tracing import Tracer, open_tracer
 
 KEEP_ALIVE_S = 75
+_WHAT = "the gateway"
 _AFTER_DRAIN_S = 5
 
 _log = log.get_logger("gateway")
@@ -102,7 +102,7 @@ def _open(config: GatewayConfig) -> Opened:
         tls=_tls(config),
         usage_log=_usage_log(config),
         tracer=_tracer(config),
-        listener=listen(config.host, config.port, shares_port=config.shares_port),
+        listener=listen(config.host, config.port, _WHAT, shares_port=config.shares_port),
     )
 
 
@@ -222,7 +222,7 @@ async def serve_app(
     tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serves on a bound socket until `stop`; running streams then have drain_s to end."""
-    server = _Server(
+    server = HttpServer(
         uvicorn.Config(
             app,
             http=connections_with(services.limits),
@@ -235,6 +235,7 @@ async def serve_app(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(drain_s) + _AFTER_DRAIN_S,
         ),
+        _WHAT,
         tls,
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -255,26 +256,6 @@ class _ServerLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         _log.warning(record.getMessage(), exc_info=record.exc_info)
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to the process, which has more to stop than the server."""
-
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
-        super().__init__(config)
-        config.load()
-        config.ssl = tls
-        self._scheme = "https" if tls else "http"
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            host, port = listener.getsockname()[:2]
-            _log.info("the gateway listens", url=f"{self._scheme}://{host}:{port}")
 
 
 def _tls(config: GatewayConfig) -> ssl.SSLContext | None:

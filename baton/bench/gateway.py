@@ -23,7 +23,7 @@ from baton.bench.gateway_text import BenchText
 from baton.bench.relay import bare_session
 from baton.bench.relay_workers import Pace
 from baton.bench.row import Row, failed_row
-from gateway.listening import allow_connections
+from runtime.http_server import allow_connections
 
 _CONCURRENCY = 64
 _PACED = Pace(tick_s=_CONCURRENCY / 20_000)

@@ -1,9 +1,7 @@
 """The operator API as it runs: its listener, its samples, and the events once a second."""
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
 import uvicorn
@@ -18,9 +16,11 @@ from control_plane.api.samples import Sampler
 from control_plane.api.shapes import AuditEntry, StatusView
 from control_plane.api.source import OperatorParts, OperatorSource
 from runtime.clock import Clock
+from runtime.http_server import HttpServer, listen
 from runtime.log import get_logger
 from runtime.metrics import Metrics
 
+_WHAT = "the operator API"
 _EVENT_PERIOD_S = 1.0
 _STOP_S = 1
 _KEEP_ALIVE_S = 75
@@ -72,12 +72,12 @@ class OperatorApi:
             leader_elsewhere=self._leader_elsewhere,
         )
         self._app = build_app(api, version("baton-serve"))
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, host: str, port: int) -> None:
         """Listens; port 0 picks a free one. Raises OSError naming the port when it is taken."""
-        listener = _listen(host, port)
+        listener = listen(host, port, _WHAT)
         self.port = int(listener.getsockname()[1])
         config = uvicorn.Config(
             self._app,
@@ -90,7 +90,7 @@ class OperatorApi:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_STOP_S,
         )
-        self._server = _Server(config)
+        self._server = HttpServer(config, _WHAT)
         self._tasks = [
             asyncio.create_task(self._server.serve(sockets=[listener]), name="operator-api"),
             asyncio.create_task(_every(_EVENT_PERIOD_S, self._tell), name="operator-events"),
@@ -154,31 +154,3 @@ async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             _log.exception("a round of the operator API failed", round=step.__name__)
         await asyncio.sleep(period_s)
-
-
-class _Server(uvicorn.Server):
-    """Leaves the signals to the process, which has more to stop than this server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            host, port = listener.getsockname()[:2]
-            _log.info("the operator API listens", url=f"http://{host}:{port}")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError naming the address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        reason = f"the operator API's port {host}:{port} is not free: {error.strerror}"
-        raise OSError(reason) from error
-    return listener
