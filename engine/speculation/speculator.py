@@ -1,6 +1,8 @@
 """Decides how many tokens are guessed, has them guessed, and learns what that was worth."""
 
+from collections import deque
 from collections.abc import Sequence as Row
+from statistics import median_low
 
 from engine.block_tables import BlockTables
 from engine.sequence import Sequence
@@ -13,7 +15,7 @@ from runtime.clock import Clock
 
 _FIRST_ACCEPTANCE = 0.5
 _WEIGHT = 0.02  # of one sequence's drafts in what new sequences begin with
-_ROUND_WEIGHT = 0.2
+_KEPT_ROUNDS = 5
 _PROBE_STEPS = 32  # a sequence whose drafts do not pay tries one this often
 
 
@@ -32,7 +34,7 @@ class Speculator:
         self._clock = clock
         self._cost = StepCost()
         self._acceptance = _FIRST_ACCEPTANCE
-        self._round_s = 0.0
+        self._rounds_s: deque[float] = deque(maxlen=_KEPT_ROUNDS)
 
     def allow(self, sequences: Row[Sequence], budget: int) -> list[int]:
         """Drafts for each sequence of the next step, which decodes these; `budget` in all."""
@@ -45,7 +47,7 @@ class Speculator:
             limits,
             budget,
             self._cost.estimate,
-            self._round_s,
+            median_low(self._rounds_s) if self._rounds_s else 0.0,
         )
         return self._with_probes(sequences, limits, counts, budget)
 
@@ -57,8 +59,8 @@ class Speculator:
         begun_s = self._clock.now()
         found = iter(self._drafter.propose(wanted, tables))
         drafts = [next(found) if wish.count > 0 else () for wish in wishes]
-        round_s = (self._clock.now() - begun_s) / max(wish.count for wish in wanted)
-        self._round_s += _ROUND_WEIGHT * (round_s - self._round_s)
+        num_rounds = max(wish.count for wish in wanted)
+        self._rounds_s.append((self._clock.now() - begun_s) / num_rounds)
         return drafts
 
     def judge(self, verdict: Verdict) -> None:

@@ -13,6 +13,8 @@ from engine.models import Model, ModelConfig
 from engine.options import EngineConfig
 from engine.results import SeqOutput
 from engine.sequence import EngineRequest
+from engine.speculation.drafter import Drafter
+from engine.speculation.speculator import Speculator
 from engine.weights import load
 from runtime.clock import VirtualClock
 from wire.block_hash import block_hashes
@@ -80,13 +82,17 @@ class Stream:
 class Driver:
     """An engine over its own cache whose invariants are checked around every step."""
 
-    def __init__(self, model: Model, **limits: int) -> None:
+    def __init__(
+        self, model: Model, drafter: Drafter | None = None, max_drafts: int = 4, **limits: int
+    ) -> None:
         settings = {"num_blocks": 256, "max_model_len": MAX_LEN, **limits}
         self.config = EngineConfig(eos_token_ids=(2,), **settings)
         # What was never computed must not be read: it would turn every logit into NaN.
         self.kv = torch.full(model.config.kv_shape(self.config.num_blocks), float("nan"))
         self.clock = VirtualClock()
-        self.engine = Engine(model, self.kv, self.config, self.clock)
+        speculator = drafter and Speculator(drafter, max_drafts, self.clock)
+        self.engine = Engine(model, self.kv, self.config, self.clock, speculator=speculator)
+        self.num_drafts = self.num_accepted = self.num_steps = 0
         self.streams: dict[int, Stream] = {}
         self.max_step_tokens = 0
 
@@ -102,6 +108,9 @@ class Driver:
         result = self.engine.execute(plan)
         self.engine.check_integrity()
         assert result.num_prefill_tokens + result.num_decode_tokens == plan.num_tokens
+        self.num_steps += 1
+        self.num_drafts += result.num_drafts
+        self.num_accepted += result.num_accepted
         for output in result.outputs:
             self._record(output)
         return True
@@ -191,8 +200,8 @@ def drive() -> Iterator[Callable[..., Driver]]:
     """Makes engines, and checks after the test that each one gave everything back."""
     drivers: list[Driver] = []
 
-    def make(model: Model, **limits: int) -> Driver:
-        drivers.append(Driver(model, **limits))
+    def make(model: Model, drafter: Drafter | None = None, **limits: int) -> Driver:
+        drivers.append(Driver(model, drafter, **limits))
         return drivers[-1]
 
     yield make

@@ -1,5 +1,6 @@
 """The whole engine under random calls, over a model whose answers prove every key right."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -19,6 +20,8 @@ from engine.models import BatchInput
 from engine.options import EngineConfig
 from engine.results import SeqOutput
 from engine.sequence import EngineRequest
+from engine.speculation.drafter import Wish
+from engine.speculation.speculator import Speculator
 from runtime.clock import VirtualClock
 from wire.block_hash import block_hashes
 from wire.messages import FinishReason, SamplingParams
@@ -52,14 +55,28 @@ class ChecksumModel:
         for i, row in enumerate(batch.logit_rows.tolist()):
             sequence = int(torch.searchsorted(batch.query_start, row, right=True)) - 1
             context = int(batch.context_len[sequence])
-            assert row == batch.query_start[sequence + 1] - 1
-            assert int(batch.positions[row]) == context - 1
+            behind = int(batch.query_start[sequence + 1]) - 1 - row
+            assert int(batch.positions[row]) == context - 1 - behind
             table = batch.block_tables[sequence, : -(-context // size)].long()
             assert (table >= 0).all() and len(set(table.tolist())) == len(table)
             tokens = kv[0, table, 0].flatten()[:context].tolist()
             assert kv[0, table, 1].flatten()[:context].tolist() == list(range(context))
-            logits[i, next_token([int(token) for token in tokens])] = 1.0
+            known = [int(token) for token in tokens[: context - behind]]
+            logits[i, next_token(known)] = 1.0
         return logits
+
+
+class HalfRight:
+    """Guesses as the checksum model answers, but for some positions."""
+
+    def propose(self, wishes: Sequence[Wish], tables: object) -> list[tuple[int, ...]]:
+        return [self._guess(wish) for wish in wishes]
+
+    def _guess(self, wish: Wish) -> tuple[int, ...]:
+        history = wish.seq.tokens.tolist()
+        for _ in range(wish.count):
+            history.append((next_token(history) + (len(history) % 7 == 3)) % VOCAB)
+        return tuple(history[wish.seq.num_tokens :])
 
 
 @dataclass
@@ -95,8 +112,9 @@ class EngineMachine(RuleBasedStateMachine):
         num_blocks=st.integers(8, 20),
         budget=st.sampled_from([3, 17, 40, 400]),
         max_seqs=st.integers(1, 6),
+        max_drafts=st.sampled_from([0, 1, 4, 20]),
     )
-    def start(self, num_blocks: int, budget: int, max_seqs: int) -> None:
+    def start(self, num_blocks: int, budget: int, max_seqs: int, max_drafts: int = 4) -> None:
         config = EngineConfig(
             num_blocks=num_blocks,
             max_model_len=MAX_LEN,
@@ -104,7 +122,9 @@ class EngineMachine(RuleBasedStateMachine):
             max_num_seqs=max_seqs,
         )
         self.kv = torch.full((1, num_blocks, 2, 1, 16, 1), float("nan"))
-        self.engine = Engine(ChecksumModel(), self.kv, config, VirtualClock())
+        clock = VirtualClock()
+        speculator = Speculator(HalfRight(), max_drafts, clock) if max_drafts else None
+        self.engine = Engine(ChecksumModel(), self.kv, config, clock, speculator=speculator)
         self.config = config
         self.alive: dict[int, Expected] = {}
         self.next_id = 0
