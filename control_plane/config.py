@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from control_plane.registry import BEAT_TIMEOUT_S
+from control_plane.pace import BEAT_TIMEOUT_S
 
 _WILDCARDS = ("", "0.0.0.0", "::")
 

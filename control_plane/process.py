@@ -8,7 +8,7 @@ from control_plane.config import ControlConfig
 from control_plane.platform import actuator_of, leadership_of, store_of, watch_unready
 from control_plane.server import ControlServer
 from runtime.clock import SystemClock
-from runtime.lifecycle import die_with_parent, stop_event
+from runtime.lifecycle import collect_rarely, die_with_parent, stop_event
 from runtime.log import configure, get_logger
 from runtime.settings import SettingsError
 
@@ -18,6 +18,7 @@ def run(config: ControlConfig, modes: ModeSimulator | None = None) -> int:
     if config.parent_pid:
         die_with_parent(config.parent_pid)
     configure("control", level=config.log_level)
+    collect_rarely()
     return asyncio.run(_serve(config, modes))
 
 

@@ -1,15 +1,16 @@
 """Which workers are alive: heartbeats in, versioned snapshots out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from control_plane.pace import Pace
 from runtime.clock import Clock
 from wire.cluster import ClusterSnapshot, ControlOrder, WorkerBeat, WorkerInfo, WorkerStatus
 from wire.errors import BatonError, ErrorCode
-from wire.messages import WorkerReport
+from wire.messages import Role, WorkerReport
 
-BEAT_TIMEOUT_S = 5.0
 _REMEMBER_EPOCH_S = 600.0
 
 
@@ -18,6 +19,8 @@ class _Member:
     info: WorkerInfo
     report: WorkerReport
     beat_at_s: float
+    silence_s: float  # how long it may be silent
+    stream: object  # that its last beat came over
     orders: "asyncio.Queue[ControlOrder]" = field(default_factory=asyncio.Queue)
 
 
@@ -27,35 +30,67 @@ class Registry:
     A worker_id's epochs grow: a higher epoch replaces a lower one, and a lower one is refused,
     also for ten minutes after the higher one left.
 
-        unknown --beat--> live --beat_timeout_s without a beat | clean close | process died--> gone
-                           ^                                                                    |
-                           +---------------------- beat of the same or a higher epoch ----------+
+        unknown --beat--> live --silence_s without a beat | clean close | process died--> gone
+                           ^                                                               |
+                           +---------------------- beat of the same or a higher epoch -----+
+
+    silence_s is the pace's for a worker that is connected, and its base for one whose stream broke.
     """
 
-    def __init__(self, clock: Clock, beat_timeout_s: float = BEAT_TIMEOUT_S) -> None:
+    def __init__(self, clock: Clock, pace: Pace | None = None) -> None:
         self._clock = clock
-        self._beat_timeout_s = beat_timeout_s
+        self._pace = pace or Pace()
         self._members: dict[str, _Member] = {}
         self._departed: dict[str, tuple[int, float]] = {}  # worker_id -> (epoch, left_at_s)
-        self._snapshot = ClusterSnapshot(version=0)
+        self._version = 0
+        self._snapshot = ClusterSnapshot(version=0)  # of some version: built when it is asked for
         self._changed = asyncio.Event()
 
     @property
+    def version(self) -> int:
+        """Of the snapshot: grows at each change of the members."""
+        return self._version
+
+    @property
     def snapshot(self) -> ClusterSnapshot:
+        if self._snapshot.version != self._version:
+            workers = tuple(member.info for _, member in sorted(self._members.items()))
+            self._snapshot = ClusterSnapshot(self._version, workers)
         return self._snapshot
 
-    def beat(self, beat: WorkerBeat) -> bool:
-        """Applies a heartbeat. False when a newer process has this worker_id: the beat is late."""
+    def sizes(self) -> Counter[Role]:
+        """Live workers by role."""
+        return Counter(member.info.role for member in self._members.values())
+
+    @property
+    def interval_s(self) -> float:
+        """What a worker waits between two beats."""
+        return self._pace.interval_s(len(self._members))
+
+    @property
+    def beat_s(self) -> float:
+        """What a worker is asked to wait until its next beat; 0: its own second."""
+        return self._pace.told_s(len(self._members))
+
+    def beat(self, beat: WorkerBeat, stream: object = None) -> bool:
+        """Applies a heartbeat. False when a newer process has this worker_id: the beat is late.
+
+        stream: what it came over, as `disconnected` names it.
+        """
         info = beat.info
         if info.epoch < self._highest_epoch(info.worker_id):
             return False
         known = self._members.get(info.worker_id)
         self._departed.pop(info.worker_id, None)
-        member = _Member(info, beat.report, self._clock.now())
+        is_news = known is None or known.info != info
+        if known is not None and not is_news:
+            info = known.info  # the same object, so that who compares it is done at once
+        silence_s = self._pace.silence_s(len(self._members) + (known is None))
+        member = _Member(info, beat.report, self._clock.now(), silence_s, stream)
         if known is not None and known.info.epoch == info.epoch:
             member.orders = known.orders
         self._members[info.worker_id] = member
-        if known is None or known.info != info:
+        if is_news:
             self._publish()
         return True
 
@@ -84,6 +119,13 @@ class Registry:
         self._drop([member])
         return True
 
+    def disconnected(self, worker_id: str, stream: object) -> None:
+        """The stream broke: a worker that beat over it comes back soon, or has died."""
+        member = self._members.get(worker_id)
+        if member is not None and member.stream is stream:
+            passed_s = self._clock.now() - member.beat_at_s
+            member.silence_s = min(member.silence_s, passed_s + self._pace.timeout_s)
+
     def remove_process(self, worker_id: str, pid: int) -> bool:
         """Drops a worker whose process is known to be dead. False when another process has it."""
         member = self._members.get(worker_id)
@@ -93,12 +135,12 @@ class Registry:
         return True
 
     def expire(self) -> tuple[WorkerInfo, ...]:
-        """Drops and gives the workers whose last beat is older than the timeout."""
+        """Drops and gives the workers that have been silent for too long."""
         now_s = self._clock.now()
         silent = [
             member
             for member in self._members.values()
-            if now_s - member.beat_at_s > self._beat_timeout_s
+            if now_s - member.beat_at_s > member.silence_s
         ]
         if silent:
             self._drop(silent)
@@ -113,9 +155,12 @@ class Registry:
         """Takes over what another control plane knew, as if it had been heard now; gives how many
         workers are new here. Who does not beat by itself expires like any other."""
         new = [beat for beat in beats if beat.info.epoch > self._highest_epoch(beat.info.worker_id)]
+        now_s, silence_s = self._clock.now(), self._pace.silence_s(len(self._members) + len(new))
         for beat in new:
             self._departed.pop(beat.info.worker_id, None)
-            self._members[beat.info.worker_id] = _Member(beat.info, beat.report, self._clock.now())
+            self._members[beat.info.worker_id] = _Member(
+                beat.info, beat.report, now_s, silence_s, None
+            )
         if new:
             self._publish()
         return len(new)
@@ -125,6 +170,10 @@ class Registry:
         now_s = self._clock.now()
         for member in self._members.values():
             member.beat_at_s = min(now_s, member.beat_at_s + pause_s)
+
+    def beats(self) -> Iterator[WorkerBeat]:
+        """What every live worker said last."""
+        return (WorkerBeat(member.info, member.report) for member in self._members.values())
 
     def status(self) -> tuple[WorkerStatus, ...]:
         """Every live worker with its last report and the age of its last beat."""
@@ -136,14 +185,14 @@ class Registry:
 
     async def after(self, version: int) -> ClusterSnapshot:
         """The first snapshot that differs from `version`; a slow watcher skips those between."""
-        while self._snapshot.version == version:
+        while self._version == version:
             await self._changed.wait()
-        return self._snapshot
+        return self.snapshot
 
     def check_integrity(self) -> None:
         """Asserts that the snapshot shows the members, and that nobody is both here and gone."""
         members = {worker_id: member.info for worker_id, member in self._members.items()}
-        assert members == {worker.worker_id: worker for worker in self._snapshot.workers}
+        assert members == {worker.worker_id: worker for worker in self.snapshot.workers}
         assert not members.keys() & self._departed.keys()
 
     def _highest_epoch(self, worker_id: str) -> int:
@@ -158,7 +207,6 @@ class Registry:
         self._publish()
 
     def _publish(self) -> None:
-        workers = tuple(member.info for _, member in sorted(self._members.items()))
-        self._snapshot = ClusterSnapshot(self._snapshot.version + 1, workers)
+        self._version += 1
         self._changed.set()
         self._changed = asyncio.Event()

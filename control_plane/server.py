@@ -20,6 +20,7 @@ from control_plane.config import ControlConfig
 from control_plane.leadership import Leadership, SoleLeadership
 from control_plane.observe.observer import Observer, Seen
 from control_plane.overrides import Overrides
+from control_plane.pace import Pace
 from control_plane.planner_settings import build_autopilot, traffic_source
 from control_plane.planning import Planning, Unplanned
 from control_plane.registry import Registry
@@ -63,7 +64,7 @@ class ControlServer:
     ) -> None:
         self.metrics = Metrics(CONTROL_METRICS)
         self.leadership = leadership or SoleLeadership()
-        self.registry = Registry(clock, config.beat_timeout_s)
+        self.registry = Registry(clock, Pace(timeout_s=config.beat_timeout_s))
         self.plane = ControlPlane(
             self.registry,
             clock,

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Final
@@ -62,17 +61,23 @@ class ControlPlane:
         """Answers each beat with ACK, or with DRAIN when a newer process has the worker_id.
 
         Orders go out between the answers as they come. The worker's own end of the stream is its
-        goodbye: it is acknowledged and removed at once. After a stream that breaks, it has until
-        its beats expire to come back on another one.
+        goodbye: it is acknowledged and removed at once. After a stream that breaks, it has the
+        pace's base timeout to come back on another one.
         """
         stream = _OrderStream(beats, self._apply, self._registry.next_order)
-        async with contextlib.aclosing(stream.orders()) as orders:
-            async for order in orders:
-                yield order
-        yield ACK  # fails, and ends this call here, where the stream ended because it broke
-        last = stream.last
-        if last is not None and self._registry.remove(last.worker_id, last.epoch):
-            _log.info("worker left", worker=last.worker_id, epoch=last.epoch)
+        try:
+            async with contextlib.aclosing(stream.orders()) as orders:
+                async for order in orders:
+                    yield order
+            yield ACK  # fails, and ends this call here, where the stream ended because it broke
+            self._left(stream.last)
+        finally:
+            if stream.last is not None:
+                self._registry.disconnected(stream.last.worker_id, stream)
+
+    def _left(self, worker: WorkerInfo | None) -> None:
+        if worker is not None and self._registry.remove(worker.worker_id, worker.epoch):
+            _log.info("worker left", worker=worker.worker_id, epoch=worker.epoch)
             self._count_workers()
 
     async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
@@ -143,19 +148,20 @@ class ControlPlane:
                 self._registry.excuse(gap_s)
             self._expire()
 
-    def _apply(self, beat: WorkerBeat) -> ControlOrder:
+    def _apply(self, beat: WorkerBeat, stream: object) -> ControlOrder:
         self._check_leader()
         self._metrics.counter("baton_control_beats_total").inc()
-        version = self._registry.snapshot.version
+        version = self._registry.version
         info = beat.info
-        if not self._registry.beat(beat):
+        if not self._registry.beat(beat, stream):
             _log.warning("beat refused", worker=info.worker_id, epoch=info.epoch)
             return DRAIN
-        if self._registry.snapshot.version != version:
+        if self._registry.version != version:
             _log.info("worker registered", worker=info.worker_id, role=info.role, at=info.address)
             self._count_workers()
         self._leadership.heard(beat.term)
-        return replace(ACK, term=self._leadership.term().token)
+        term = self._leadership.term().token
+        return ControlOrder(OrderKind.ACK, term=term, beat_s=self._registry.beat_s)
 
     def _expire(self) -> None:
         expired = self._registry.expire()
@@ -166,7 +172,7 @@ class ControlPlane:
             self._count_workers()
 
     def _count_workers(self) -> None:
-        counts = Counter(worker.role for worker in self._registry.snapshot.workers)
+        counts = self._registry.sizes()
         for role in Role:
             self._metrics.gauge("baton_control_workers", role=role.value).set(counts[role])
 
@@ -177,7 +183,7 @@ class _OrderStream:
     def __init__(
         self,
         beats: AsyncIterator[WorkerBeat],
-        answer: Callable[[WorkerBeat], ControlOrder],
+        answer: Callable[[WorkerBeat, object], ControlOrder],
         next_order: Callable[[str, int], Awaitable[ControlOrder]],
     ) -> None:
         self.last: WorkerInfo | None = None
@@ -204,7 +210,7 @@ class _OrderStream:
         try:
             async for beat in self._beats:
                 self.last = beat.info
-                self._outgoing.put_nowait(self._answer(beat))
+                self._outgoing.put_nowait(self._answer(beat, self))
                 if self._forwarding is None or self._forwarding.done():
                     self._forwarding = asyncio.create_task(self._forward(beat.info))
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -31,6 +32,12 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         raise SystemExit(f"the parent process {parent_pid} is gone")
+
+
+def collect_rarely() -> None:
+    """Has the garbage collector look less often: a process that keeps thousands of streams, tasks
+    and records walks all of them in vain each time."""
+    gc.set_threshold(50_000, 20, 100)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -126,13 +126,15 @@ class ControlOrder:
 
     role: of a flip. count: of a migrate, how many of its longest requests are to move elsewhere.
     term: the leader's fencing number, 0 without an election; a worker refuses an order of a term
-    below the highest that it has heard.
+    below the highest that it has heard. beat_s: of an acknowledgement, what the worker waits until
+    its next beat; 0: its own interval.
     """
 
     kind: OrderKind
     role: Role | None = None
     count: int = 0
     term: int = 0
+    beat_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

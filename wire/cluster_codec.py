@@ -120,14 +120,19 @@ def beat_of_bytes(content: bytes) -> WorkerBeat:
 def encode_order(order: ControlOrder) -> control_pb2.ControlOrder:
     role = "" if order.role is None else order.role.value
     return control_pb2.ControlOrder(
-        kind=order.kind.value, role=role, count=order.count, term=order.term
+        kind=order.kind.value,
+        role=role,
+        count=order.count,
+        term=order.term,
+        beat_s=order.beat_s,
     )
 
 
 def decode_order(message: control_pb2.ControlOrder) -> ControlOrder:
     """Raises ValueError for a kind or a role that this version does not know."""
     role = Role(message.role) if message.role else None
-    return ControlOrder(OrderKind(message.kind), role, message.count, message.term)
+    kind = OrderKind(message.kind)
+    return ControlOrder(kind, role, message.count, message.term, message.beat_s)
 
 
 def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:

@@ -1,4 +1,4 @@
-"""Tells the control plane that this worker is alive, once a second, and says goodbye at the end."""
+"""Tells the control plane that this worker is alive, as often as it asks, and says goodbye."""
 
 import asyncio
 import contextlib
@@ -36,6 +36,7 @@ class Registration:
         self._beat = beat
         self._on_order = on_order
         self._term = 0
+        self._beat_s = BEAT_INTERVAL_S
         self._is_known = False
         self._is_leaving = False
         self._nudge = asyncio.Event()
@@ -75,14 +76,14 @@ class Registration:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_ANSWER_S) as limit:
             async for order in rpc.register(channel, self._beats(), self._token):
-                limit.reschedule(loop.time() + _ANSWER_S)
                 self._heard(order)
+                limit.reschedule(loop.time() + _ANSWER_S + self._beat_s - BEAT_INTERVAL_S)
 
     async def _beats(self) -> AsyncIterator[WorkerBeat]:
         while not self._is_leaving:
             yield replace(self._beat(), term=self._term)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudge.wait(), BEAT_INTERVAL_S)
+                await asyncio.wait_for(self._nudge.wait(), self._beat_s)
             if not self._is_leaving:
                 self._nudge.clear()
 
@@ -95,6 +96,8 @@ class Registration:
                 log.warning("order_refused", kind=order.kind, term=order.term, heard=self._term)
             return
         self._term = max(self._term, order.term)
+        if order.kind is OrderKind.ACK:
+            self._beat_s = order.beat_s or BEAT_INTERVAL_S
         self._on_order(order)
 
     def _lost(self, reason: str) -> None:

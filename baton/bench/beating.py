@@ -1,46 +1,39 @@
-"""Workers that only beat: many Register streams from one process, as `bench control` starts it.
+"""Workers that only beat: many registrations in one process, as `bench control` starts it.
 
-beating.py ADDRESS FIRST COUNT PERIOD_S
+beating.py ADDRESS FIRST COUNT
 """
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count as counter
 
 from baton.bench.control import beat_of
 from wire.cluster import WorkerBeat
-from wire.rpc import RpcError, open_channel, register
-
-_STREAMS_PER_CHANNEL = 100
+from worker.registration import BEAT_INTERVAL_S, Registration
 
 
-async def main(address: str, first: int, count: int, period_s: float) -> None:
-    channels = [open_channel(address) for _ in range(-(-count // _STREAMS_PER_CHANNEL))]
+async def main(address: str, first: int, count: int) -> None:
+    """Workers as the product has them: they beat as often as the control plane asks."""
 
     async def live(number: int) -> None:
-        channel = channels[number // _STREAMS_PER_CHANNEL]
-        await asyncio.sleep(period_s * number / count)
-        while True:
-            with contextlib.suppress(RpcError):
-                async for _ in register(channel, _beats(first + number, period_s)):
-                    pass
-            await asyncio.sleep(period_s)
+        await asyncio.sleep(BEAT_INTERVAL_S * (number - first) / count)
+        await Registration(address, "", _Reports(number), lambda order: None).run()
 
-    await asyncio.gather(*(live(number) for number in range(count)))
+    await asyncio.gather(*(live(number) for number in range(first, first + count)))
 
 
-async def _beats(number: int, period_s: float) -> AsyncIterator[WorkerBeat]:
+class _Reports:
     """The report differs from beat to beat, the rest does not."""
-    beat = beat_of(number)
-    steps = 0
-    while True:
-        steps += 20
-        yield WorkerBeat(beat.info, replace(beat.report, num_steps=steps))
-        await asyncio.sleep(period_s)
+
+    def __init__(self, number: int) -> None:
+        self._beat = beat_of(number)
+        self._steps = counter(0, 20)
+
+    def __call__(self) -> WorkerBeat:
+        return replace(self._beat, report=replace(self._beat.report, num_steps=next(self._steps)))
 
 
 if __name__ == "__main__":
-    address, first, count, period_s = sys.argv[1:]
-    asyncio.run(main(address, int(first), int(count), float(period_s)))
+    address, first, count = sys.argv[1:]
+    asyncio.run(main(address, int(first), int(count)))

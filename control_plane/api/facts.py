@@ -9,12 +9,13 @@ from control_plane.planning import RecordedDecision, Stance
 from wire.cluster import ProcessStatus, WorkerStatus
 from wire.messages import Role
 
-_SILENT_S = 2.5
+_MISSED_S = 1.5  # beyond the interval at which workers beat
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """at_s: seconds since 1970. decision: the newest, None before the first."""
+    """at_s: seconds since 1970. decision: the newest, None before the first. beat_s: what workers
+    wait between two beats."""
 
     version: int
     at_s: float
@@ -30,6 +31,7 @@ class ClusterFacts:
     actuator: str = "none"
     state: str = "memory"
     notes: tuple[str, ...] = ()
+    beat_s: float = 1.0
 
     def of(self, role: Role) -> tuple[WorkerStatus, ...]:
         return tuple(worker for worker in self.workers if worker.info.role is role)
@@ -38,9 +40,9 @@ class ClusterFacts:
         return next((pool for pool in self.platform if pool.role is role), None)
 
 
-def state_of(worker: WorkerStatus) -> str:
-    """serving, flipping, draining or silent; silent workers have missed beats."""
-    if worker.beat_age_s > _SILENT_S:
+def state_of(worker: WorkerStatus, beat_s: float) -> str:
+    """serving, flipping, draining or silent: that one has missed a beat. beat_s: between two."""
+    if worker.beat_age_s > beat_s + _MISSED_S:
         return "silent"
     if worker.info.draining or worker.report.draining:
         return "draining"

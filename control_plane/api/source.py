@@ -90,4 +90,5 @@ class OperatorSource:
             actuator=parts.actuator_name,
             state=parts.state_name,
             notes=parts.notes(),
+            beat_s=parts.registry.interval_s,
         )

@@ -35,6 +35,7 @@ def status_view(facts: ClusterFacts) -> StatusView:
         workers=[
             _worker(
                 worker,
+                state_of(worker, facts.beat_s),
                 names[worker.info.fingerprint],
                 restarts.get(worker.info.worker_id, -1),
             )
@@ -54,7 +55,7 @@ def status_view(facts: ClusterFacts) -> StatusView:
 def _pool(role: Role, facts: ClusterFacts) -> PoolView:
     workers = facts.of(role)
     platform = facts.platform_of(role)
-    states = [state_of(worker) for worker in workers]
+    states = [state_of(worker, facts.beat_s) for worker in workers]
     num_blocks = sum(worker.report.num_blocks for worker in workers)
     num_free = sum(worker.report.num_free_blocks for worker in workers)
     actual = len(workers) - states.count("draining")
@@ -76,18 +77,17 @@ def _desired(role: Role, facts: ClusterFacts, wanted: int) -> int:
     return facts.pin.sizes.of(role) if facts.pin else wanted
 
 
-def _worker(worker: WorkerStatus, group: str, num_restarts: int) -> WorkerView:
+def _worker(worker: WorkerStatus, state: str, group: str, num_restarts: int) -> WorkerView:
     info, report = worker.info, worker.report
     used = report.num_blocks - report.num_free_blocks
-    is_flipping = state_of(worker) == "flipping"
     return WorkerView(
         worker_id=info.worker_id,
         epoch=info.epoch,
         role=role_name(info.role),
-        state=cast(WorkerState, state_of(worker)),
+        state=cast(WorkerState, state),
         address=info.address,
         group=group,
-        flipping_to=info.role.value if is_flipping else "",
+        flipping_to=info.role.value if state == "flipping" else "",
         pid=info.pid,
         beat_age_s=round(worker.beat_age_s, 3),
         num_running=report.num_running,

@@ -11,6 +11,7 @@ from wire.messages import StepTotals, WorkerReport
 
 _WINDOW_S = 20.0
 _BUSY_LIMIT = 1.2  # of wall time, for one engine
+_SAME_BEAT_S = 0.01
 _TOKEN_LIMIT = 1.5  # of what all gateways sent
 _STEP_TOKENS = 2048.0  # at least, in a step of prompts under load
 _TOKEN_SLACK = 200.0  # tokens that may be on their way, and restarts
@@ -57,11 +58,12 @@ class WorkerWatch:
         info, report = status.info, status.report
         kind = self._hardware(info.worker_id, info.hardware)
         known = self._known_of(status, kind)
+        at_s = now_s - status.beat_age_s  # beats of a large cluster are seconds apart
         complaint = _impossible(report) or self._contradiction(
-            known, report, now_s, output_tokens_per_s
+            known, report, at_s, output_tokens_per_s
         )
         if not complaint:
-            known.predictor.observe(report.totals, now_s)
+            known.predictor.observe(report.totals, at_s)
         return WorkerFigures(
             worker_id=info.worker_id,
             role=info.role,
@@ -91,17 +93,18 @@ class WorkerWatch:
         return known
 
     def _contradiction(
-        self, known: _Known, report: WorkerReport, now_s: float, output_tokens_per_s: float
+        self, known: _Known, report: WorkerReport, at_s: float, output_tokens_per_s: float
     ) -> str:
-        """What the report's sums say that cannot be, over the last seconds."""
+        """What the report's sums say that cannot be, over the last seconds before at_s."""
         history = known.history
         if history and report.totals.num_steps < history[-1][1].num_steps:
             return "its sums went back though it is the same process"
-        history.append((now_s, report.totals))
-        while now_s - history[0][0] > _WINDOW_S:
+        if not history or at_s - history[-1][0] > _SAME_BEAT_S:
+            history.append((at_s, report.totals))
+        while at_s - history[0][0] > _WINDOW_S:
             history.pop(0)
         begin_s, begin = history[0]
-        passed_s = now_s - begin_s
+        passed_s = at_s - begin_s
         if passed_s < _WINDOW_S / 2:
             return ""
         busy_s = report.totals.step_s - begin.step_s

@@ -3,7 +3,7 @@
 from control_plane.registry import Registry
 from control_plane.state.store import Outgoing
 from runtime.clock import Clock
-from wire.cluster import WorkerBeat, WorkerInfo
+from wire.cluster import WorkerInfo
 
 
 class WorkerRecords:
@@ -17,14 +17,14 @@ class WorkerRecords:
 
     def due(self) -> Outgoing:
         now_s = self._clock.now()
-        workers = {status.info.worker_id: status for status in self._registry.status()}
+        beats = {beat.info.worker_id: beat for beat in self._registry.beats()}
         return Outgoing(
             workers=tuple(
-                WorkerBeat(status.info, status.report)
-                for worker_id, status in workers.items()
-                if self._is_due(worker_id, status.info, now_s)
+                beat
+                for worker_id, beat in beats.items()
+                if self._is_due(worker_id, beat.info, now_s)
             ),
-            gone=tuple(worker_id for worker_id in self._written if worker_id not in workers),
+            gone=tuple(worker_id for worker_id in self._written if worker_id not in beats),
         )
 
     def written(self, outgoing: Outgoing) -> None:
@@ -40,4 +40,5 @@ class WorkerRecords:
 
     def _is_due(self, worker_id: str, info: WorkerInfo, now_s: float) -> bool:
         known, at_s = self._written.get(worker_id, (None, 0.0))
-        return known != info or now_s - at_s >= self._renew_s
+        is_same = known is info or known == info
+        return not is_same or now_s - at_s >= self._renew_s

@@ -95,6 +95,32 @@ async def test_a_worker_whose_stream_broke_comes_back_on_another_one(beat_of: Be
         await second.say_goodbye()
 
 
+async def test_a_worker_is_asked_to_beat_as_rarely_as_the_clusters_size_allows(beat_of: BeatOf):
+    async with serving() as (server, channel):
+        for number in range(499):
+            server.registry.beat(beat_of(f"decode-{number}"))
+        worker = Beating(channel)
+        assert (await worker.beat(beat_of("decode-499"))).beat_s == 2.5
+        await worker.say_goodbye()
+
+
+async def test_a_worker_that_broke_off_is_gone_after_the_base_timeout_in_a_large_cluster(
+    beat_of: BeatOf,
+):
+    async with serving(beat_timeout_s=0.6) as (server, channel):
+        for number in [*range(1500), *range(1500)]:  # who beat first was told of a small one
+            server.registry.beat(beat_of(f"other-{number}"))
+        other = rpc.open_channel(f"127.0.0.1:{server.port}")
+        worker = Beating(other)
+        await worker.beat(beat_of("decode-0"))
+        await worker.orders.aclose()
+        await other.close()
+        async with asyncio.timeout(30):
+            while "decode-0" in server.serving():
+                await asyncio.sleep(0.05)
+        assert len(server.serving()) == 1500
+
+
 async def test_the_old_process_of_a_replaced_worker_is_told_to_drain(beat_of: BeatOf):
     async with serving() as (server, channel):
         old, new = Beating(channel), Beating(channel)

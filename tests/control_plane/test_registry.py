@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from control_plane.registry import BEAT_TIMEOUT_S, Registry
+from control_plane.pace import BEAT_TIMEOUT_S, Pace
+from control_plane.registry import Registry
 from runtime.clock import VirtualClock
 from wire.cluster import Fingerprint, WorkerBeat, WorkerInfo
 from wire.kv import FabricAddress
@@ -55,6 +56,46 @@ def test_expiry_waits_for_the_whole_timeout(registry, clock, beat_of: BeatOf):
     clock.advance(0.001)
     assert [info.worker_id for info in registry.expire()] == ["decode-0"]
     assert registry.snapshot.workers == ()
+
+
+def test_the_more_workers_there_are_the_rarer_they_beat_and_the_longer_each_may_be_silent(
+    clock, beat_of: BeatOf
+):
+    registry = Registry(clock, Pace(beats_per_s=0.5))
+    registry.beat(beat_of("a"))
+    assert registry.beat_s == 2.0
+    registry.beat(beat_of("b"))
+    registry.beat(beat_of("c"))
+    assert registry.beat_s == registry.interval_s == 6.0
+    clock.advance(BEAT_TIMEOUT_S + 2)
+    assert registry.expire() == ()
+    clock.advance(0.1)  # it was told 2 s when it was alone
+    assert [info.worker_id for info in registry.expire()] == ["a"]
+    registry.check_integrity()
+
+
+def test_a_small_cluster_beats_at_its_own_second(registry, beat_of: BeatOf):
+    for number in range(200):
+        registry.beat(beat_of(f"decode-{number}"))
+    assert (registry.beat_s, registry.interval_s) == (0.0, 1.0)
+    registry.beat(beat_of("decode-200"))
+    assert registry.beat_s > 1.0
+
+
+def test_a_worker_whose_stream_broke_has_the_base_timeout_whatever_the_pace(clock, beat_of: BeatOf):
+    registry, old, new = Registry(clock, Pace(beats_per_s=0.25)), object(), object()
+    for stream in (old, new):
+        registry.beat(beat_of("moves"), stream)
+        registry.beat(beat_of("dies"), stream)
+    for worker_id in ("moves", "dies"):  # the stream before was left: nothing was lost with it
+        registry.disconnected(worker_id, old)
+    clock.advance(3.0)
+    registry.disconnected("dies", new)
+    clock.advance(BEAT_TIMEOUT_S)
+    assert registry.expire() == ()
+    clock.advance(0.1)
+    assert [info.worker_id for info in registry.expire()] == ["dies"]
+    registry.check_integrity()
 
 
 def test_a_new_epoch_replaces_the_old_one_and_the_old_ones_late_beat_is_refused(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from wire.gen import worker_pb2 as wire_dot_gen_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16wire/gen/control.proto\x12\x08\x62\x61ton.v1\x1a\x15wire/gen/worker.proto\"v\n\x0b\x46ingerprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x11\n\tkv_layout\x18\x05 \x01(\t\x12\x10\n\x08protocol\x18\x06 \x01(\r\"\x98\x01\n\nPairStatus\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\x12\x19\n\x11\x62\x61ndwidth_bytes_s\x18\x03 \x01(\x01\x12\x11\n\ttransport\x18\x04 \x01(\t\x12\x0e\n\x06\x61larms\x18\x05 \x03(\t\x12\x18\n\x10wanted_transport\x18\n \x01(\t\x12\x0f\n\x07refusal\x18\x0b \x01(\t\"\xde\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\'\n\x06\x66\x61\x62ric\x18\x05 \x01(\x0b\x32\x17.baton.v1.FabricAddress\x12*\n\x0b\x66ingerprint\x18\x06 \x01(\x0b\x32\x15.baton.v1.Fingerprint\x12\x15\n\rmax_model_len\x18\x07 \x01(\r\x12\x12\n\nnum_blocks\x18\x08 \x01(\r\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0b\n\x03pid\x18\n \x01(\r\x12\x13\n\x0bmetrics_url\x18\x0b \x01(\t\x12#\n\x05pairs\x18\x0c \x03(\x0b\x32\x14.baton.v1.PairStatus\x12\x12\n\nrole_epoch\x18\x1e \x01(\r\x12\x10\n\x08\x66lipping\x18\x1f \x01(\x08\x12\x10\n\x08hardware\x18( \x01(\t\"f\n\nWorkerBeat\x12\"\n\x04info\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.baton.v1.WorkerReport\x12\x0c\n\x04term\x18\x14 \x01(\x04\"G\n\x0c\x43ontrolOrder\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\n \x01(\t\x12\r\n\x05\x63ount\x18\x0b \x01(\r\x12\x0c\n\x04term\x18\x14 \x01(\x04\"H\n\x0cOrderRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12%\n\x05order\x18\x02 \x01(\x0b\x32\x16.baton.v1.ControlOrder\"\x0c\n\nOrderReply\"!\n\x0cWatchRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\"I\n\x0f\x43lusterSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12%\n\x07workers\x18\x02 \x03(\x0b\x32\x14.baton.v1.WorkerInfo\"\x0f\n\rStatusRequest\"n\n\x0cWorkerStatus\x12\"\n\x04info\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.baton.v1.WorkerReport\x12\x12\n\nbeat_age_s\x18\x03 \x01(\x01\"u\n\rClusterStatus\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x07workers\x18\x02 \x03(\x0b\x32\x16.baton.v1.WorkerStatus\x12*\n\tprocesses\x18\x03 \x03(\x0b\x32\x17.baton.v1.ProcessStatus\"\x7f\n\rProcessStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x14\n\x0cnum_restarts\x18\x05 \x01(\r\x12\x10\n\x08uptime_s\x18\x06 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t2\xf8\x01\n\x07\x43ontrol\x12<\n\x08Register\x12\x14.baton.v1.WorkerBeat\x1a\x16.baton.v1.ControlOrder(\x01\x30\x01\x12<\n\x05Watch\x12\x16.baton.v1.WatchRequest\x1a\x19.baton.v1.ClusterSnapshot0\x01\x12:\n\x06Status\x12\x17.baton.v1.StatusRequest\x1a\x17.baton.v1.ClusterStatus\x12\x35\n\x05Order\x12\x16.baton.v1.OrderRequest\x1a\x14.baton.v1.OrderReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16wire/gen/control.proto\x12\x08\x62\x61ton.v1\x1a\x15wire/gen/worker.proto\"v\n\x0b\x46ingerprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x12\n\nblock_size\x18\x04 \x01(\r\x12\x11\n\tkv_layout\x18\x05 \x01(\t\x12\x10\n\x08protocol\x18\x06 \x01(\r\"\x98\x01\n\nPairStatus\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tlatency_s\x18\x02 \x01(\x01\x12\x19\n\x11\x62\x61ndwidth_bytes_s\x18\x03 \x01(\x01\x12\x11\n\ttransport\x18\x04 \x01(\t\x12\x0e\n\x06\x61larms\x18\x05 \x03(\t\x12\x18\n\x10wanted_transport\x18\n \x01(\t\x12\x0f\n\x07refusal\x18\x0b \x01(\t\"\xde\x02\n\nWorkerInfo\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\'\n\x06\x66\x61\x62ric\x18\x05 \x01(\x0b\x32\x17.baton.v1.FabricAddress\x12*\n\x0b\x66ingerprint\x18\x06 \x01(\x0b\x32\x15.baton.v1.Fingerprint\x12\x15\n\rmax_model_len\x18\x07 \x01(\r\x12\x12\n\nnum_blocks\x18\x08 \x01(\r\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0b\n\x03pid\x18\n \x01(\r\x12\x13\n\x0bmetrics_url\x18\x0b \x01(\t\x12#\n\x05pairs\x18\x0c \x03(\x0b\x32\x14.baton.v1.PairStatus\x12\x12\n\nrole_epoch\x18\x1e \x01(\r\x12\x10\n\x08\x66lipping\x18\x1f \x01(\x08\x12\x10\n\x08hardware\x18( \x01(\t\"f\n\nWorkerBeat\x12\"\n\x04info\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.baton.v1.WorkerReport\x12\x0c\n\x04term\x18\x14 \x01(\x04\"W\n\x0c\x43ontrolOrder\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\n \x01(\t\x12\r\n\x05\x63ount\x18\x0b \x01(\r\x12\x0c\n\x04term\x18\x14 \x01(\x04\x12\x0e\n\x06\x62\x65\x61t_s\x18\x15 \x01(\x01\"H\n\x0cOrderRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12%\n\x05order\x18\x02 \x01(\x0b\x32\x16.baton.v1.ControlOrder\"\x0c\n\nOrderReply\"!\n\x0cWatchRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\"I\n\x0f\x43lusterSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12%\n\x07workers\x18\x02 \x03(\x0b\x32\x14.baton.v1.WorkerInfo\"\x0f\n\rStatusRequest\"n\n\x0cWorkerStatus\x12\"\n\x04info\x18\x01 \x01(\x0b\x32\x14.baton.v1.WorkerInfo\x12&\n\x06report\x18\x02 \x01(\x0b\x32\x16.baton.v1.WorkerReport\x12\x12\n\nbeat_age_s\x18\x03 \x01(\x01\"u\n\rClusterStatus\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x07workers\x18\x02 \x03(\x0b\x32\x16.baton.v1.WorkerStatus\x12*\n\tprocesses\x18\x03 \x03(\x0b\x32\x17.baton.v1.ProcessStatus\"\x7f\n\rProcessStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\x14\n\x0cnum_restarts\x18\x05 \x01(\r\x12\x10\n\x08uptime_s\x18\x06 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t2\xf8\x01\n\x07\x43ontrol\x12<\n\x08Register\x12\x14.baton.v1.WorkerBeat\x1a\x16.baton.v1.ControlOrder(\x01\x30\x01\x12<\n\x05Watch\x12\x16.baton.v1.WatchRequest\x1a\x19.baton.v1.ClusterSnapshot0\x01\x12:\n\x06Status\x12\x17.baton.v1.StatusRequest\x1a\x17.baton.v1.ClusterStatus\x12\x35\n\x05Order\x12\x16.baton.v1.OrderRequest\x1a\x14.baton.v1.OrderReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,23 +41,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERBEAT']._serialized_start=687
   _globals['_WORKERBEAT']._serialized_end=789
   _globals['_CONTROLORDER']._serialized_start=791
-  _globals['_CONTROLORDER']._serialized_end=862
-  _globals['_ORDERREQUEST']._serialized_start=864
-  _globals['_ORDERREQUEST']._serialized_end=936
-  _globals['_ORDERREPLY']._serialized_start=938
-  _globals['_ORDERREPLY']._serialized_end=950
-  _globals['_WATCHREQUEST']._serialized_start=952
-  _globals['_WATCHREQUEST']._serialized_end=985
-  _globals['_CLUSTERSNAPSHOT']._serialized_start=987
-  _globals['_CLUSTERSNAPSHOT']._serialized_end=1060
-  _globals['_STATUSREQUEST']._serialized_start=1062
-  _globals['_STATUSREQUEST']._serialized_end=1077
-  _globals['_WORKERSTATUS']._serialized_start=1079
-  _globals['_WORKERSTATUS']._serialized_end=1189
-  _globals['_CLUSTERSTATUS']._serialized_start=1191
-  _globals['_CLUSTERSTATUS']._serialized_end=1308
-  _globals['_PROCESSSTATUS']._serialized_start=1310
-  _globals['_PROCESSSTATUS']._serialized_end=1437
-  _globals['_CONTROL']._serialized_start=1440
-  _globals['_CONTROL']._serialized_end=1688
+  _globals['_CONTROLORDER']._serialized_end=878
+  _globals['_ORDERREQUEST']._serialized_start=880
+  _globals['_ORDERREQUEST']._serialized_end=952
+  _globals['_ORDERREPLY']._serialized_start=954
+  _globals['_ORDERREPLY']._serialized_end=966
+  _globals['_WATCHREQUEST']._serialized_start=968
+  _globals['_WATCHREQUEST']._serialized_end=1001
+  _globals['_CLUSTERSNAPSHOT']._serialized_start=1003
+  _globals['_CLUSTERSNAPSHOT']._serialized_end=1076
+  _globals['_STATUSREQUEST']._serialized_start=1078
+  _globals['_STATUSREQUEST']._serialized_end=1093
+  _globals['_WORKERSTATUS']._serialized_start=1095
+  _globals['_WORKERSTATUS']._serialized_end=1205
+  _globals['_CLUSTERSTATUS']._serialized_start=1207
+  _globals['_CLUSTERSTATUS']._serialized_end=1324
+  _globals['_PROCESSSTATUS']._serialized_start=1326
+  _globals['_PROCESSSTATUS']._serialized_end=1453
+  _globals['_CONTROL']._serialized_start=1456
+  _globals['_CONTROL']._serialized_end=1704
 # @@protoc_insertion_point(module_scope)

@@ -86,16 +86,18 @@ class WorkerBeat(_message.Message):
     def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., report: _Optional[_Union[_worker_pb2.WorkerReport, _Mapping]] = ..., term: _Optional[int] = ...) -> None: ...
 
 class ControlOrder(_message.Message):
-    __slots__ = ("kind", "role", "count", "term")
+    __slots__ = ("kind", "role", "count", "term", "beat_s")
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
+    BEAT_S_FIELD_NUMBER: _ClassVar[int]
     kind: str
     role: str
     count: int
     term: int
-    def __init__(self, kind: _Optional[str] = ..., role: _Optional[str] = ..., count: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+    beat_s: float
+    def __init__(self, kind: _Optional[str] = ..., role: _Optional[str] = ..., count: _Optional[int] = ..., term: _Optional[int] = ..., beat_s: _Optional[float] = ...) -> None: ...
 
 class OrderRequest(_message.Message):
     __slots__ = ("worker_id", "order")
