@@ -324,12 +324,14 @@ async def connect() -> AsyncIterator[Callable[[Cluster], "asyncio.Future[Router]
     """A function that gives a router of its own on a running cluster: token ids in and out."""
     routers: list[Router] = []
 
-    async def open_router(cluster: Cluster, num_workers: int = 2) -> Router:
+    async def open_router(
+        cluster: Cluster, num_workers: int = 2, policy: str = "uncached_tokens"
+    ) -> Router:
         config = RouterConfig(
             control_address=f"127.0.0.1:{cluster.control_port}",
             cluster_token=TOKEN,
             client_id=f"test-{len(routers)}",
-            policy="uncached_tokens",  # these tests say where a request runs
+            policy=policy,  # most tests say where a request runs
         )
         router = Router(config, SystemClock(), Metrics(GATEWAY_METRICS))
         await router.start()
