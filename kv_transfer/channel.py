@@ -16,7 +16,6 @@ from kv_transfer.tls import TlsSocket
 
 _RECEIVE_BYTES = 1 << 16
 _INT = struct.Struct("i")
-_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
 class Waker:
@@ -43,13 +42,26 @@ class Waker:
                 self.fd = -1
 
 
-def wait_readable(fds: list[int], timeout_s: float | None) -> set[int]:
-    """The descriptors that can be read or have failed; empty after `timeout_s` seconds."""
-    poller = select.poll()
-    for fd in fds:
-        poller.register(fd, select.POLLIN)
-    timeout_ms = None if timeout_s is None else max(0.0, timeout_s * 1000.0)
-    return {fd for fd, event in poller.poll(timeout_ms) if event & (_READABLE | select.POLLNVAL)}
+class Poller:
+    """Waits for the same descriptors again and again; used by one thread."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._poll = select.poll()
+
+    def wait(self, fds: list[int], timeout_s: float | None) -> list[int]:
+        """The descriptors that can be read or have failed; none after `timeout_s` seconds."""
+        if fds != self._fds:
+            self._fds, self._poll = fds, select.poll()
+            for fd in fds:
+                self._poll.register(fd, select.POLLIN)
+        timeout_ms = None if timeout_s is None else max(0.0, timeout_s * 1000.0)
+        return [fd for fd, _ in self._poll.poll(timeout_ms)]
+
+
+def wait_readable(fds: list[int], timeout_s: float | None) -> list[int]:
+    """`Poller.wait`, once."""
+    return Poller().wait(fds, timeout_s)
 
 
 def wait_writable(sock: socket.socket | TlsSocket, timeout_s: float) -> None:

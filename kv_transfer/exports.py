@@ -65,7 +65,8 @@ class ExportTable:
         self._by_id: dict[int, Export] = {}
         self._num_probes = 0
         self._on_grant: Callable[[], None] = lambda: None
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def num_requests(self) -> int:
@@ -84,7 +85,7 @@ class ExportTable:
         handle_id = secrets.token_bytes(16)
         ready = Watermark(num_ready_tokens)
         export = Export(export_id, handle_id, tuple(block_ids), num_tokens, ready)
-        with self._changed:
+        with self._lock:
             assert export_id not in self._by_id, f"export {export_id} is published twice"
             self._by_handle[handle_id] = self._by_id[export_id] = export
             self._leases.grant(handle_id, self._clock.now())
@@ -93,7 +94,7 @@ class ExportTable:
 
     def publish_probe(self, block_ids: Sequence[int], num_tokens: int) -> bytes:
         """An export of no request, computed already: `on_released` is not called for it."""
-        with self._changed:
+        with self._lock:
             self._num_probes += 1
             export_id = -self._num_probes
         handle_id = self.publish(export_id, block_ids, num_tokens, num_tokens)
@@ -118,7 +119,7 @@ class ExportTable:
 
     def attach(self, handle_id: bytes, listener: Listener) -> Export | FailReason:
         """The export, for its one reader; else why not."""
-        with self._changed:
+        with self._lock:
             if not self._leases.is_valid(handle_id):
                 return FailReason.UNKNOWN_HANDLE
             if not self._leases.attach(handle_id, self._clock.now()):
@@ -129,7 +130,7 @@ class ExportTable:
 
     def listen(self, handle_id: bytes, listener: Listener) -> Export | None:
         """The export of an attached handle, for a connection that sends its bytes."""
-        with self._changed:
+        with self._lock:
             if not self._leases.is_valid(handle_id) or not self._leases.is_attached(handle_id):
                 return None
             export = self._by_handle[handle_id]
@@ -139,30 +140,32 @@ class ExportTable:
 
     def renew(self, handle_ids: Sequence[bytes]) -> None:
         now_s = self._clock.now()
-        with self._changed:
+        with self._lock:
             for handle_id in handle_ids:
                 self._leases.renew(handle_id, now_s)
 
     def pin(self, handle_id: bytes) -> bool:
         """Keeps the blocks until `unpin`; False when the lease has ended."""
-        with self._changed:
+        with self._lock:
             return self._leases.pin(handle_id)
 
     def pin_attached(self, handle_id: bytes) -> Export | None:
         """Pins the export of an attached handle; None when there is none or its lease ended."""
-        with self._changed:
+        with self._lock:
             if not self._leases.is_attached(handle_id) or not self._leases.pin(handle_id):
                 return None
             return self._by_handle[handle_id]
 
     def unpin(self, handle_id: bytes) -> None:
-        with self._changed:
-            freed = [self._forget(handle_id)] if self._leases.unpin(handle_id) else []
-        self._report(freed)
+        with self._lock:
+            if not self._leases.unpin(handle_id):
+                return
+            freed = self._forget(handle_id)
+        self._report([freed])
 
     def release(self, handle_id: bytes) -> bool:
         """The reader is done; whether the lease was valid until now. Safe to repeat."""
-        with self._changed:
+        with self._lock:
             was_valid = self._leases.is_valid(handle_id)
             freed = [self._forget(handle_id)] if self._leases.end(handle_id) else []
         self._report(freed)
@@ -170,7 +173,7 @@ class ExportTable:
 
     def abort(self, export_id: int, reason: FailReason, message: str) -> None:
         """Takes an export back and tells its reader. Safe to repeat."""
-        with self._changed:
+        with self._lock:
             export = self._by_id.get(export_id)
             if export is None or not self._leases.is_valid(export.handle_id):
                 return
@@ -182,7 +185,7 @@ class ExportTable:
         self._report(freed)
 
     def abort_all(self, reason: FailReason, message: str) -> None:
-        with self._changed:
+        with self._lock:
             export_ids = list(self._by_id)
         for export_id in export_ids:
             self.abort(export_id, reason, message)
@@ -190,7 +193,7 @@ class ExportTable:
     def expire(self) -> float | None:
         """Ends late leases; gives the seconds until the next one can be late, None without any."""
         now_s = self._clock.now()
-        with self._changed:
+        with self._lock:
             freed = [self._forget(handle_id) for handle_id in self._leases.expire(now_s)]
             deadline_s = self._leases.next_deadline_s()
         for export in freed:
@@ -206,7 +209,7 @@ class ExportTable:
 
     def check_integrity(self) -> None:
         """Raises AssertionError when exports and leases do not belong together."""
-        with self._changed:
+        with self._lock:
             self._leases.check_integrity()
             assert len(self._leases) == len(self._by_handle) == len(self._by_id)
             for handle_id, export in self._by_handle.items():

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kv_transfer.channel import Channel, Waker, wait_readable
+from kv_transfer.channel import Channel, Poller, Waker
 from kv_transfer.control import MAX_RENEWED, Frame, Ping, Renew
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
@@ -50,6 +50,7 @@ class Link:
         self._has_ended = False  # under the lock: no pull is taken any more
         self._is_closing = False
         self._waker = Waker()
+        self._poller = Poller()
         self._channel: Channel | None = None
         self._lane: Lane | None = None
         self._pulls: Pulls | None = None
@@ -114,7 +115,7 @@ class Link:
     def _turn(self, channel: Channel, lane: Lane, pulls: Pulls) -> None:
         """Wait, hear, move, look at the time."""
         fds = [channel.fd, self._waker.fd] + ([lane.fd] if lane.fd >= 0 else [])
-        readable = wait_readable(fds, self._wait_s(lane, pulls))
+        readable = self._poller.wait(fds, self._wait_s(lane, pulls))
         if self._waker.fd in readable:
             self._waker.clear()
         if channel.fd in readable:
@@ -122,8 +123,11 @@ class Link:
             for frame in channel.receive():
                 pulls.handle(frame)
         self._take_inbox(pulls)
-        if pulls.move():
-            self._pulse.heard()
+        if lane.fd in readable or lane.wait_s() is not None:
+            if pulls.move():
+                self._pulse.heard()
+        else:
+            pulls.settle()
         self._beat(channel, pulls)
         pulls.check_deadlines()
 

@@ -168,14 +168,17 @@ def _runs(pairs: CopyTable) -> CopyTable:
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of the piece in one pool, in order, neighbours joined."""
     named, size = blocks[piece.first_index : piece.end_index], layout.region_bytes
-    breaks = [at for at, (a, b) in enumerate(pairwise(named), 1) if a + 1 != b]
-    runs = [
-        (named[start] * size, (end - start) * size) for start, end in _between(breaks, len(named))
-    ]
-    for layer in range(piece.first_layer, piece.end_layer):
-        base = layout.offset_bytes(layer, 0)
-        for start, length in runs:
-            yield base + start, length
+    if len(named) == 1:
+        runs = [(named[0] * size, size)]
+    else:
+        breaks = [at for at, (a, b) in enumerate(pairwise(named), 1) if a + 1 != b]
+        runs = [
+            (named[start] * size, (end - start) * size)
+            for start, end in _between(breaks, len(named))
+        ]
+    step = layout.num_blocks * size
+    layers = range(piece.first_layer, piece.end_layer)
+    return iter([(layer * step + start, length) for layer in layers for start, length in runs])
 
 
 def _between(breaks: list[int], end: int) -> Iterator[tuple[int, int]]:

@@ -142,9 +142,13 @@ class Pulls:
             pull = self._pulls.get(moved.ticket)
             if pull is not None:
                 pull.arrive(moved)
+        self.settle()
+        return bool(arrived)
+
+    def settle(self) -> None:
+        """Ends what is whole, also by what the source said meanwhile."""
         for pull in list(self._pulls.values()):
             self._settle(pull)
-        return bool(arrived)
 
     def _settle(self, pull: Pull) -> None:
         """Has what arrived hashed; releases what is whole when both sides have all digests."""

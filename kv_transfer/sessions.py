@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kv_transfer.channel import Channel, Waker, wait_readable
+from kv_transfer.channel import Channel, Poller, Waker
 from kv_transfer.config import TransferConfig
 from kv_transfer.control import Bounds, Frame
 from kv_transfer.errors import FailReason, TransferError
@@ -32,6 +32,7 @@ class Session:
         self._channel = channel
         self._source = source
         self._waker = Waker()
+        self._poller = Poller()
         self._endings: deque[tuple[bytes, FailReason, str]] = deque()
 
     def wake(self) -> None:
@@ -46,7 +47,7 @@ class Session:
 
     def _wait(self, timeout_s: float | None = None) -> Sequence[Frame]:
         """Frames that came, none when something else did."""
-        readable = wait_readable([self._channel.fd, self._waker.fd], timeout_s)
+        readable = self._poller.wait([self._channel.fd, self._waker.fd], timeout_s)
         if self._waker.fd in readable:
             self._waker.clear()
         return self._channel.receive() if self._channel.fd in readable else ()

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 _MAX_SIGNATURE = 100
+_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _SIGNATURE = re.compile(
     r"L(\d+)H(\d+)B(\d+)D(\d+):(float32|bfloat16|float16)(:latent)?(?::(\d+)/(\d+))?", re.ASCII
 )
@@ -44,12 +45,13 @@ class KVLayout:
 
     @property
     def itemsize_bytes(self) -> int:
-        return {"float32": 4, "bfloat16": 2, "float16": 2}[self.dtype]
+        return _ITEMSIZES[self.dtype]
 
     @property
     def region_bytes(self) -> int:
         """Bytes of one (layer, block)."""
-        return self.num_parts * self.num_kv_heads * self.block_size * self.row_bytes
+        num_rows = (1 if self.is_latent else 2) * self.num_kv_heads * self.block_size
+        return num_rows * self.head_dim * _ITEMSIZES[self.dtype]
 
     @property
     def row_bytes(self) -> int:

@@ -8,7 +8,7 @@ from baton.bench.kv_lists import SMALL_POOL
 from baton.bench.kv_round_trip import round_trip_us
 from baton.bench.kv_source import EPOCH, SECRET, WORKER_ID, SourceProcess, source_process
 from baton.bench.row import Row
-from kv_transfer.channel import Channel, wait_readable
+from kv_transfer.channel import Channel, Poller
 from kv_transfer.config import TransferConfig
 from kv_transfer.control import Attach, Attached
 from kv_transfer.handshake import Identity
@@ -57,12 +57,12 @@ def _latency_row(transport: str, source: SourceProcess, repeats: int) -> Row:
         source_blocks = _attach(channel, handle.handle_id)
         mapping = Mapping.of(theirs, layout, handle.num_tokens, 0)
         target_blocks = tuple(reversed(range(_READS)))
-        times = []
+        poller, times = Poller(), []
         for number in range(repeats * _READS):
             at = number % _READS
             piece = Piece(0, 1, at, at + 1)
             op = ReadOp(number + 1, handle.handle_id, piece, source_blocks, target_blocks, mapping)
-            times.append(_read_s(lane, op))
+            times.append(_read_s(lane, op, poller))
     value, target = 1e6 * median(times), _TARGETS_US[transport]
     return Row(f"kv.{transport}.latency", value, "us", "target", target, target / value)
 
@@ -84,12 +84,12 @@ def _attach(channel: Channel, handle_id: bytes) -> tuple[int, ...]:
     return attached.block_ids
 
 
-def _read_s(lane: Lane, op: ReadOp) -> float:
-    """As a link turns: post, move, wait."""
+def _read_s(lane: Lane, op: ReadOp, poller: Poller) -> float:
+    """As a link turns: post, wait, move."""
     begin_s = time.perf_counter()
     lane.post(op)
-    while not any(moved.ticket == op.ticket for moved in lane.progress()):
-        wait_s = lane.wait_s()
-        if lane.fd >= 0 or wait_s:
-            wait_readable([lane.fd] if lane.fd >= 0 else [], wait_s)
+    has_arrived = False
+    while not has_arrived:
+        poller.wait([lane.fd] if lane.fd >= 0 else [], lane.wait_s())
+        has_arrived = any(moved.ticket == op.ticket for moved in lane.progress())
     return time.perf_counter() - begin_s

@@ -25,6 +25,7 @@ from kv_transfer.transport import LaneContext, Moved, ReadOp
 MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
 HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index, end_index, bytes
 _SINK_BYTES = 1 << 18
+_AHEAD_BYTES = 1 << 14  # a larger one is copied for longer than a system call takes
 
 
 def send_views(sock: socket.socket | TlsSocket, views: deque[memoryview], stall_s: float) -> None:
@@ -52,7 +53,11 @@ def consume(views: deque[memoryview], num_bytes: int) -> None:
 
 
 class TcpLane:
-    """The reader's side of one data connection."""
+    """The reader's side of one data connection.
+
+    What is received behind a payload lands in `ahead`: the next header, and with it the payload
+    where that is small. Nothing is ahead while a payload is coming.
+    """
 
     name = "tcp"
     reads_ahead = True
@@ -61,13 +66,15 @@ class TcpLane:
         """Raises TransferError when the source cannot be reached or refuses."""
         self._context = context
         self._reads: dict[int, tuple[ReadOp, Cursor]] = {}
-        self._header = bytearray(HEADER.size)
-        self._views: deque[memoryview] = deque([memoryview(self._header)])
+        self._ahead = memoryview(bytearray(_AHEAD_BYTES))
+        self._ahead_bytes = 0
+        self._views: deque[memoryview] = deque()  # for the payload's bytes to come, all of them
         self._ticket: int | None = None  # whose payload is coming; None: a header is
         self._left_bytes = 0  # of the payload
         self._piece: Piece | None = None  # that is coming, unless its pull was dropped
         self._encoded: bytearray | None = None  # payload that is not as it is in the pool
-        self._whole: list[tuple[int, Piece]] = []  # what has come in one call of progress
+        self._whole: list[tuple[int, Piece]] = []  # that came in one call of progress
+        self._moved: dict[int, int] = {}  # in the same, bytes by ticket
         self._sink = memoryview(bytearray(_SINK_BYTES))
         self._channel = dial(context.address, context.config)
         try:
@@ -97,27 +104,18 @@ class TcpLane:
         )
 
     def progress(self) -> list[Moved]:
-        moved: dict[int, int] = {}
         self._whole.clear()
+        self._moved.clear()
         budget_bytes = self._context.config.piece_bytes
-        while budget_bytes > 0 and not (moved and self._is_idle):
+        while budget_bytes > 0 and not (self._moved and self._is_idle):
             num_bytes = self._receive()
             if not num_bytes:
                 break
             budget_bytes -= num_bytes
-            if self._ticket is None:
-                self._begin_payload()
-                continue
-            ticket = self._ticket
-            self._left_bytes -= num_bytes
-            if ticket in self._reads:
-                decoded = self._encoded is not None and not self._left_bytes
-                plain = 0 if self._encoded is not None else num_bytes
-                moved[ticket] = moved.get(ticket, 0) + (self._decode() if decoded else plain)
-            self._next_views()
+            self._take(num_bytes)
         return [
-            Moved(ticket, num_bytes, tuple(piece for of, piece in self._whole if of == ticket))
-            for ticket, num_bytes in moved.items()
+            Moved(ticket, num_bytes, tuple([piece for of, piece in self._whole if of == ticket]))
+            for ticket, num_bytes in self._moved.items()
         ]
 
     def wait_s(self) -> float | None:
@@ -127,7 +125,7 @@ class TcpLane:
         if self._reads.pop(ticket, None) is not None and ticket == self._ticket:
             self._views.clear()
             self._piece, self._encoded = None, None
-            self._next_views()
+            self._aim_at_sink()
 
     def close(self) -> None:
         self._reads.clear()
@@ -139,28 +137,50 @@ class TcpLane:
         return not self._reads and self._ticket is None
 
     def _receive(self) -> int:
-        """Bytes that went into the views; 0 when none are here."""
-        head = list(islice(self._views, MAX_VIEWS))
+        """Bytes that went into the views and then ahead; 0 when none are here."""
+        into = list(islice(self._views, MAX_VIEWS))
+        if len(into) == len(self._views):
+            into.append(self._ahead[self._ahead_bytes :])
         try:
-            num_bytes = self._channel.sock.recvmsg_into(head, 0, socket.MSG_DONTWAIT)[0]
+            num_bytes = self._channel.sock.recvmsg_into(into, 0, socket.MSG_DONTWAIT)[0]
         except BlockingIOError:
             return 0
         except OSError as error:
             raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
         if not num_bytes:
             raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
-        consume(self._views, num_bytes)
         return num_bytes
 
-    def _begin_payload(self) -> None:
-        """Aims at the blocks of the header that has come in; the rest of a header has to wait."""
-        if self._views:
-            return
-        ticket, *bounds, num_bytes = HEADER.unpack(self._header)
+    def _take(self, num_bytes: int) -> None:
+        """Counts what went into the views, then puts what is ahead where it belongs."""
+        direct_bytes = min(num_bytes, self._left_bytes)
+        if direct_bytes:
+            consume(self._views, direct_bytes)
+            self._arrived(direct_bytes)
+        end = self._ahead_bytes + num_bytes - direct_bytes
+        start = 0
+        while end - start >= HEADER.size:
+            self._begin_payload(start)
+            start += HEADER.size
+            size = min(self._left_bytes, end - start)
+            if size:
+                self._fill(self._ahead[start : start + size])
+                self._arrived(size)
+                start += size
+        if start < end:
+            self._ahead[: end - start] = self._ahead[start:end]  # the first part of a header
+        self._ahead_bytes = end - start
+
+    def _begin_payload(self, at: int) -> None:
+        """Aims at the blocks of the header that is ahead, `at` bytes in."""
+        ticket, *bounds, num_bytes = HEADER.unpack_from(self._ahead, at)
         self._ticket, self._left_bytes = ticket, num_bytes
         if ticket in self._reads:
             self._aim(*self._reads[ticket], Piece(*bounds), num_bytes)
-        self._next_views()
+        else:
+            self._aim_at_sink()
+        if not num_bytes:
+            self._finish_payload()
 
     def _aim(self, read: ReadOp, cursor: Cursor, piece: Piece, num_bytes: int) -> None:
         is_encoded = read.wire_format != AS_IS
@@ -175,6 +195,33 @@ class TcpLane:
         buffer = self._context.memory.buffer
         for offset, size in read.target_extents(piece):
             self._views.append(buffer[offset : offset + size])
+
+    def _aim_at_sink(self) -> None:
+        """For the bytes of a dropped pull."""
+        times, rest = divmod(self._left_bytes, _SINK_BYTES)
+        self._views.extend([self._sink] * times)
+        if rest:
+            self._views.append(self._sink[:rest])
+
+    def _fill(self, data: memoryview) -> None:
+        while data:
+            view = self._views[0]
+            size = min(view.nbytes, data.nbytes)
+            view[:size] = data[:size]
+            consume(self._views, size)
+            data = data[size:]
+
+    def _arrived(self, num_bytes: int) -> None:
+        """They are in their place; of an encoded piece, which counts when it is whole, ahead of
+        its place."""
+        self._left_bytes -= num_bytes
+        ticket = self._ticket
+        if ticket is not None and ticket in self._reads:
+            if self._encoded is not None:
+                num_bytes = 0 if self._left_bytes else self._decode()
+            self._moved[ticket] = self._moved.get(ticket, 0) + num_bytes
+        if not self._left_bytes:
+            self._finish_payload()
 
     def _decode(self) -> int:
         """Writes the piece that has come whole; gives its bytes in the pool."""
@@ -193,13 +240,6 @@ class TcpLane:
             at += size
         return num_bytes
 
-    def _next_views(self) -> None:
-        """Keeps a place for the bytes to come: the sink for a dropped pull, then a header."""
-        if self._left_bytes and not self._views:
-            self._views.append(self._sink[: min(self._left_bytes, _SINK_BYTES)])
-        elif not self._left_bytes:
-            self._finish_payload()
-
     def _finish_payload(self) -> None:
         entry = self._reads.get(self._ticket) if self._ticket is not None else None
         if entry is not None and not entry[1].num_left:
@@ -207,4 +247,3 @@ class TcpLane:
         if self._ticket is not None and self._piece is not None:
             self._whole.append((self._ticket, self._piece))
         self._ticket, self._piece, self._encoded = None, None, None
-        self._views.append(memoryview(self._header))
