@@ -33,6 +33,9 @@ class UpConfig:
     threads: int = 0  # one for a small model, else this process's cores split among the workers
     dtype: str = ""  # the worker's
     max_model_len: int = 0  # the model's
+    speculate: str = ""  # the worker's
+    draft_model: str = ""  # with speculate = "model" alone
+    max_drafts: int = 0  # the worker's
     transport: str = ""  # the worker's
     cluster_token: str = ""  # a random one
     operator_token: str = ""  # a random one, which `baton` commands here know

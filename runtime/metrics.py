@@ -82,6 +82,8 @@ WORKER_METRICS = (
     MetricSpec("baton_worker_waiting", "gauge", "Sequences that wait for their first step."),
     MetricSpec("baton_worker_prefill_tokens_total", "counter", "Prompt tokens computed."),
     MetricSpec("baton_worker_decode_tokens_total", "counter", "Tokens generated."),
+    MetricSpec("baton_worker_draft_tokens_total", "counter", "Guessed tokens that were computed."),
+    MetricSpec("baton_worker_accepted_draft_tokens_total", "counter", "Guessed tokens that became part of an answer."),
     MetricSpec("baton_worker_preemptions_total", "counter", "Sequences sent back to be recomputed."),
     MetricSpec("baton_worker_kv_blocks", "gauge", "KV blocks by state: free (unreferenced: empty or cached) and used.", ("state",)),
     MetricSpec("baton_worker_info", "gauge", "1 for the worker's role, 0 for the other one, with its id and model.", ("worker", "role", "model")),

@@ -42,6 +42,7 @@ from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
 from worker.inbox import Inbox
 from worker.modelled import PacedImporter, PacedPreflight, load_modelled, with_profile
+from worker.speculation import Draft, make_speculator, read_draft
 
 _NUM_LAYER_GROUPS = 8
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -76,7 +77,10 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     started_s = wall_time_s()
     epoch = int(started_s * 1000)
     worker_id = config.worker_id or f"{config.role.value}-{os.getpid()}"
-    plan, model = _load(config)
+    draft = read_draft(config)
+    plan, model = _load(config, draft)
+    if draft is not None:
+        draft.check_context(plan.max_model_len)
     inbox, clock = Inbox(), SystemClock()
     with contextlib.ExitStack() as stack:
         memory = KVMemory.allocate(plan.kv_bytes)
@@ -91,7 +95,10 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             directory / "tokenizer.json", model.config.vocab_size, model.config.eos_token_ids
         )
         stack.callback(grammars.close)
-        engine = Engine(_with_graphs(model, kv, options), kv, options, clock, grammars.open)
+        speculator = make_speculator(config, draft, model, options, clock)
+        engine = Engine(
+            _with_graphs(model, kv, options), kv, options, clock, grammars.open, speculator
+        )
         secret = config.cluster_token.encode()
         transfer = transfer_config(config)
         exporter = Exporter(
@@ -135,7 +142,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         )
 
 
-def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
+def _load(config: WorkerConfig, draft: Draft | None) -> tuple[MemoryPlan, ForwardModel]:
     """Loads the weights and plans the memory beside them, and says so in one line."""
     if config.profile:
         return load_modelled(config, SystemClock(), sleep)
@@ -157,7 +164,10 @@ def _load(config: WorkerConfig) -> tuple[MemoryPlan, ForwardModel]:
                 replace(config, role=role).batch_tokens(device.type != "cpu") for role in Role
             ),
             max_num_seqs=config.max_num_seqs,
+            max_drafts=config.max_drafts if config.speculate != "off" else 0,
         ),
+        draft_block_bytes=draft.block_bytes(dtype) if draft is not None else 0,
+        draft_weights_bytes=draft.weights_bytes(dtype) if draft is not None else 0,
     )
     room = _engine_blocks(plan) * plan.layout.block_size
     plan = replace(plan, max_model_len=min(plan.max_model_len, room))

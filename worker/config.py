@@ -27,6 +27,9 @@ class WorkerConfig:
     max_model_len: int = 0  # the model's
     max_batch_tokens: int = 0  # by role and device: see batch_tokens
     max_num_seqs: int = 64
+    speculate: str = "off"
+    draft_model: str = ""  # with speculate = "model" alone
+    max_drafts: int = 4
     threads: int = 0  # one a core
     transport: str = "auto"
     verify_share: float = 0.05

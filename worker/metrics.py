@@ -20,6 +20,7 @@ class WorkerMeter:
         histogram = self._metrics.histogram("baton_worker_step_seconds")
         for step in outbox.steps:
             histogram.observe(step.step_s)
+        self._count_drafts(outbox)
         for pull in outbox.pulls:
             self._count_pull(pull)
         for events in outbox.events.values():
@@ -34,6 +35,15 @@ class WorkerMeter:
             self._num_preemptions = outbox.num_preemptions
             self._count("baton_worker_preemptions_total", grown)
         self.show(outbox.report)
+
+    def _count_drafts(self, outbox: Outbox) -> None:
+        """An accepted draft is a token beyond the one that each sequence of a step gives."""
+        num_drafts = sum(step.num_drafts for step in outbox.steps)
+        if num_drafts:
+            num_accepted = sum(step.num_accepted for step in outbox.steps)
+            self._count("baton_worker_draft_tokens_total", num_drafts)
+            self._count("baton_worker_accepted_draft_tokens_total", num_accepted)
+            self._count("baton_worker_decode_tokens_total", num_accepted)
 
     def _count_pull(self, pull: PullResult) -> None:
         metrics = self._metrics

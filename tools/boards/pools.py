@@ -114,6 +114,21 @@ _WORK = Row(
             unit="tps",
         ),
         Panel(
+            "Guessed tokens that were right",
+            "Of those computed. A worker guesses less where this is low, and not at all where "
+            "guessing does not pay.",
+            (
+                Query(
+                    f"sum by (worker) ({rate('baton_worker_accepted_draft_tokens_total')}) / "
+                    f"sum by (worker) ({rate('baton_worker_draft_tokens_total')})",
+                    _NAME,
+                ),
+            ),
+            unit="percentunit",
+            most=1,
+            needs="workers with --speculate",
+        ),
+        Panel(
             "Prompt tokens found in the cache",
             "Prefix hits of each worker.",
             _each(rate("baton_worker_cached_tokens_total")),
