@@ -20,7 +20,12 @@ from baton.host_facts import host_facts
 # Each module has `run(repeats: int) -> Iterable[Row]`; the file is written again with each row.
 BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "engine": ("baton.bench.engine", "baton.bench.overlap", "baton.bench.path"),
+        "engine": (
+            "baton.bench.engine",
+            "baton.bench.speculation",
+            "baton.bench.overlap",
+            "baton.bench.path",
+        ),
         "router": ("baton.bench.router", "baton.bench.relay"),
         "gateway": ("baton.bench.gateway",),
         "kv": (

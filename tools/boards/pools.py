@@ -117,12 +117,9 @@ _WORK = Row(
             "Guessed tokens that were right",
             "Of those computed. A worker guesses less where this is low, and not at all where "
             "guessing does not pay.",
-            (
-                Query(
-                    f"sum by (worker) ({rate('baton_worker_accepted_draft_tokens_total')}) / "
-                    f"sum by (worker) ({rate('baton_worker_draft_tokens_total')})",
-                    _NAME,
-                ),
+            _each(
+                f"{rate('baton_worker_accepted_draft_tokens_total')} / "
+                f"{rate('baton_worker_draft_tokens_total')}"
             ),
             unit="percentunit",
             most=1,
