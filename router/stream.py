@@ -1,16 +1,15 @@
-"""One gRPC session to a worker's address, opened again whenever it ends."""
+"""One session to a worker's address, opened again whenever it ends."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 from router.config import RouterConfig
 from runtime.log import get_logger
+from wire.bidi_call import CallError
 from wire.messages import ClientFrame, Hello, WorkerFrame
-from wire.rpc import Channel, RpcError, open_channel, open_session
+from wire.session import SessionCall, open_session
 
-_Outbox = asyncio.Queue[ClientFrame | None]  # None ends the request side
 _log = get_logger("router")
 
 
@@ -27,24 +26,25 @@ class StreamOwner(Protocol):
 class WorkerStream:
     """Begins each session with Hello; between two sessions waits, longer after each failure.
 
-    Owns its tasks and channel: close() and then wait_closed() end them.
+    Owns its tasks and connection: close() and then wait_closed() end them.
     """
 
     def __init__(self, address: str, config: RouterConfig, owner: StreamOwner) -> None:
         self._address = address
         self._config = config
         self._owner = owner
-        self._outbox = _Outbox()
+        self._session: SessionCall | None = None
         self._backoff_s = config.reconnect_min_s
-        self._reader: asyncio.Task[None] | None = None
+        self._opened: asyncio.Task[None] | None = None
         self._runner: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         self._runner = asyncio.get_running_loop().create_task(self._run())
 
     def send(self, frame: ClientFrame) -> None:
-        """Queues a frame for the session that is open; nothing of it reaches a later one."""
-        self._outbox.put_nowait(frame)
+        """Sends a frame in the session that is open; nothing of it reaches a later one."""
+        if self._session is not None:
+            self._session.send(frame)
 
     def works(self) -> None:
         """The worker answered sensibly: the next failure is retried soon."""
@@ -52,8 +52,8 @@ class WorkerStream:
 
     def break_off(self) -> None:
         """Ends the open session, so that the worker cancels its legs, and opens another."""
-        if self._reader is not None:
-            self._reader.cancel()
+        if self._opened is not None:
+            self._opened.cancel()
 
     def close(self) -> None:
         if self._runner is not None:
@@ -65,46 +65,39 @@ class WorkerStream:
                 await self._runner
 
     async def _run(self) -> None:
-        channel = open_channel(self._address)
         try:
             while True:
-                self._outbox = _Outbox()
-                self.send(Hello(self._config.client_id))
                 self._owner.opening()
-                reading = self._read(channel, self._outbox)
-                self._reader = asyncio.get_running_loop().create_task(reading)
-                await asyncio.wait({self._reader})
-                self._owner.ended(_reason(self._reader))
+                self._opened = asyncio.get_running_loop().create_task(self._serve())
+                await asyncio.wait({self._opened})
+                self._owner.ended(_reason(self._opened))
                 await asyncio.sleep(self._backoff_s)
                 self._backoff_s = min(2 * self._backoff_s, self._config.reconnect_max_s)
         finally:
-            if self._reader is not None and not self._reader.done():
-                self._reader.cancel()
-                await asyncio.wait({self._reader})
-            await channel.close(None)
+            if self._opened is not None and not self._opened.done():
+                self._opened.cancel()
+                await asyncio.wait({self._opened})
 
-    async def _read(self, channel: Channel, outbox: _Outbox) -> None:
+    async def _serve(self) -> None:
+        """One session, from its beginning to its end."""
         token = self._config.cluster_token
+        session = await open_session(self._address, self._owner.frame_came, token)
+        self._session = session
         try:
-            async for frame in open_session(channel, _until_none(outbox), token):
-                self._owner.frame_came(frame)
+            session.send(Hello(self._config.client_id))
+            await session.ended
         finally:
-            # gRPC never cancels the request side of a call that ended by itself.
-            outbox.put_nowait(None)
+            self._session = None
+            session.close()
 
 
-async def _until_none(outbox: _Outbox) -> AsyncIterator[ClientFrame]:
-    while (frame := await outbox.get()) is not None:
-        yield frame
-
-
-def _reason(reader: asyncio.Task[None]) -> str:
-    if reader.cancelled():
+def _reason(opened: asyncio.Task[None]) -> str:
+    if opened.cancelled():
         return "the router gave it up"
-    error = reader.exception()
+    error = opened.exception()
     if error is None:
         return "the worker ended the session"
-    if isinstance(error, RpcError):
-        return f"{error.code().name}: {error.details()}"
+    if isinstance(error, CallError):
+        return str(error)
     _log.error("session failed", exc_info=error)
     return repr(error)

@@ -1,4 +1,7 @@
-"""gRPC as Baton uses it: channels, servers, the cluster token, and both services as dataclasses."""
+"""gRPC as Baton uses it: channels, servers, the cluster token, and both services as dataclasses.
+
+A gateway's end of a worker's session is session.py's.
+"""
 
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -89,19 +92,6 @@ def add_control_service(server: Server, service: ControlService) -> None:
     control_pb2_grpc.add_ControlServicer_to_server(_ControlAdapter(service), server)
 
 
-async def open_session(
-    channel: Channel, frames: AsyncIterator[ClientFrame], token: str = ""
-) -> AsyncIterator[WorkerFrame]:
-    """A worker's answers to `frames`. Raises RpcError when the worker cannot be reached or dies."""
-    stub = worker_pb2_grpc.WorkerStub(channel)
-    call = stub.Session(_encoded(frames, codec.encode_client_frame), metadata=_metadata(token))
-    try:
-        async for message in call:
-            yield codec.decode_worker_frame(message)
-    finally:
-        call.cancel()
-
-
 async def register(
     channel: Channel, beats: AsyncIterator[WorkerBeat], token: str = ""
 ) -> AsyncIterator[ControlOrder]:
@@ -110,7 +100,7 @@ async def register(
     Raises ValueError for an order that this version does not know.
     """
     stub = control_pb2_grpc.ControlStub(channel)
-    call = stub.Register(_encoded(beats, cluster_codec.encode_beat), metadata=_metadata(token))
+    call = stub.Register(_encoded(beats, cluster_codec.encode_beat), metadata=call_metadata(token))
     try:
         async for order in call:
             yield cluster_codec.decode_order(order)
@@ -124,7 +114,7 @@ async def watch(
     """The cluster as it is, then again at every change."""
     stub = control_pb2_grpc.ControlStub(channel)
     request = control_pb2.WatchRequest(client_id=client_id)
-    call = stub.Watch(request, metadata=_metadata(token))
+    call = stub.Watch(request, metadata=call_metadata(token))
     try:
         async for message in call:
             yield cluster_codec.decode_snapshot(message)
@@ -136,7 +126,7 @@ async def fetch_status(channel: Channel, token: str = "", timeout_s: float = 5.0
     stub = control_pb2_grpc.ControlStub(channel)
     request = control_pb2.StatusRequest()
     return cluster_codec.decode_status(
-        await stub.Status(request, metadata=_metadata(token), timeout=timeout_s)
+        await stub.Status(request, metadata=call_metadata(token), timeout=timeout_s)
     )
 
 
@@ -146,10 +136,11 @@ async def send_order(
     """Has an order handed to a worker. Raises RpcError; NOT_FOUND: no such worker is live."""
     stub = control_pb2_grpc.ControlStub(channel)
     request = control_pb2.OrderRequest(worker_id=worker_id, order=cluster_codec.encode_order(order))
-    await stub.Order(request, metadata=_metadata(token), timeout=timeout_s)
+    await stub.Order(request, metadata=call_metadata(token), timeout=timeout_s)
 
 
-def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+def call_metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """What every call carries: the cluster token, where there is one."""
     return ((TOKEN_HEADER, token),) if token else ()
 
 

@@ -5,7 +5,7 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -31,7 +31,6 @@ from wire.cluster import (
 from wire.errors import BatonError, ErrorCode
 from wire.kv import FabricAddress
 from wire.messages import (
-    ClientFrame,
     GenerateRequest,
     Hello,
     LegFinished,
@@ -40,6 +39,7 @@ from wire.messages import (
     StartLeg,
     WorkerFrame,
 )
+from wire.session import SessionCall, open_session
 
 _FINGERPRINT = Fingerprint("tiny", "r1", "float32", 16, "L2H2B16D8:float32")
 _LATENCIES = 200
@@ -104,43 +104,34 @@ class _Bare:
     """Legs over one session, with nothing between."""
 
     def __init__(self, port: int) -> None:
-        self._channel = rpc.open_channel(f"127.0.0.1:{port}")
-        self._outbox: asyncio.Queue[ClientFrame | None] = asyncio.Queue()
+        self._address = f"127.0.0.1:{port}"
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._leg_ids = itertools.count(1)
-        self._frames: AsyncIterator[WorkerFrame]
-        self._reader: asyncio.Task[None]
+        self._session: SessionCall
 
     async def open(self) -> None:
-        self._outbox.put_nowait(Hello("bare"))
-        self._frames = rpc.open_session(self._channel, self._outgoing())
-        await anext(self._frames)
-        self._reader = asyncio.create_task(self._read())
+        begun = asyncio.Event()
+
+        def frame_came(frame: WorkerFrame) -> None:
+            begun.set()
+            for event in frame.events:
+                if isinstance(event, LegFinished):
+                    self._waiting.pop(event.leg_id).set_result(None)
+
+        self._session = await open_session(self._address, frame_came)
+        self._session.send(Hello("bare"))
+        await begun.wait()
 
     async def close(self) -> None:
-        self._outbox.put_nowait(None)
-        self._reader.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reader
-        await self._channel.close(None)
+        self._session.close()
 
     async def first_s(self, request: GenerateRequest) -> float:
         """Runs a whole leg; seconds to its end, which for one token is its first."""
         start_s, leg_id = time.perf_counter(), next(self._leg_ids)
         ended = self._waiting[leg_id] = asyncio.get_running_loop().create_future()
-        self._outbox.put_nowait(StartLeg(leg_id, request))
+        self._session.send(StartLeg(leg_id, request))
         await ended
         return time.perf_counter() - start_s
-
-    async def _outgoing(self) -> AsyncIterator[ClientFrame]:
-        while (frame := await self._outbox.get()) is not None:
-            yield frame
-
-    async def _read(self) -> None:
-        async for frame in self._frames:
-            for event in frame.events:
-                if isinstance(event, LegFinished):
-                    self._waiting.pop(event.leg_id).set_result(None)
 
 
 class FixedControl:

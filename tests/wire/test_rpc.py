@@ -9,16 +9,6 @@ import pytest
 from wire import rpc
 from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, OrderKind, WorkerBeat
 from wire.errors import BatonError, ErrorCode
-from wire.messages import CancelLeg, ClientFrame, FinishReason, LegFinished, WorkerFrame
-
-
-class EchoWorker:
-    """Answers each cancel with the end of its leg."""
-
-    async def session(self, frames: AsyncIterator[ClientFrame]) -> AsyncIterator[WorkerFrame]:
-        async for frame in frames:
-            assert isinstance(frame, CancelLeg)
-            yield WorkerFrame((LegFinished(frame.leg_id, FinishReason.CANCELLED),))
 
 
 class OneSnapshot:
@@ -41,15 +31,9 @@ class OneSnapshot:
             raise BatonError(ErrorCode.INVALID_REQUEST, "a flip needs a role")
 
 
-async def cancels(*leg_ids: int) -> AsyncIterator[ClientFrame]:
-    for leg_id in leg_ids:
-        yield CancelLeg(leg_id)
-
-
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
     server = rpc.build_server("secret")
-    rpc.add_worker_service(server, EchoWorker())
     rpc.add_control_service(server, OneSnapshot())
     port = rpc.bind(server, "127.0.0.1", 0)
     await server.start()
@@ -57,17 +41,8 @@ async def address() -> AsyncIterator[str]:
     await server.stop(None)
 
 
-async def test_a_session_carries_frames_both_ways(address: str) -> None:
-    channel = rpc.open_channel(address)
-    frames = [f async for f in rpc.open_session(channel, cancels(1, 2), "secret")]
-    await channel.close()
-    assert [f.events[0].leg_id for f in frames] == [1, 2]
-
-
 async def test_calls_without_the_cluster_token_are_refused(address: str) -> None:
     channel = rpc.open_channel(address)
-    with pytest.raises(rpc.RpcError, match="cluster token"):
-        await anext(rpc.open_session(channel, cancels(1), "wrong"))
     with pytest.raises(rpc.RpcError, match="cluster token"):
         await anext(rpc.watch(channel, "client"))
     with pytest.raises(rpc.RpcError, match="cluster token"):
@@ -80,16 +55,6 @@ async def test_watch_and_status_answer_with_the_token(address: str) -> None:
     assert await anext(rpc.watch(channel, "client", "secret")) == ClusterSnapshot(1)
     assert await rpc.fetch_status(channel, "secret") == ClusterStatus(1)
     await channel.close()
-
-
-async def test_a_dead_peer_is_an_rpc_error_at_once() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        channel = rpc.open_channel(f"127.0.0.1:{probe.getsockname()[1]}")
-        async with asyncio.timeout(5):
-            with pytest.raises(rpc.RpcError):
-                await anext(rpc.open_session(channel, cancels(1)))
-        await channel.close()
 
 
 def test_a_busy_port_is_an_error_that_names_it() -> None:
