@@ -1,6 +1,6 @@
 """One bidirectional gRPC call on a connection of its own, spoken without a gRPC library.
 
-After gRPC's PROTOCOL-HTTP2.md. docs/adr/0020 has the reason and what it costs.
+After gRPC's PROTOCOL-HTTP2.md. docs/adr/0021 has the reason and what it costs.
 """
 
 import asyncio
