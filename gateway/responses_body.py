@@ -72,7 +72,7 @@ class ResponseToolChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     name: str | None = None
 
 
-class TextForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TextForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """strict: accepted; the answer follows the schema in any case."""
 
     type: str

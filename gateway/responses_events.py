@@ -45,7 +45,10 @@ Item = MessageItem | ReasoningItem | CallItem
 
 
 class InputDetails(msgspec.Struct, frozen=True):
+    """What is written to a prefix cache costs nobody anything: always 0."""
+
     cached_tokens: int
+    cache_write_tokens: int = 0
 
 
 class OutputDetails(msgspec.Struct, frozen=True):
@@ -63,6 +66,8 @@ class ResponseUsage(msgspec.Struct, frozen=True):
 
 
 class ResponseError(msgspec.Struct, frozen=True):
+    """code: one of OpenAI's: server_error, rate_limit_exceeded or invalid_prompt."""
+
     code: str
     message: str
 

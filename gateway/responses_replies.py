@@ -72,7 +72,7 @@ class ResponsesReplies:
             self._response,
             status="failed",
             output=tuple(self._output.items),
-            error=ResponseError(code, error.message),
+            error=ResponseError(_failed_code(error.status), error.message),
         )
         events = self._output.event(ErrorEvent, code=code, message=error.message, param=error.param)
         return events + self._output.event(ResponseFailed, response=failed)
@@ -121,3 +121,10 @@ def _opened(
         top_p=sampling.top_p,
         user=body.user,
     )
+
+
+def _failed_code(status: int) -> str:
+    """A response knows OpenAI's own codes alone; the event before it has ours."""
+    if status == 429:
+        return "rate_limit_exceeded"
+    return "server_error" if status >= 500 else "invalid_prompt"

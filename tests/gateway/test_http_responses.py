@@ -257,7 +257,8 @@ async def test_a_stream_that_fails_ends_with_the_error_and_the_failed_response(
     events = parsed(response.text)
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
     assert events[-2]["message"] == "a worker was lost"
-    assert events[-1]["response"]["error"]["code"] == "worker_lost"
+    assert events[-2]["code"] == "worker_lost"
+    assert events[-1]["response"]["error"]["code"] == "server_error"
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
