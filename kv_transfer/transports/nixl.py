@@ -32,28 +32,35 @@ _EAGER_LOOKS = 50  # without a wait, after a post
 _FENCE_LOOKS = 2000  # at a dropped read before its agent is destroyed
 
 
-@dataclass(slots=True, eq=False)
-class _Reading:
-    op: ReadOp
-    read: AgentRead
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Blocks:
-    """A pull's block lists, converted once for all its pieces. [num_blocks]"""
+    """A pull's block lists, converted once for all its pieces. [num_blocks]
+
+    num_blocks: of the source's pool, where all that it names has to lie.
+    """
 
     op: ReadOp
     source: Indices
     target: Indices
 
     @classmethod
-    def of(cls, op: ReadOp) -> "_Blocks":
-        source, target = (np.array(b, np.int32) for b in (op.source_blocks, op.target_blocks))
-        return cls(op, source, target)
+    def of(cls, op: ReadOp, num_blocks: int) -> "_Blocks":
+        """Raises TransferError (MALFORMED)."""
+        source = np.array(op.source_blocks, np.int64)  # of the wire's counts, which are unsigned
+        if op.piece.end_index > len(source) or source.max() >= num_blocks:
+            raise TransferError(FailReason.MALFORMED, "the source named blocks that it lacks")
+        return cls(op, source.astype(np.int32), np.array(op.target_blocks, np.int32))
 
     def are_of(self, op: ReadOp) -> bool:
         mine = self.op
         return mine.source_blocks is op.source_blocks and mine.target_blocks is op.target_blocks
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    op: ReadOp
+    blocks: _Blocks
+    read: AgentRead
 
 
 class NixlLane:
@@ -67,7 +74,7 @@ class NixlLane:
         """Raises TransferError when the source refuses or the agents do not find each other."""
         self._bindings = bindings
         self._context = context
-        self._queue: deque[ReadOp] = deque()
+        self._queue: deque[tuple[ReadOp, _Blocks]] = deque()
         self._readings: list[_Reading] = []
         self._num_looks = 0  # since something moved
         self._blocks: _Blocks | None = None  # of the pull that was read from last
@@ -85,19 +92,17 @@ class NixlLane:
 
     def post(self, read: ReadOp) -> None:
         """Raises TransferError (MALFORMED) when the source names blocks outside of its pool."""
-        piece, limit = read.piece, self._context.source_layout.num_blocks
-        named = read.source_blocks[piece.first_index : piece.end_index]
-        if len(named) != piece.end_index - piece.first_index or max(named) >= limit:
-            raise TransferError(FailReason.MALFORMED, "the source named blocks that it lacks")
-        self._queue.append(read)
+        if self._blocks is None or not self._blocks.are_of(read):
+            self._blocks = _Blocks.of(read, self._context.source_layout.num_blocks)
+        self._queue.append((read, self._blocks))
 
     def progress(self) -> list[Moved]:
         """One post a call: over CMA it takes as long as the copy."""
-        if self._channel.receive():
+        if not self._queue and self._channel.receive():
             raise TransferError(FailReason.MALFORMED, "the source says more than its offer")
         moved = self._look()
         if self._queue and len(self._readings) < _MAX_READS:
-            moved += self._start(self._queue.popleft())
+            moved += self._start(*self._queue.popleft())
         self._num_looks = 0 if moved else self._num_looks + 1
         return moved
 
@@ -109,7 +114,7 @@ class NixlLane:
         return 0.0 if self._num_looks < _EAGER_LOOKS else _POLL_S
 
     def drop(self, ticket: int) -> None:
-        self._queue = deque(read for read in self._queue if read.ticket != ticket)
+        self._queue = deque(asked for asked in self._queue if asked[0].ticket != ticket)
         for _ in range(_FENCE_LOOKS):
             if not any(self._is_moving(reading, ticket) for reading in self._readings):
                 break
@@ -139,7 +144,8 @@ class NixlLane:
     def _replace_agent(self, ticket: int) -> None:
         """Nothing that was posted is written any more; what others asked for is asked again."""
         self._agent.close()
-        self._queue.extendleft(r.op for r in reversed(self._readings) if r.op.ticket != ticket)
+        again = [(r.op, r.blocks) for r in self._readings if r.op.ticket != ticket]
+        self._queue.extendleft(reversed(again))
         self._readings.clear()
         self._agent = self._new_agent()
 
@@ -151,21 +157,19 @@ class NixlLane:
                 moved.append(self._ended(reading))
         return moved
 
-    def _start(self, op: ReadOp) -> list[Moved]:
-        reading = _Reading(op, self._read(op))
+    def _start(self, op: ReadOp, blocks: _Blocks) -> list[Moved]:
+        reading = _Reading(op, blocks, self._read(op, blocks))
         if reading.read.state is ReadState.MOVING:
             self._readings.append(reading)
             return []
         return [self._ended(reading)]
 
-    def _read(self, op: ReadOp) -> AgentRead:
+    def _read(self, op: ReadOp, blocks: _Blocks) -> AgentRead:
         """Whole regions go by number; where the layouts differ, runs of bytes by address."""
         if op.mapping.window is not None:
             return self._agent.read_copies(op.copies(), self._offer.address)
-        if self._blocks is None or not self._blocks.are_of(op):
-            self._blocks = _Blocks.of(op)
-        theirs = _region_numbers(op.piece, self._context.source_layout, self._blocks.source)
-        mine = _region_numbers(op.piece, self._context.layout, self._blocks.target)
+        theirs = _region_numbers(op.piece, self._context.source_layout, blocks.source)
+        mine = _region_numbers(op.piece, self._context.layout, blocks.target)
         return self._agent.read_regions(mine, theirs)
 
     def _ended(self, reading: _Reading) -> Moved:
