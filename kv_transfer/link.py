@@ -177,7 +177,19 @@ class Link:
             Renew(held[start : start + MAX_RENEWED]) for start in range(0, len(held), MAX_RENEWED)
         ]
 
+    def _tell_of_end(self, error: TransferError) -> None:
+        """A link that ends with pulls under way is worth a line; their results say the same."""
+        if self._pulls and error.reason is not FailReason.CLOSED:
+            self._reader.log.warning(
+                "kv link ended",
+                source=self._source.worker_id,
+                reason=error.reason,
+                message=str(error),
+                num_pulls=len(self._pulls),
+            )
+
     def _end(self, error: TransferError) -> None:
+        self._tell_of_end(error)
         with self._lock:
             self._has_ended = True
         self._hashing.close()

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ PROMPT_TOKENS = 2000  # 1.5 MB of KV
 TOKEN = "a-cluster-token-for-tests"
 DELAY_S = 0.02
 PATIENCE_S = 60.0
+LATE_S = 2.0  # of a process that waits for a core
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI, _CLONE_NEWNET = 0x400454CA, 0x1, 0x1000, 0x40000000
 
 
@@ -192,6 +194,12 @@ class Streams:
     def logs(self) -> str:
         return "\n".join(path.read_text()[-1500:] for path in self.folder.glob("*.log"))
 
+    def left_since(self, begin: datetime) -> list[dict[str, Any]]:
+        """What decode said of links that ended."""
+        lines = (self.folder / "decode.log").read_text().splitlines()
+        said = [json.loads(line) for line in lines if '"kv link ended"' in line]
+        return [line for line in said if datetime.fromisoformat(line["timestamp"]) >= begin]
+
     def stop(self) -> None:
         """The client first, and the workers with SIGTERM: each ends in its own way."""
         for name in ("client", "decode", "prefill", "control"):
@@ -204,7 +212,7 @@ class Streams:
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGTERM)
             try:
-                status = process.wait(40)
+                status = process.wait(PATIENCE_S)
             finally:
                 process.kill()
             assert status == 0, (name, self.logs())
@@ -348,17 +356,20 @@ def test_a_source_that_hangs_is_left_and_what_it_writes_later_harms_nothing(
 ) -> None:
     near.hosts.limit("4mbit")
     prefill = near.processes["prefill"]
-    stopped_s = 0.0
+    stopped = datetime.now(UTC)
 
     def hang() -> None:
-        nonlocal stopped_s
+        nonlocal stopped
         prefill.send_signal(signal.SIGSTOP)
-        stopped_s = time.monotonic()
+        stopped = datetime.now(UTC)
 
     try:
         answer = ask(near, 50, hang)
-        assert time.monotonic() - stopped_s < 8.0  # five until it is left, and the prompt again
         assert answer["failure"]
+        left = near.left_since(stopped)
+        assert [line["reason"] for line in left] == ["peer_hung"]
+        left_s = (datetime.fromisoformat(left[0]["timestamp"]) - stopped).total_seconds()
+        assert left_s < 5.0 + LATE_S  # the prompt's second computing comes behind it
     finally:
         prefill.send_signal(signal.SIGCONT)
     near.hosts.limit("1gbit")

@@ -1,5 +1,6 @@
 """A source and a reader in one process, and the check that they leave nothing behind."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -28,7 +29,7 @@ from runtime.clock import Clock, SystemClock
 from wire.kv import KVHandle, KVLayout
 
 SECRET = b"a cluster's secret"
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 
 QUICK = {"heartbeat_s": 0.1, "dead_after_s": 0.5, "lease_s": 1.0, "stall_s": 1.0, "slack_s": 5.0}
 
@@ -199,16 +200,18 @@ class Peer:
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
-    def stop(self) -> int:
-        """Ends the process in its own way unless it was killed; gives its exit status."""
+    def stop(self) -> int | None:
+        """Ends the process in its own way unless it was killed; gives its exit status, None where
+        it had to be killed here."""
         if self.process.poll() is None:
             self.signal(signal.SIGCONT)
         self.process.stdin.close()
-        try:
-            status = self.process.wait(PATIENCE_S)
-        finally:
-            self.process.kill()  # does nothing to a process that has ended
-            self._listener.join()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE_S)
+        status = self.process.returncode
+        self.process.kill()  # does nothing to a process that has ended
+        self.process.wait()
+        self._listener.join()
         self.process.stdout.close()
         return status
 
@@ -282,5 +285,5 @@ def start(nothing_is_left: None) -> Iterator[Callable[..., Peer]]:
         return peers[-1]
 
     yield begin
-    for peer in peers:
-        assert peer.stop() in (0, -signal.SIGKILL)
+    ended = [peer.stop() for peer in peers]  # all of them, before any is complained about
+    assert set(ended) <= {0, -signal.SIGKILL}, ended
