@@ -8,6 +8,7 @@ from operator import attrgetter
 import numpy as np
 import numpy.typing as npt
 
+from simulate.chunk import Chunk, add_chunk
 from simulate.kv_pool import KvPool
 from simulate.leg import Leg
 from simulate.step_log import StepLog
@@ -31,20 +32,12 @@ class WorkerLimits:
         return min(self.max_num_seqs, self.max_batch_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens start .. end of a leg's prompt, computed in one step."""
-
-    leg: Leg
-    start: int
-    end: int
-
-
 class Batch:
     """Who waits, who runs, and whose blocks are whose. No time passes here.
 
     waiting --admit--> prefilling --last chunk--> decoding --last token--> gone
     pulled --row--> decoding --no room--> waiting        prefilling (prefill only) --> held
+    pulled in part --row--> prefilling                   shared --> held
 
     Generated tokens of all decoding legs are counted together: grown_tokens in grown_blocks.
     """
@@ -88,23 +81,34 @@ class Batch:
         return self._claim(leg, spare)
 
     def arrived(self, leg: Leg) -> None:
-        """A pull is done: the leg decodes as soon as there is a row."""
+        """A pull has ended: as soon as there is a row, the leg decodes, or computes the rest."""
         self.store(leg)
+        self.waiting_tokens += _num_uncomputed(leg)
         insort(self.pulled, leg, key=_ORDER)
+
+    def hold(self, leg: Leg) -> bool:
+        """References what the cache has of the leg's tokens; False: nothing."""
+        leg.num_stored = self._cached_units(leg)
+        leg.held = list(leg.keys[: leg.num_stored])
+        self.pool.claim(leg.held, 0, 0)
+        leg.num_computed = leg.num_stored * self.limits.unit_tokens
+        if leg.held:
+            self.held[leg.leg_id] = leg
+        return bool(leg.held)
 
     def plan(self, now_s: float) -> list[Chunk]:
         """The prefill of the next step; all of `decoding` decode in it."""
         while self.pulled and self._has_row:
-            self.join(self.pulled.pop(0))
+            self._run(self.pulled.pop(0), now_s)
         can_admit = self._make_room()
         budget = self.limits.max_batch_tokens - len(self.decoding)
         chunks: list[Chunk] = []
         for leg in self.prefilling:
             if budget <= 0:
                 break
-            budget -= _add_chunk(leg, budget, chunks)
+            budget -= add_chunk(leg, budget, chunks)
         while can_admit and budget > 0 and (admitted := self._admit(now_s)) is not None:
-            budget -= _add_chunk(admitted, budget, chunks)
+            budget -= add_chunk(admitted, budget, chunks)
         return chunks
 
     def num_free_running_steps(self) -> int:
@@ -193,6 +197,7 @@ class Batch:
         elif self.held.pop(leg.leg_id, None) is not None:
             self.free(leg)
         else:
+            self.waiting_tokens -= _num_uncomputed(leg)
             self.pulled.remove(leg)
             self.free(leg)
 
@@ -215,6 +220,14 @@ class Batch:
             self._preempt(max(self.decoding.values(), key=_ORDER))
             can_admit = False
         return can_admit
+
+    def _run(self, leg: Leg, now_s: float) -> None:
+        """Gives a row to a leg that has its blocks."""
+        if leg.arrived_s:
+            self.join(leg)
+        else:
+            leg.scheduled_s = now_s
+            insort(self.prefilling, leg, key=_ORDER)
 
     def _admit(self, now_s: float) -> Leg | None:
         if not self.waiting or not self._has_row:
@@ -290,12 +303,6 @@ class Batch:
         self._grown_blocks = num_blocks
 
 
-def _add_chunk(leg: Leg, budget: int, chunks: list[Chunk]) -> int:
-    """Appends the leg's next chunk, which ends at a block's edge or with the prompt; its size."""
-    start = leg.num_computed
-    end = min(leg.num_known, start + budget)
-    edge = end - end % BLOCK_SIZE
-    if end < leg.num_known and edge > start:
-        end = edge
-    chunks.append(Chunk(leg, start, end))
-    return end - start
+def _num_uncomputed(leg: Leg) -> int:
+    """Of a leg whose pull has ended: what did not come has to be computed."""
+    return 0 if leg.arrived_s else leg.num_known - leg.num_computed

@@ -16,7 +16,7 @@ Post = Callable[[Callable[[Leg], None], Leg], None]
 class Intake:
     """One link into the worker carries one byte at a time, in the order of the pulls.
 
-        add --room--> pulling --done--> arrived (decodes)
+        add --room--> pulling --done--> arrived (decodes; behind a share, computes the rest)
                       pulling --source lost, silent or cut--> failed (its prompt is computed here)
 
     post: hands a command to the worker's loop, which runs it between two steps.
@@ -92,8 +92,11 @@ class Intake:
         if source.is_lost or source.is_cancelled:
             self._fail(leg, "peer_lost")
             return
-        num_tokens = leg.num_known - leg.num_computed
-        carry_s = self._links.carry_s(source.worker_id, self._worker_id, self._profile, num_tokens)
+        num_wanted = source.num_computed if source.is_share else leg.num_known
+        leg.num_pulled = max(0, num_wanted - leg.num_computed)
+        carry_s = self._links.carry_s(
+            source.worker_id, self._worker_id, self._profile, leg.num_pulled
+        )
         source.on_lost = partial(self._fail, leg, "peer_lost")
         source.on_frozen = partial(self.source_froze, leg)
         if carry_s == float("inf"):
@@ -121,6 +124,7 @@ class Intake:
     def _finish(self, leg: Leg, failure: str) -> None:
         if leg.leg_id in self._pulling and not leg.pull_ended:
             leg.pull_ended = True
+            leg.pull_ended_s = self._loop.now()
             self._post(partial(self._end, failure), leg)
 
     def _end(self, failure: str, leg: Leg) -> None:

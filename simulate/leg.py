@@ -15,8 +15,9 @@ class Leg:
 
         prefill, whole:  waiting -> prefilling -> held (prefill only) | decoding -> finished
         decode:          waiting -> pulling -> decoding -> finished
-        pull failed:     pulling -> waiting;   preempted:  decoding -> waiting
-        any of them -> cancelled
+        share:           held (what the cache has of its tokens), or refused
+        behind a share, or a pull that failed:  waiting -> pulling -> prefilling -> as above
+        preempted:       decoding -> waiting;   any of them -> cancelled
 
     num_known: prompt plus output tokens known when the leg (re)starts or begins to decode.
     num_left: output tokens that it still gives. source: the leg whose KV it pulls.
@@ -29,6 +30,7 @@ class Leg:
     num_left: int
     keys: tuple[int, ...]  # of the whole units of prompt and, where it is known, answer
     prefill_only: bool = False
+    is_share: bool = False
     source: "Leg | None" = None
     first_index: int = 0
     worker_id: str = ""
@@ -48,12 +50,14 @@ class Leg:
     added_s: float = 0.0
     scheduled_s: float = 0.0
     first_s: float = 0.0  # of its first token
+    num_pulled: int = 0  # tokens that its pull moves
     pull_begun_s: float = 0.0
     pull_carried_s: float = 0.0  # the link is done with it, if prefill is
     pull_tail_s: float = 0.0
     prefilled_s: float = 0.0  # the reader knows that prefill has ended
     pull_ended: bool = False
-    arrived_s: float = 0.0
+    pull_ended_s: float = 0.0
+    arrived_s: float = 0.0  # all its KV, and its first token with it
     on_complete: Callable[[], None] | None = None  # set by the reader's worker
     on_lost: Callable[[], None] | None = None  # set by the reader's worker
     on_frozen: Callable[[float], None] | None = None  # set by the reader's worker

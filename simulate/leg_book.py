@@ -38,4 +38,5 @@ class LegBook:
 
 
 def handle_of(leg: Leg) -> KVHandle:
-    return KVHandle(leg.leg_id.to_bytes(16), leg.worker_id, 1, _NOWHERE, leg.num_known, 30.0)
+    num_tokens = leg.num_computed if leg.is_share else leg.num_known
+    return KVHandle(leg.leg_id.to_bytes(16), leg.worker_id, 1, _NOWHERE, num_tokens, 30.0)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from profiles.profile import Profile
+from wire.cluster import PairStatus
 
 SILENCE_S = 4.0  # FabricConfig.dead_after_s: silence after which a source counts as hung
 
@@ -43,6 +44,13 @@ class Links:
     def latency_s(self, source: str, reader: str, profile: Profile) -> float:
         found = self._class(source, reader)
         return profile.link_latency_s if found is None else found.latency_s
+
+    def measured(self, source: str, reader: str, profile: Profile) -> PairStatus:
+        """What the reader finds when it probes the way, with nothing else on it."""
+        found = self._class(source, reader)
+        bytes_per_s = profile.link_bytes_per_s if found is None else found.bytes_per_s
+        latency_s = self.latency_s(source, reader, profile)
+        return PairStatus(source, latency_s, bytes_per_s, "simulated")
 
     def _class(self, source: str, reader: str) -> LinkClass | None:
         if not self._classes:

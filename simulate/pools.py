@@ -16,6 +16,7 @@ from wire.cluster import WorkerInfo
 from wire.messages import Role, WorkerFrame
 
 _REPORT_INTERVAL_S = 0.25  # worker/service.py sends its reports as often
+_MAX_MEASURED = 128  # workers, all of whose ways from each other are listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,8 @@ class SimulatedPools:
             self._list()
 
     def _list(self) -> None:
-        self._on_workers([process.info() for process in self._listed.values()])
+        sources = tuple(self._listed) if len(self._listed) <= _MAX_MEASURED else ()
+        self._on_workers([process.info(sources) for process in self._listed.values()])
 
     def _sample(self) -> None:
         profiles = [process.profile for process in self.workers]

@@ -1,5 +1,6 @@
 """A worker process as the wire shows it: commands in, frames out, around a modelled engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from profiles.profile import Profile
@@ -12,6 +13,7 @@ from simulate.spec import Overheads
 from simulate.stream import SimulatedStream
 from simulate.worker import ModelledWorker
 from wire.cluster import Fingerprint, WorkerInfo
+from wire.errors import ErrorCode
 from wire.kv import FabricAddress
 from wire.messages import (
     BlockEvent,
@@ -21,6 +23,7 @@ from wire.messages import (
     FinishReason,
     LegAccepted,
     LegEvent,
+    LegFailed,
     LegFinished,
     LegPublished,
     LegTokens,
@@ -91,8 +94,9 @@ class SimulatedProcess:
     def address(self) -> str:
         return f"{self.worker_id}/{self.epoch}"
 
-    def info(self) -> WorkerInfo:
-        profile = self.profile
+    def info(self, sources: Sequence[str] = ()) -> WorkerInfo:
+        """sources: the workers from which the way into this one is measured."""
+        profile, links = self.profile, self._world.links
         return WorkerInfo(
             worker_id=self.worker_id,
             epoch=self.epoch,
@@ -103,6 +107,11 @@ class SimulatedProcess:
             max_model_len=profile.max_model_len,
             num_blocks=self.engine.num_blocks,
             draining=self.is_draining,
+            pairs=tuple(
+                links.measured(source, self.worker_id, profile)
+                for source in sources
+                if source != self.worker_id
+            ),
         )
 
     def report(self) -> WorkerReport:
@@ -189,6 +198,7 @@ class SimulatedProcess:
             num_left=request.sampling.max_tokens - num_sent,
             keys=self._world.legs.keys(request.request_id),
             prefill_only=frame.prefill_only,
+            is_share=frame.share,
             source=self._world.legs.source(frame.handle),
             first_index=num_sent,
         )
@@ -204,7 +214,13 @@ class SimulatedProcess:
         self._tell(LegAccepted(leg.leg_id, leg.num_cached))
 
     def published(self, leg: Leg) -> None:
+        if leg.is_share and not leg.num_computed:
+            message = "the prefix cache holds no full unit of these tokens"
+            self._tell(LegFailed(leg.leg_id, ErrorCode.TRANSFER_FAILED, message))
+            return
         self._tell(LegPublished(leg.leg_id, handle_of(leg)))
+        if leg.is_share:
+            self._tell(LegFinished(leg.leg_id, FinishReason.PREFILLED, leg.num_computed))
 
     def tokens_came(self, leg: Leg, is_last: bool) -> None:
         self._tell_tokens(leg)
@@ -215,9 +231,9 @@ class SimulatedProcess:
             self._tell(LegFinished(leg.leg_id, reason, leg.num_cached, queue_s, prefill_s))
 
     def transferred(self, leg: Leg, failure: str) -> None:
-        num_bytes = (leg.num_known - leg.num_cached) * self.profile.kv_bytes_per_token
-        transfer_s = max(0.0, leg.arrived_s - leg.pull_begun_s)
-        exposed_s = max(0.0, leg.arrived_s - leg.prefilled_s)
+        num_bytes = leg.num_pulled * self.profile.kv_bytes_per_token
+        transfer_s = leg.pull_ended_s - leg.pull_begun_s
+        exposed_s = leg.pull_ended_s - max(leg.prefilled_s, leg.pull_begun_s)
         self._tell(
             LegTransferred(leg.leg_id, num_bytes, transfer_s, exposed_s, "simulated", failure)
         )

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from profiles.profile import Profile
-from simulate.batch import Batch, Chunk
+from simulate.batch import Batch
+from simulate.chunk import Chunk
 from simulate.event_loop import EventLoop
 from simulate.stretch import Stretch
 from simulate.totals import add_stretch

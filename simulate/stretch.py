@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from simulate.batch import Chunk
+from simulate.chunk import Chunk
 from simulate.step_log import steps_begun, stretch_end_s
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from simulate.batch import Chunk
+from simulate.chunk import Chunk
 from wire.messages import StepTotals
 
 

@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 
 from profiles.profile import Profile
-from simulate.batch import Batch, Chunk, WorkerLimits
+from simulate.batch import Batch, WorkerLimits
+from simulate.chunk import Chunk
 from simulate.event_loop import EventLoop
 from simulate.intake import Intake
 from simulate.leg import Leg
@@ -173,11 +174,13 @@ class ModelledWorker:
         for leg in self._intake.begin():
             self._accept(leg)
         chunks = self._batch.plan(self._loop.now())
+        for chunk in chunks:
+            self._scheduled(chunk.leg)
+        self._flush()
         if chunks or self._batch.decoding:
             self._steps.begin(chunks)
         else:
             self._steps.rest()
-            self._flush()
 
     def _thaw(self) -> None:
         if self._steps.is_idle and not self._is_dead:
@@ -189,11 +192,10 @@ class ModelledWorker:
         for leg in self._batch.take_finished():
             del self._legs[leg.leg_id]
             self._listener.tokens_came(leg, is_last=True)
-        self._flush()
         self._turn()
 
     def _flush(self) -> None:
-        """A worker answers when its step has ended, with all that gathered meanwhile."""
+        """What gathered during a step goes out before the next one."""
         accepted, self._accepted = self._accepted, []
         for leg in accepted:
             self._listener.accepted(leg)
@@ -208,7 +210,9 @@ class ModelledWorker:
             return
         self._num_legs += 1
         leg.order, leg.added_s = self._num_legs, self._loop.now()
-        if leg.source is not None:
+        if leg.is_share:
+            self._share(leg)
+        elif leg.source is not None:
             self._intake.add(leg)
         else:
             self._batch.enqueue(leg)
@@ -218,14 +222,27 @@ class ModelledWorker:
         leg.num_cached = leg.num_computed
         self._accepted.append(leg)
 
-    def _computed(self, chunk: Chunk) -> None:
-        leg = chunk.leg
-        self._batch.computed(chunk)
+    def _share(self, leg: Leg) -> None:
+        """Publishes what the cache holds of the leg's tokens."""
+        if self._batch.hold(leg):
+            self._accept(leg)
+            leg.is_complete = True
+            leg.release = partial(self._post, self._release, leg)
+        else:
+            del self._legs[leg.leg_id]
+        self._listener.published(leg)
+
+    def _scheduled(self, leg: Leg) -> None:
+        """Readers follow a prompt from its first step on."""
         if not leg.was_scheduled:
             leg.was_scheduled = True
             if leg.prefill_only:
                 leg.release = partial(self._post, self._release, leg)
                 self._listener.published(leg)
+
+    def _computed(self, chunk: Chunk) -> None:
+        leg = chunk.leg
+        self._batch.computed(chunk)
         if chunk.end == leg.num_known:
             self._prefilled(leg)
 
@@ -255,17 +272,23 @@ class ModelledWorker:
             self._batch.free(leg)
 
     def _pulled(self, leg: Leg, failure: str) -> None:
-        """The KV is here, or its prompt has to be computed here."""
-        if failure:
-            self._batch.free(leg)
-            self._batch.enqueue(leg)
-        else:
+        """The KV is here, or what is missing of it has to be computed here."""
+        source = leg.source
+        assert source is not None
+        if not failure and not source.is_share:
             self._arrive(leg)
+        else:
+            if not failure:
+                leg.num_computed = max(leg.num_computed, source.num_computed)
+            self._batch.arrived(leg)
         self._listener.transferred(leg, failure)
-        if not failure:
+        if leg.arrived_s:
             self._listener.tokens_came(leg, is_last=leg.num_left == 0)
+        if not failure and source.release is not None:
+            source.release()
 
     def _arrive(self, leg: Leg) -> None:
+        """All of it is here, and its first token with it."""
         leg.num_computed = leg.num_known
         leg.num_known += 1
         leg.num_left -= 1
@@ -275,8 +298,6 @@ class ModelledWorker:
         else:
             self._batch.free(leg)
             del self._legs[leg.leg_id]
-        assert leg.source is not None and leg.source.release is not None
-        leg.source.release()
 
     def _cancel(self, leg: Leg) -> None:
         if self._legs.pop(leg.leg_id, None) is None:
