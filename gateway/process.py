@@ -33,7 +33,7 @@ from router.router import Router
 from runtime import log
 from runtime.clock import SystemClock, wall_time_s
 from runtime.http_server import HttpServer, allow_connections, listen
-from runtime.lifecycle import die_with_parent, new_id, stop_event
+from runtime.lifecycle import collect_rarely, die_with_parent, new_id, stop_event
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from runtime.tracing import Tracer, open_tracer
 
@@ -186,6 +186,7 @@ async def _serve(config: GatewayConfig, opened: Opened) -> int:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
     await gateway.router.start()
+    collect_rarely()
     try:
         async with (
             following(config.tenants_redis, opened.gate),

@@ -15,6 +15,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from gateway.text_encoder import TextEncoder, exact_encoder
+
 KEPT_CHARACTERS = 16 << 20
 MIN_SEGMENT_CHARACTERS = 64
 
@@ -58,8 +60,11 @@ class SegmentCache:
 class SegmentedTokenizer:
     """Tokenizes text without the tokens that a tokenizer adds around it."""
 
-    def __init__(self, tokenizer: Tokenizer, cache: SegmentCache) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, cache: SegmentCache, encode: TextEncoder | None = None
+    ) -> None:
+        """encode: gives the tokenizer's own tokens, where it is not the tokenizer itself."""
+        self._encode_texts = encode or exact_encoder(tokenizer)
         self._cache = cache
         ends = segment_ends(tokenizer)
         self._end = re.compile("|".join(map(re.escape, ends))) if ends else None
@@ -101,13 +106,9 @@ class SegmentedTokenizer:
                 parts[-1] = (parts[-1][0] + segment, False)
             else:
                 parts.append((segment, is_kept))
-        # Of the library's ways in, only the batch ones let other threads run meanwhile.
-        encodings = self._tokenizer.encode_batch_fast(
-            [part for part, _ in parts], add_special_tokens=False
-        )
+        encoded = self._encode_texts([part for part, _ in parts], False)
         tokens: list[int] = []
-        for (part, is_kept), encoding in zip(parts, encodings, strict=True):
-            ids = encoding.ids
+        for (part, is_kept), ids in zip(parts, encoded, strict=True):
             if is_kept:
                 self._cache.put(salt, part, tuple(ids))
             tokens += ids

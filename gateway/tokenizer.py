@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from gateway.segments import SegmentCache, SegmentedTokenizer
+from gateway.text_encoder import exact_encoder, fast_encoder
 from wire.block_hash import block_hashes
 
 Prompt = str | tuple[int, ...]  # text, or token ids that a client made itself
-INLINE_LIMIT = 2_000  # characters and token ids
+INLINE_LIMIT, FAST_INLINE_LIMIT = 2_000, 20_000  # characters and token ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,10 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, num_threads: int = 2) -> None:
-        self._tokenizer = tokenizer
-        self._segmented = SegmentedTokenizer(tokenizer, SegmentCache())
+        fast = fast_encoder(tokenizer)
+        self._encode_texts = fast or exact_encoder(tokenizer)
+        self._segmented = SegmentedTokenizer(tokenizer, SegmentCache(), self._encode_texts)
+        self._inline_limit = FAST_INLINE_LIMIT if fast else INLINE_LIMIT
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="tokenizer")
 
     async def encode(
@@ -43,7 +46,7 @@ class PromptEncoder:
                 for prompt in prompts
             ]
 
-        if sum(map(len, prompts)) < INLINE_LIMIT:
+        if sum(map(len, prompts)) < self._inline_limit:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
@@ -55,11 +58,7 @@ class PromptEncoder:
             return prompt
         if not add_special_tokens:
             return self._segmented.tokens(prompt, salt)
-        # Of the library's ways in, only the batch ones let other threads run meanwhile.
-        encodings = self._tokenizer.encode_batch_fast(
-            [prompt], add_special_tokens=add_special_tokens
-        )
-        return tuple(encodings[0].ids)
+        return tuple(self._encode_texts([prompt], add_special_tokens)[0])
 
 
 def _hashed(tokens: tuple[int, ...], salt: str) -> PromptTokens:

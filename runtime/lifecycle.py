@@ -35,8 +35,10 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def collect_rarely() -> None:
-    """Has the garbage collector look less often: a process that keeps thousands of streams, tasks
-    and records walks all of them in vain each time."""
+    """Has the garbage collector look less often, and never at what is there already: a process that
+    keeps thousands of streams, tasks and records walks all of them in vain each time."""
+    gc.collect()
+    gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
