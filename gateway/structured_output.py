@@ -47,7 +47,16 @@ def asked_grammar(body: CommonBody, call: Grammar | None = None) -> tuple[Gramma
 class GrammarChecker:
     """Compiles grammars before any worker sees them; close() ends its thread."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos: Collection[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        eos: Collection[int],
+        compile_timeout_s: float = _COMPILE_TIMEOUT_S,
+    ) -> None:
+        """compile_timeout_s: for a grammar and those that are compiled before it. The work on one
+        is bounded by wire.grammar's limits, so the thread is never lost to it."""
+        self._timeout_s = compile_timeout_s
         self._source = tokenizer
         self._vocab_size = vocab_size
         self._eos = eos
@@ -58,10 +67,10 @@ class GrammarChecker:
         """Raises ApiError 400 with the reason when the grammar does not compile in time."""
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._fault, grammar)
         try:
-            async with asyncio.timeout(_COMPILE_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 fault = await running
         except TimeoutError:
-            fault = f"the grammar did not compile within {_COMPILE_TIMEOUT_S:g} s"
+            fault = f"the grammar did not compile within {self._timeout_s:g} s"
         if fault:
             raise invalid(f"{field}: {fault}", field, "invalid_grammar")
 

@@ -150,6 +150,17 @@ def test_an_answer_has_its_parts_whole_and_one_character_at_a_time(
         assert len({call_id for call_id, _, _ in found.calls}) == len(calls)
 
 
+@pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
+def test_an_answer_cut_in_two_or_three_anywhere_has_the_same_parts(row: tuple[object, ...]) -> None:
+    style, text = row[:2]
+    assert isinstance(style, MessageStyle) and isinstance(text, str)
+    whole = parse(style, text)
+    for first in range(1, len(text)):
+        assert parse(style, text, [first]) == whole, first
+        for second in range(first + 1, len(text), max(1, len(text) // 12)):
+            assert parse(style, text, [first, second]) == whole, (first, second)
+
+
 PIECES = st.lists(
     st.sampled_from(
         [
