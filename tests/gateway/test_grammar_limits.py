@@ -109,7 +109,7 @@ async def gateway(
         ({"guided_json": {"type": "integer", "minimum": 5, "maximum": 4}}, "minimum"),
         ({"guided_regex": "["}, "unclosed"),
         ({"guided_grammar": "start: other"}, "other"),
-        ({"guided_json": {"enum": [f"option {i}" for i in range(4000)]}}, "65536"),
+        ({"guided_json": {"enum": [f"option {i}" for i in range(9000)]}}, "65536"),
     ],
 )
 async def test_a_form_that_cannot_be_compiled_is_a_400_with_the_reason_before_any_worker(
