@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.limits import Limits
+from router.config import DEFAULT_TPOT_SLO_MS, DEFAULT_TTFT_SLO_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class GatewayConfig:
     usage_log: str = ""
     usage_log_bytes: int = 64 << 20
     policy: str = "predicted"
-    ttft_slo_ms: float = 2000.0
-    tpot_slo_ms: float = 50.0
-    reject_ratio: float = 3.0
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
+    tpot_slo_ms: float = DEFAULT_TPOT_SLO_MS
+    reject_ratio: float = -1.0
     coalesce_ms: float = 5.0
     shadow_policies: str = ""
     shadow_share: float = 0.1

@@ -127,6 +127,11 @@ class Attempt:
         """Who computes the prompt."""
         return self._prefill or self._decode
 
+    @property
+    def finisher(self) -> WorkerSession:
+        """Gives the answer's other tokens."""
+        return self._decode
+
     def start(self) -> None:
         facts, decode, num_tokens = self._facts, self._decode, self._facts.num_tokens
         rest = facts.uncached_tokens(decode.info.worker_id)

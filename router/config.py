@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+DEFAULT_TTFT_SLO_MS = 2000.0
+DEFAULT_TPOT_SLO_MS = 50.0
+
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
@@ -13,10 +16,11 @@ class RouterConfig:
     max_under_way, max_queued: requests past admission, and waiting for it, max_queue_wait_s at
     most. hold_share: of the objective of the first token, how long a prompt may wait at the least
     loaded worker before requests wait for admission instead. reject_ratio: predicted latency over
-    its objective from which a request is refused. max_traces: ended requests that are
-    remembered. trace_log: a file for all of them as JSON lines, of trace_log_bytes at most before
-    it is turned over; empty: none. recording: a file for what reaches placement, in order, up
-    to recording_bytes, for `baton simulate --replay`; empty: none. outside_ttl_s: after which a
+    its objective from which a request is refused; 0: none is; below 0: 1 where the request or the
+    operator states an objective, 3 where they are the defaults. max_traces: ended requests that
+    are remembered. trace_log: a file for all of them as JSON lines, of trace_log_bytes at most
+    before it is turned over; empty: none. recording: a file for what reaches placement, in order,
+    up to recording_bytes, for `baton simulate --replay`; empty: none. outside_ttl_s: after which a
     placement that somebody else carries out counts as released. session_ttl_s: how long a
     session's worker is remembered. redis_url: of the Redis through which this router and its
     replicas share loads and placements; empty: it is alone. shadow_policies: parted by ";",
@@ -40,15 +44,15 @@ class RouterConfig:
     max_attempts: int = 4
     worker_wait_s: float = 15.0
     local_prefill_max_tokens: int = 16
-    ttft_slo_ms: float = 2000.0
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
     ttft_slo_tokens: int = 2000
     ttft_slo_token_ms: float = 1.0
-    tpot_slo_ms: float = 50.0
+    tpot_slo_ms: float = DEFAULT_TPOT_SLO_MS
     max_under_way: int = 16_384
     max_queued: int = 1024
     max_queue_wait_s: float = 60.0
     hold_share: float = 0.25
-    reject_ratio: float = 3.0
+    reject_ratio: float = -1.0
     max_traces: int = 1024
     trace_log: str = ""
     trace_log_bytes: int = 64 << 20
@@ -70,3 +74,9 @@ class RouterConfig:
     retry_max_s: float = 0.5
     reconnect_min_s: float = 0.05
     reconnect_max_s: float = 1.0
+
+    @property
+    def states_slos(self) -> bool:
+        """The operator chose an objective; the defaults are nobody's wish."""
+        defaults = DEFAULT_TTFT_SLO_MS, DEFAULT_TPOT_SLO_MS
+        return (self.ttft_slo_ms, self.tpot_slo_ms) != defaults

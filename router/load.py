@@ -35,6 +35,7 @@ NO_SHARE = LoadShare()
 @dataclass(slots=True)
 class _LegLoad:
     compute_tokens: int  # prompt tokens that this worker has still to compute
+    end_tokens: int  # where in its prompt they end, as far as is known
     room_blocks: int
     num_tokens: int = 0  # of the sequence; 0 for a leg that does not decode
     pulled_tokens: int = 0
@@ -54,6 +55,7 @@ class WorkerLoad:
     def __init__(self) -> None:
         self._report: WorkerReport | None = None
         self._legs: dict[int, _LegLoad] = {}
+        self._computing: dict[int, _LegLoad] = {}  # those of them with a prompt to compute
         self._num_seqs = 0  # these three are corrections to the report
         self._waiting_tokens = 0
         self._used_blocks = 0
@@ -94,7 +96,32 @@ class WorkerLoad:
     @property
     def num_computing(self) -> int:
         """This router's legs whose prompts are not computed yet."""
-        return sum(leg.compute_tokens > 0 for leg in self._legs.values())
+        return len(self._computing)
+
+    @property
+    def waiting_pairs(self) -> float:
+        """What attention costs of waiting_tokens: the sum of end^2 - start^2 over the prompts.
+
+        Prompts are computed in their order, so that what is done is of the first of them. Other
+        routers' prompts are taken for as long as this router's.
+        """
+        left, pairs = self.waiting_tokens, 0.0
+        mean_tokens = left / max(1, len(self._computing))
+        for leg in reversed(self._computing.values()):
+            num_tokens = min(left, leg.compute_tokens)
+            pairs += num_tokens * (2 * leg.end_tokens - num_tokens)
+            left -= num_tokens
+        return pairs + left * mean_tokens
+
+    @property
+    def coming(self) -> tuple[int, int]:
+        """Of num_decoding and context_tokens, what has no first token yet."""
+        legs = [leg for leg in self._legs.values() if leg.num_tokens and not leg.is_running]
+        share = self.elsewhere
+        return (
+            len(legs) + max(0, share.num_decoding),
+            sum(leg.num_tokens for leg in legs) + max(0, share.context_tokens),
+        )
 
     @property
     def num_decoding(self) -> int:
@@ -135,8 +162,11 @@ class WorkerLoad:
 
         num_tokens: of a leg that will decode; one that computes nothing pulls its new_tokens.
         """
-        leg = _LegLoad(compute_tokens, -(-new_tokens // BLOCK_SIZE), num_tokens)
-        if not compute_tokens:
+        num_blocks = -(-new_tokens // BLOCK_SIZE)
+        leg = _LegLoad(compute_tokens, compute_tokens, num_blocks, num_tokens)
+        if compute_tokens:
+            self._computing[leg_id] = leg
+        else:
             leg.pulled_tokens = new_tokens
         self._legs[leg_id] = leg
         self._count(leg, 1)
@@ -148,6 +178,7 @@ class WorkerLoad:
             return
         leg.is_accepted = True
         if leg.compute_tokens:
+            leg.end_tokens = num_tokens
             self._set_compute(leg, max(1, num_tokens - num_cached_tokens))
 
     def computed(self, leg_id: int) -> None:
@@ -155,10 +186,12 @@ class WorkerLoad:
         leg = self._legs.get(leg_id)
         if leg is not None:
             leg.is_running = True
+            self._computing.pop(leg_id, None)
             self._set_compute(leg, 0)
 
     def ended(self, leg_id: int) -> None:
         leg = self._legs.pop(leg_id, None)
+        self._computing.pop(leg_id, None)
         if leg is not None:
             self._count(leg, -1)
 
@@ -176,6 +209,7 @@ class WorkerLoad:
         """The worker is lost: no leg and no report of it holds."""
         self._report = None
         self._legs.clear()
+        self._computing.clear()
         self._num_seqs = self._waiting_tokens = self._used_blocks = 0
 
     def check_integrity(self) -> None:

@@ -2,12 +2,14 @@
 
 from collections import deque
 from dataclasses import dataclass
+from math import exp
 from statistics import median
 
 from router.load import WorkerLoad
 from router.predictor import StepCosts, StepPredictor
 from wire.messages import StepTotals
 
+_SOON = 0.02  # of an answer's time: the batch is what it is
 _NUM_ANSWERS = 32  # that tell the time around the engine
 _FADE = 0.02  # how fast an old best rate and old latencies lose their say, per transfer
 
@@ -32,7 +34,8 @@ class Outlook:
     queue_s: prefill work that waits. prefill_share: the share of its recent time that prefill took.
     backlog_s: transfers under way. margin: cautious over expected time, at least 1. path_s: of the
     time to a first token what is neither queue nor prefill, as measured: hops, loops, a step that
-    was under way.
+    was under way. num_coming, coming_tokens: of num_seqs and context_tokens, what has no first
+    token yet. pace_margin: as Paces has it.
     """
 
     costs: StepCosts
@@ -45,6 +48,28 @@ class Outlook:
     backlog_s: float
     tpot_s: float = 0.0  # what a sequence of the batch gets at present
     path_s: float = 0.0
+    num_coming: int = 0
+    coming_tokens: int = 0
+    pace_margin: float = 1.0
+
+    def batch_in(self, wait_s: float, answer_tokens: float) -> tuple[float, float]:
+        """Sequences, and tokens in their KV, that the batch will have in wait_s.
+
+        An answer ends at the rate 1 / (answer_tokens * tpot_s); what is on its way comes evenly
+        over wait_s. What is placed later takes the place of what ends, so that the batch is at
+        least what decodes at present.
+        """
+        lives = wait_s / (answer_tokens * self.tpot_s) if self.tpot_s > 0 else 0.0
+        if lives < _SOON:
+            return self.num_seqs, self.context_tokens
+        stays = exp(-lives)
+        comes = (1 - stays) / lives - stays
+        num_seqs = stays * self.num_seqs + comes * self.num_coming
+        context = stays * self.context_tokens + comes * self.coming_tokens
+        return (
+            max(self.num_seqs - self.num_coming, num_seqs),
+            max(self.context_tokens - self.coming_tokens, context),
+        )
 
 
 class WorkerForecast:
@@ -62,6 +87,7 @@ class WorkerForecast:
         self._best_bytes_s = 0.0
         self._around_s: deque[float] = deque(maxlen=_NUM_ANSWERS)
         self._path_s = 0.0
+        self._paces = (pool or self.steps).paces
 
     def reported(self, totals: StepTotals, now_s: float) -> None:
         self.steps.observe(totals, now_s)
@@ -97,22 +123,31 @@ class WorkerForecast:
         self._around_s.append(taken_s - predicted_s)
         self._path_s = max(0.0, median(self._around_s))
 
+    def decoded(self, predicted_s: float, taken_s: float) -> None:
+        """An answer's tokens took taken_s each; predicted_s was forecast."""
+        if predicted_s > 0:
+            self._paces.add(taken_s / predicted_s)
+
     def outlook(self, load: WorkerLoad) -> Outlook | None:
         """None while the predictor is cold."""
         costs = self.steps.costs()
         if costs is None:
             return None
         num_seqs, context, share = load.num_decoding, load.context_tokens, self.steps.prefill_share
-        waiting, count = load.waiting_tokens, max(1, load.num_computing)
+        num_coming, coming_tokens = load.coming
+        token_s, pair_s = costs.prefill_token_s, costs.prefill_pair_s
         return Outlook(
             costs=costs,
             margin=self.steps.margin,
             num_seqs=num_seqs,
             context_tokens=context,
-            queue_s=count * costs.prefill_s(waiting / count),
+            queue_s=token_s * load.waiting_tokens + pair_s * load.waiting_pairs,
             prefill_share=share,
             link=self._link,
             backlog_s=load.pulling_tokens * self._link.token_s,
             tpot_s=costs.itl_s(num_seqs, context) / max(0.05, 1 - share),
             path_s=self._path_s,
+            num_coming=num_coming,
+            coming_tokens=coming_tokens,
+            pace_margin=self._paces.margin,
         )

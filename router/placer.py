@@ -52,12 +52,16 @@ class Placer:
         self.homes = SessionHomes(config.session_ttl_s)
 
     def place(
-        self, request: GenerateRequest, num_sent: int, excluded: frozenset[tuple[str, int]]
+        self,
+        request: GenerateRequest,
+        num_sent: int,
+        excluded: frozenset[tuple[str, int]],
+        waited_s: float = 0.0,
     ) -> tuple[Placement, RequestFacts] | None:
         """Where the request runs next; None while no worker takes it.
 
         Excluded workers are asked again when only they are left. Raises BatonError OVERLOADED for a
-        new request that is predicted to miss its objectives by far.
+        new request that is predicted to miss its objectives. waited_s: since it arrived.
         """
         terms = request.terms
         view = self._models.of(self._sessions.view(), terms.model)
@@ -79,6 +83,7 @@ class Placer:
             ttft_slo_s=self.ttft_slo_s(request),
             tpot_slo_s=terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
             links=view.links,
+            waited_s=waited_s,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)
@@ -87,7 +92,7 @@ class Placer:
         if terms.session and (home := self.homes.home(terms.session, now_s)):
             placement = at_home(placement, facts, view, home)
         if num_sent == 0 and placement.ranking:
-            self._refuse_hopeless(request.priority, placement.ranking[0], facts)
+            self._refuse_hopeless(request, placement.ranking[0], facts)
         self._ordinal += 1
         if terms.session:
             self.homes.ran(terms.session, placement.decode, now_s)
@@ -106,11 +111,15 @@ class Placer:
         long_tokens = max(0, len(request.prompt_tokens) - config.ttft_slo_tokens)
         return (config.ttft_slo_ms + config.ttft_slo_token_ms * long_tokens) / 1e3
 
-    def _refuse_hopeless(self, priority: int, pair: Pair, facts: RequestFacts) -> None:
+    def _refuse_hopeless(self, request: GenerateRequest, pair: Pair, facts: RequestFacts) -> None:
         if self._prospects is None:
             return
+        terms, priority = request.terms, request.priority
+        is_stated = self._config.states_slos or terms.ttft_slo_s > 0 or terms.tpot_slo_s > 0
         slos = facts.ttft_slo_s, facts.tpot_slo_s
-        refusal = self._prospects.refusal(pair.forecast, *slos, priority, pair.decode.outlook)
+        refusal = self._prospects.refusal(
+            pair.forecast, *slos, priority, pair.decode.outlook, facts.waited_s, is_stated
+        )
         if refusal is not None:
             raise refusal
 

@@ -30,6 +30,10 @@ _RESIDUAL_QUANTILE = 0.8
 _MAX_MARGIN = 2.0
 _HUBER = 0.5  # relative error from which a sample counts less
 _SHARE_WINDOW_S = 4.0
+_NUM_PACES = 128  # answers that tell how far the forecasts of their tokens' time were off
+_PACE_QUANTILE = 0.7
+_LEAST_PACES = 16
+_MAX_PACE_MARGIN = 2.0
 Floats = npt.NDArray[np.float64]
 
 
@@ -44,7 +48,7 @@ class StepCosts:
     prefill_token_s: float
     prefill_pair_s: float
 
-    def itl_s(self, num_seqs: int, context_tokens: float) -> float:
+    def itl_s(self, num_seqs: float, context_tokens: float) -> float:
         """A step that decodes num_seqs sequences, which hold context_tokens altogether."""
         return self.step_s + self.sequence_s * num_seqs + self.context_token_s * context_tokens
 
@@ -57,6 +61,25 @@ class StepCosts:
 
 # Orders of magnitude for hardware that nobody described; they scale the fit and weigh little.
 GENERIC_COSTS = StepCosts(1e-2, 1e-4, 1e-7, 1e-3, 1e-4, 1e-9)
+
+
+class Paces:
+    """By how much answers are slower than forecast: others are placed beside them later on.
+
+    margin: the p70 of actual over predicted of the last 128, at least 1. A higher quantile refuses
+    requests that would have met their objectives.
+    """
+
+    def __init__(self) -> None:
+        self._ratios: deque[float] = deque(maxlen=_NUM_PACES)  # actual / predicted
+        self.margin = 1.0
+
+    def add(self, ratio: float) -> None:
+        self._ratios.append(ratio)
+        if len(self._ratios) >= _LEAST_PACES:
+            known = sorted(self._ratios)
+            ratio = known[int(_PACE_QUANTILE * len(known))]
+            self.margin = min(_MAX_PACE_MARGIN, max(1.0, ratio))
 
 
 class StepPredictor:
@@ -84,6 +107,7 @@ class StepPredictor:
         self._at_s = 0.0
         self._share = 0.0
         self._costs: StepCosts | None = None
+        self.paces = Paces()
 
     @property
     def knows_decode(self) -> bool:

@@ -10,6 +10,9 @@ from wire.errors import BatonError, ErrorCode
 _MIN_RETRY_S = 1.0
 _MAX_RETRY_S = 60.0
 _MAX_CLASS = 8
+_UNATTAINABLE = 3.0  # times what an empty worker gives, where that misses the objective
+_STATED_RATIO = 1.0
+_DEFAULT_RATIO = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +20,13 @@ class Prospects:
     """Judges a request by the forecast of its best pair.
 
     max_ratio: of predicted over objective, for class 0; each class above it (a lower number)
-    doubles that, each below halves it, so that lower classes are shed first. 0 refuses nothing.
-    answer_tokens: the mean answer, by which a batch thins out. Only load is refused for: where an
-    empty worker would miss the objective as well, what it would give takes the objective's place.
+    doubles that, each below halves it, so that lower classes are shed first. 0 refuses nothing;
+    below 0: 1 for objectives that somebody stated, 3 for the defaults. answer_tokens: the mean
+    answer, by which a batch thins out. Only load is refused for: where an empty worker would miss
+    the objective as well, three times what it would give takes the objective's place.
     """
 
-    max_ratio: float
+    max_ratio: float = -1.0
     answer_tokens: float = 200.0
 
     def refusal(
@@ -32,45 +36,45 @@ class Prospects:
         tpot_slo_s: float,
         priority: int,
         decode: Outlook | None = None,
+        waited_s: float = 0.0,
+        is_stated: bool = False,
     ) -> BatonError | None:
         """OVERLOADED with the time until the objective can be met again, or None.
 
-        decode: of the worker that is to decode, for its batch at the time when prefill has ended.
+        decode: of the worker that is to decode. waited_s: of the time to its first token that has
+        passed. is_stated: the objectives are the request's own, or the operator's.
         """
-        limit = self.max_ratio * 2.0 ** -max(-_MAX_CLASS, min(_MAX_CLASS, priority))
+        limit = self._limit(priority, is_stated)
         if limit <= 0:
             return None
-        late_s = forecast.ttft_s - limit * max(ttft_slo_s, forecast.ttft_s - forecast.queue_s)
+        ttft_s, alone_s = waited_s + forecast.ttft_s, forecast.ttft_s - forecast.queue_s
+        late_s = ttft_s - _allowed_s(limit, ttft_slo_s, alone_s)
         if late_s > 0:
-            return overloaded(f"rejected: first token in {forecast.ttft_s:.1f} s", late_s)
-        tpot_s, fastest_s = forecast.tpot_s, 0.0
+            return overloaded(f"rejected: first token in {ttft_s:.1f} s", late_s)
+        tpot_s, alone_s = forecast.tpot_s, 0.0
         if decode is not None:
-            tpot_s *= self._thinning(forecast.ttft_s, decode)
-            fastest_s = (
-                decode.margin * decode.costs.itl_s(1, 0) / max(0.05, 1 - decode.prefill_share)
-            )
-        allowed_s = limit * max(tpot_slo_s, fastest_s)
+            tpot_s, alone_s = tpot_s * decode.pace_margin, decode.costs.itl_s(1, 0)
+        allowed_s = _allowed_s(limit, tpot_slo_s, alone_s)
         if tpot_s > allowed_s:
             message = f"rejected: {1e3 * tpot_s:.0f} ms a token are predicted"
             return overloaded(message, self._drain_s(tpot_s, allowed_s))
         return None
 
-    def _thinning(self, wait_s: float, decode: Outlook) -> float:
-        """A token's time when prefill has ended, over that of the batch of this moment.
-
-        Answers end at the rate 1 / (answer_tokens * tpot) each; what comes later is judged later.
-        """
-        if not decode.num_seqs or decode.tpot_s <= 0:
-            return 1.0
-        staying = math.exp(-wait_s / (self.answer_tokens * decode.tpot_s))
-        num_seqs, context = decode.num_seqs, decode.context_tokens
-        costs = decode.costs
-        then_s = costs.itl_s(1, 0) + staying * (costs.itl_s(num_seqs, context) - costs.itl_s(0, 0))
-        return then_s / (costs.itl_s(1, 0) + costs.itl_s(num_seqs, context) - costs.itl_s(0, 0))
+    def _limit(self, priority: int, is_stated: bool) -> float:
+        ratio = self.max_ratio
+        if ratio < 0:
+            ratio = _STATED_RATIO if is_stated else _DEFAULT_RATIO
+        return ratio * 2.0 ** -max(-_MAX_CLASS, min(_MAX_CLASS, priority))
 
     def _drain_s(self, tpot_s: float, allowed_s: float) -> float:
         """Until enough answers have ended for a token to take allowed_s."""
         return self.answer_tokens * tpot_s * math.log(tpot_s / allowed_s)
+
+
+def _allowed_s(limit: float, slo_s: float, alone_s: float) -> float:
+    """alone_s: what the request would take on an empty worker."""
+    allowed_s = limit * slo_s
+    return max(allowed_s, _UNATTAINABLE * alone_s) if alone_s > slo_s else allowed_s
 
 
 def overloaded(message: str, drain_s: float) -> BatonError:

@@ -19,6 +19,7 @@ from router.recording import (
     Answered,
     Cancelled,
     Checked,
+    Decoded,
     Elsewhere,
     Ended,
     Entry,
@@ -142,6 +143,10 @@ class RecordedSession(WorkerSession):
         with self._then(Answered, predicted_s, taken_s):
             super().answered(predicted_s, taken_s)
 
+    def decoded(self, predicted_s: float, taken_s: float) -> None:
+        with self._then(Decoded, predicted_s, taken_s):
+            super().decoded(predicted_s, taken_s)
+
     def reserve_leg(
         self, leg_id: int, *, compute_tokens: int, new_tokens: int, num_tokens: int = 0
     ) -> None:
@@ -222,19 +227,24 @@ class RecordedPlacer(Placer):
         super().__init__(*arguments)
 
     def place(
-        self, request: GenerateRequest, num_sent: int, excluded: frozenset[tuple[str, int]]
+        self,
+        request: GenerateRequest,
+        num_sent: int,
+        excluded: frozenset[tuple[str, int]],
+        waited_s: float = 0.0,
     ) -> tuple[Placement, RequestFacts] | None:
         terms = replace(request.terms, session=digest(request.terms.session))
         request = replace(request, terms=terms)
+        asked = request, num_sent, excluded, waited_s
         with self._recorder.pinned() as now_s:
             try:
-                placed = super().place(request, num_sent, excluded)
+                placed = super().place(*asked)
             except BatonError as error:
                 refusal = Outcome(refused=error.message)
-                self._recorder.write(_question(now_s, request, num_sent, excluded, refusal))
+                self._recorder.write(_question(now_s, *asked, refusal))
                 raise
             outcome = outcome_of(None if placed is None else placed[0])
-            self._recorder.write(_question(now_s, request, num_sent, excluded, outcome))
+            self._recorder.write(_question(now_s, *asked, outcome))
         return placed
 
 
@@ -256,6 +266,7 @@ def _question(
     request: GenerateRequest,
     num_sent: int,
     excluded: frozenset[tuple[str, int]],
+    waited_s: float,
     outcome: Outcome,
 ) -> Placed:
     terms = request.terms
@@ -272,6 +283,7 @@ def _question(
         terms.tpot_slo_s,
         terms.session,
         terms.model,
+        waited_s,
     )
 
 

@@ -88,6 +88,12 @@ class Answered(Entry, frozen=True, tag="answered"):
     taken_s: float
 
 
+class Decoded(Entry, frozen=True, tag="decoded"):
+    worker: int
+    predicted_s: float
+    taken_s: float
+
+
 class Reserved(Entry, frozen=True, tag="reserved"):
     worker: int
     leg_id: int
@@ -162,6 +168,7 @@ class Placed(Entry, frozen=True, tag="placed"):
     tpot_slo_s: float = 0.0
     session: str = ""
     model: str = ""
+    waited_s: float = 0.0
 
 
 AnyEntry = (
@@ -175,6 +182,7 @@ AnyEntry = (
     | Forgiven
     | Elsewhere
     | Answered
+    | Decoded
     | Reserved
     | Started
     | Accepted

@@ -28,6 +28,7 @@ from wire.messages import FinishReason, GenerateRequest
 
 _JITTER = 0.2
 _RETRY_AFTER_S = 1.0
+_LEAST_GAPS = 16  # of an answer that tells how fast its worker is
 _WORKERS_FAULT = (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST, ErrorCode.TRANSFER_FAILED)
 _log = get_logger("router")
 
@@ -123,6 +124,14 @@ class Relay:
             engine_s = predicted.queue_s + predicted.prefill_s
             self._attempt.starter.answered(engine_s, taken_s - self._placed_s)
 
+    def _learn_pace(self, attempt: Attempt) -> None:
+        """How far this answer's tokens were from their forecast is expected of the next one's."""
+        placement, num_gaps = attempt.placement, self._stitcher.num_sent - 1
+        is_own = self._num_attempts == 1 and not attempt.num_moves
+        if placement.ranking and is_own and num_gaps >= _LEAST_GAPS:
+            taken_s = (self._clock.now() - self._first_s) / num_gaps
+            attempt.finisher.decoded(placement.ranking[0].forecast.tpot_s, taken_s)
+
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:
             attempt = self._attempt = await self._place()
@@ -137,6 +146,7 @@ class Relay:
                     self._note_cached(attempt, len(tokens))
                     if attempt.finish is not None:
                         attempt.close()
+                        self._learn_pace(attempt)
                         yield self._last(tokens, attempt.finish)
                         return
                     if tokens:
@@ -199,7 +209,8 @@ class Relay:
 
     def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
         try:
-            return self._placer.place(self._request, num_sent, self._excluded)
+            waited_s = 0.0 if num_sent else self._clock.now() - self._arrived_s
+            return self._placer.place(self._request, num_sent, self._excluded, waited_s)
         except BatonError:
             self._metrics.counter("baton_admission_refused_total", reason="predicted").inc()
             raise

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from router.config import DEFAULT_TPOT_SLO_MS, DEFAULT_TTFT_SLO_MS
+
 
 @dataclass(frozen=True, slots=True)
 class RouterServerConfig:
@@ -16,9 +18,9 @@ class RouterServerConfig:
     control_address: str = "127.0.0.1:8090"
     cluster_token: str = ""
     policy: str = "predicted"
-    ttft_slo_ms: float = 2000.0
-    tpot_slo_ms: float = 50.0
-    reject_ratio: float = 3.0
+    ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
+    tpot_slo_ms: float = DEFAULT_TPOT_SLO_MS
+    reject_ratio: float = -1.0
     shadow_policies: str = ""
     shadow_share: float = 0.1
     router_redis: str = ""

@@ -208,6 +208,10 @@ class WorkerSession:
         """A first token came taken_s after its placement; its queue and prefill were predicted."""
         self.forecast.answered(predicted_s, taken_s)
 
+    def decoded(self, predicted_s: float, taken_s: float) -> None:
+        """An answer's tokens took taken_s each; predicted_s was forecast."""
+        self.forecast.decoded(predicted_s, taken_s)
+
     # --- liveness -----------------------------------------------------------------------------
 
     def check(self, now_s: float) -> None:

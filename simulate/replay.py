@@ -16,6 +16,7 @@ from router.recording import (
     AnyEntry,
     Cancelled,
     Checked,
+    Decoded,
     Elsewhere,
     Ended,
     Failed,
@@ -101,6 +102,7 @@ class _Replay:
             Forgiven: lambda entry: self._of(entry).forgive(entry.seconds),
             Elsewhere: lambda entry: self._of(entry).set_elsewhere(LoadShare(*entry.share)),
             Answered: lambda entry: self._of(entry).answered(entry.predicted_s, entry.taken_s),
+            Decoded: lambda entry: self._of(entry).decoded(entry.predicted_s, entry.taken_s),
             Reserved: self._reserved,
             Started: self._started,
             Accepted: self._accepted,
@@ -189,7 +191,9 @@ class _Replay:
 
     def _place(self, request: GenerateRequest, entry: Placed) -> Outcome:
         try:
-            placed = self._core.placer.place(request, entry.num_sent, frozenset(entry.excluded))
+            placed = self._core.placer.place(
+                request, entry.num_sent, frozenset(entry.excluded), entry.waited_s
+            )
         except BatonError as error:
             return Outcome(refused=error.message)
         return outcome_of(None if placed is None else placed[0])

@@ -72,7 +72,7 @@ class ClusterSpec:
     links: tuple[LinkClass, ...] = ()
     max_under_way: int = 8192
     max_queued: int = 1024
-    reject_ratio: float = 3.0
+    reject_ratio: float = -1.0
     learns: bool = True
     pools: tuple[PoolSpec, ...] = ()
     classes: tuple[SloClass, ...] = ()

@@ -18,7 +18,7 @@ class RequestFacts:
     num_tokens: prompt plus tokens already sent. num_left_tokens: output tokens still allowed.
     ordinal: counts the router's placements. held_blocks, confirmed_blocks: leading prompt blocks
     by worker_id, with and without what was only just routed. excluded: (worker_id, epoch).
-    links: the ways of KV that were measured.
+    links: the ways of KV that were measured. waited_s: since its arrival, of ttft_slo_s.
     """
 
     num_tokens: int
@@ -31,6 +31,7 @@ class RequestFacts:
     ttft_slo_s: float = 2.0
     tpot_slo_s: float = 0.05
     links: PairLinks = field(default_factory=dict)
+    waited_s: float = 0.0
 
     def uncached_tokens(self, worker_id: str) -> int:
         """Tokens to compute there; at least one, since the last token is never cached."""

@@ -9,8 +9,9 @@ computed (on d, or on a prefill worker p), with phi(z) = z up to 1 and 1 + 8 (z 
       + rho / (1 - rho) T_p / TTFT SLO                   the price of prefill, rho of it in use
 
 A worker that spends the share s of its time on prefill gives its sequences a token each
-ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly its time. Costs are of
-cautious times, which `margin` has lengthened; forecasts are of the times that are expected.
+ITL(B, K) / (1 - s): prefill that runs beside a batch costs the batch exactly its time. B and K are
+of the time at which the prompt will have been computed. Costs are of cautious times, which `margin`
+has lengthened; forecasts are of the times that are expected.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ _COST = itemgetter(0)
 # Plain tuples: a decision makes some ten of each, and a named one takes a third of a microsecond.
 # A worker as the one that decodes: cost, seconds a token, phi of that, tokens to pull, itself.
 _Seat = tuple[float, float, float, int, Candidate, Outlook]
+# Sequences, and tokens in their KV.
+_Batch = tuple[float, float]
 # Who gives the prompt's beginning, and in how many seconds.
 _Pull = tuple[str, float]
 # A worker as the one that prefills: cost, queue_s, prefill_s, itself, and what it pulls.
@@ -91,7 +94,7 @@ class Predicted:
         makers = (*prefill, *decode) if self.anywhere & 2 else prefill
         homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
         busy = sum(map(_busy, prefill)) / max(1, len(prefill))
-        ask = _Ask(self, facts, busy / (1 - busy), (*prefill, *decode))
+        ask = _Ask(self, facts, busy / (1 - busy), (*prefill, *decode), _ahead_s(facts, prefill))
         maker_ids = {worker.worker_id for worker in makers}
         for worker in homes:
             ask.weigh(worker, True, worker.worker_id in maker_ids)
@@ -103,12 +106,21 @@ class Predicted:
 
 
 class _Ask:
-    """One request's prices. price: of a prefill second in shares of the TTFT objective."""
+    """One request's prices. price: of a prefill second in shares of the TTFT objective.
+
+    ahead_s: about when it will decode; batches count as they will be then.
+    """
 
     def __init__(
-        self, policy: Predicted, facts: RequestFacts, price: float, workers: Sequence[Candidate]
+        self,
+        policy: Predicted,
+        facts: RequestFacts,
+        price: float,
+        workers: Sequence[Candidate],
+        ahead_s: float,
     ) -> None:
         self._facts = facts
+        self._ahead_s, self._answers = ahead_s, policy.answer_tokens
         self._peers = _peers(facts, workers) if facts.links else ()
         if self._peers:  # a worker that never pulled does not know what a token weighs
             self._token_bytes = max(_outlook(worker).link.token_bytes for worker in workers)
@@ -129,8 +141,9 @@ class _Ask:
     def weigh(self, worker: Candidate, is_home: bool, is_maker: bool) -> None:
         """What the worker costs in each part that it can take."""
         outlook, num_tokens = _outlook(worker), self._num_tokens
-        costs, margin, num_seqs = outlook.costs, outlook.margin, outlook.num_seqs
-        itl_s = margin * costs.itl_s(num_seqs + 1, outlook.context_tokens + num_tokens)
+        costs, margin = outlook.costs, outlook.margin
+        batch = outlook.batch_in(self._ahead_s, self._answers)
+        itl_s = margin * costs.itl_s(batch[0] + 1, batch[1] + num_tokens)
         queue_s, share = margin * outlook.queue_s, _share(outlook, 0.0)
         before_s = queue_s + outlook.path_s
         tpot_s = itl_s / (1 - share)
@@ -139,7 +152,7 @@ class _Ask:
         own_s, pull = margin * costs.prefill_s(uncached, num_tokens - uncached), _NO_PULL
         if self._peers and is_maker:
             own_s, pull = self._pulled(worker, outlook, own_s)
-        harm = self._harm(outlook, itl_s, tpot, own_s)
+        harm = self._harm(outlook, batch[0], itl_s, tpot, own_s)
         room = _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < uncached)
         if is_maker:
             prefill_s = own_s + itl_s
@@ -147,12 +160,12 @@ class _Ask:
             cost = self._lateness(first_s) + self._price * own_s + harm + room
             self._sources.append((cost, queue_s, prefill_s, worker, outlook, pull))
         if is_home:
-            cost = tpot + self._crowding(outlook, tpot, share) + room
+            cost = tpot + self._crowding(outlook, batch, tpot, share) + room
             if worker.role is Role.PREFILL:
                 cost += self._foreign
             seat = cost, tpot_s, tpot, uncached, worker, outlook
             self._seats.append(seat)
-            self._locals.append(self._local(seat, itl_s, queue_s, own_s, harm))
+            self._locals.append(self._local(seat, batch[0], itl_s, queue_s, own_s, harm))
 
     def offers(self) -> list[_Offer]:
         """Every worker alone, and the best of both parts together."""
@@ -169,7 +182,13 @@ class _Ask:
         return offers
 
     def _local(
-        self, seat: _Seat, itl_s: float, queue_s: float, own_s: float, harm: float
+        self,
+        seat: _Seat,
+        num_seqs: float,
+        itl_s: float,
+        queue_s: float,
+        own_s: float,
+        harm: float,
     ) -> _Offer:
         cost, tpot_s, _, uncached, worker, outlook = seat
         num_new = self._facts.surely_uncached_tokens(worker.worker_id)
@@ -179,11 +198,11 @@ class _Ask:
             if self._peers:
                 own_s, pull = self._pulled(worker, outlook, own_s)
                 queue_s = max(queue_s, pull[1])
-            harm = self._harm(outlook, itl_s, seat[2], own_s)
+            harm = self._harm(outlook, num_seqs, itl_s, seat[2], own_s)
         num_steps = -(-(num_new + worker.waiting_tokens) // self._chunk)
         prefill_s = own_s + num_steps * itl_s
         cost += self._lateness(queue_s + outlook.path_s + prefill_s) + harm
-        tpot_s = itl_s / (1 - _share(outlook, own_s)) / outlook.margin
+        tpot_s /= outlook.margin  # its own prefill is over by then
         queue_s, prefill_s = queue_s / outlook.margin, prefill_s / outlook.margin
         ttft_s = queue_s + outlook.path_s + prefill_s
         return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull)
@@ -233,24 +252,29 @@ class _Ask:
 
     def _lateness(self, ttft_s: float) -> float:
         """The request's own, and that of those who will queue behind it in that time."""
-        z = ttft_s / self._ttft_s
+        waited_s = self._facts.waited_s
+        if waited_s >= self._ttft_s:
+            return ttft_s / self._ttft_s
+        z = (waited_s + ttft_s) / self._ttft_s
         return _phi(z) * (1 + self._followers * z)
 
-    def _crowding(self, outlook: Outlook, tpot: float, share: float) -> float:
+    def _crowding(self, outlook: Outlook, batch: _Batch, tpot: float, share: float) -> float:
         """What one more sequence costs those that decode there. tpot: phi with it."""
-        if not outlook.num_seqs:
+        if not batch[0]:
             return 0.0
-        before_s = outlook.costs.itl_s(outlook.num_seqs, outlook.context_tokens)
+        before_s = outlook.costs.itl_s(*batch)
         before = _phi(outlook.margin * before_s / (1 - share) / self._tpot_s)
-        return outlook.num_seqs * (tpot - before)
+        return batch[0] * (tpot - before)
 
-    def _harm(self, outlook: Outlook, itl_s: float, tpot: float, prefill_s: float) -> float:
+    def _harm(
+        self, outlook: Outlook, num_seqs: float, itl_s: float, tpot: float, prefill_s: float
+    ) -> float:
         """What prefill_s beside a batch costs the batch."""
-        if not outlook.num_seqs:
+        if not num_seqs:
             return 0.0
         after = _phi(itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
         breaks = tpot <= 1 < after
-        return outlook.num_seqs * (after - tpot) + self._guard * breaks
+        return num_seqs * (after - tpot) + self._guard * breaks
 
 
 def _peers(facts: RequestFacts, workers: Sequence[Candidate]) -> Sequence[Candidate]:
@@ -270,6 +294,14 @@ def _outlook(worker: Candidate) -> Outlook:
 
 def _busy(worker: Candidate) -> float:
     return min(_FULL, _outlook(worker).prefill_share)
+
+
+def _ahead_s(facts: RequestFacts, prefill: Sequence[Candidate]) -> float:
+    """About how long until a prompt that comes now has been computed, none of it cached."""
+    if not prefill:
+        return 0.0
+    waiting_s = min(_outlook(worker).queue_s for worker in prefill)
+    return waiting_s + _outlook(prefill[0]).costs.prefill_s(facts.num_tokens)
 
 
 def _share(outlook: Outlook, more_s: float) -> float:

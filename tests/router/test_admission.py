@@ -285,14 +285,29 @@ def outlook(num_seqs, **changes):
     return Outlook(costs, 1.0, num_seqs, 0, tpot_s=values.pop("tpot_s", tpot_s), **values)
 
 
-def test_the_batch_counts_as_it_will_be_when_prefill_has_ended():
-    crowd = outlook(100)
-    forecast = Forecast(ttft_s=0.1, tpot_s=0.106)
-    refusal = Prospects(1.0).refusal(forecast, 20.0, 0.08, 0, crowd)
+def test_a_batch_that_is_too_slow_is_waited_for_until_enough_answers_have_ended():
+    refusal = Prospects(1.0).refusal(Forecast(0.1, 0.106), 20.0, 0.08, 0, outlook(100))
     assert refusal is not None
     assert refusal.retry_after_s == pytest.approx(5.9, rel=0.05)  # 200 tokens * ln(106 / 80)
-    later = Forecast(ttft_s=10.0, tpot_s=0.106)  # a third of the answers will have ended
-    assert Prospects(1.0).refusal(later, 20.0, 0.08, 0, crowd) is None
+
+
+def test_answers_that_were_slower_than_forecast_make_admission_cautious():
+    forecast, swift, tardy = Forecast(0.1, 0.07), outlook(50), outlook(50, pace_margin=1.2)
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, swift) is None
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, tardy) is not None
+
+
+def test_the_time_since_its_arrival_is_of_a_requests_objective():
+    forecast = Forecast(ttft_s=1.0, queue_s=0.5)
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, waited_s=0.9) is None
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, waited_s=1.1) is not None
+
+
+def test_stated_objectives_are_kept_and_defaults_may_be_missed_threefold():
+    forecast = Forecast(ttft_s=3.0, queue_s=2.5)
+    assert Prospects().refusal(forecast, 2.0, 0.05, 0) is None
+    assert Prospects().refusal(forecast, 2.0, 0.05, 0, is_stated=True) is not None
+    assert Prospects().refusal(LATE, 2.0, 0.05, 0) is not None
 
 
 def test_slow_hardware_is_no_overload():
@@ -300,7 +315,7 @@ def test_slow_hardware_is_no_overload():
     forecast = Forecast(ttft_s=0.1, tpot_s=0.006)
     assert Prospects(1.0).refusal(forecast, 2.0, 0.001, 0, alone) is None
     assert Prospects(1.0).refusal(forecast, 2.0, 0.001, 0, outlook(5)) is None
-    assert Prospects(1.0).refusal(Forecast(0.1, 0.011), 2.0, 0.001, 0, outlook(5)) is not None
+    assert Prospects(1.0).refusal(Forecast(0.1, 0.019), 2.0, 0.001, 0, outlook(5)) is not None
 
 
 def candidate(role, free=1000, **changes):

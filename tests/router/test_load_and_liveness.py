@@ -67,6 +67,22 @@ def test_without_legs_the_load_is_the_report_whatever_happened_before(steps):
     assert (load.num_seqs, load.waiting_tokens, load.num_free_blocks) == (3, 5, 9)
 
 
+def test_the_queue_of_prompts_costs_what_each_prompt_costs_not_their_mean():
+    load = WorkerLoad()
+    load.reported(report())
+    load.reserve(1, compute_tokens=1000, new_tokens=1000)
+    load.reserve(2, compute_tokens=3000, new_tokens=3000)
+    assert load.waiting_pairs == 1000**2 + 3000**2
+    load.accepted(2, num_tokens=5000, num_cached_tokens=2000)
+    assert load.waiting_pairs == 1000**2 + 5000**2 - 2000**2
+    load.accepted(1, num_tokens=1000, num_cached_tokens=0)
+    load.reported(report(waiting_tokens=3400))  # 600 of the first are done
+    assert load.waiting_pairs == 1000**2 - 600**2 + 5000**2 - 2000**2
+    load.computed(1)
+    load.ended(2)
+    assert load.num_computing == 0
+
+
 def test_silence_is_a_complaint_and_a_frame_ends_it():
     live = Liveness(2.5, 4.5, 0.0)
     assert live.complaint(2.5) is None

@@ -1,12 +1,14 @@
 """What the router expects of a worker beside its steps: the way around the engine."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.load import WorkerLoad
 from router.outlook import WorkerForecast
-from router.predictor import StepCosts
+from router.predictor import StepCosts, StepPredictor
 
 COSTS = StepCosts(5e-3, 8e-6, 34e-9, 0.0, 25e-6, 6e-10)
 
@@ -46,3 +48,46 @@ def test_the_measured_way_tells_the_rate_that_pulls_beside_their_prefill_hide():
     assert outlook is not None
     assert outlook.link.token_s == pytest.approx(131_072 / 1e10)
     assert outlook.link.token_bytes == 131_072
+
+
+def outlook_of(num_seqs, num_coming, context=0, coming=0):
+    load = WorkerLoad()
+    found = WorkerForecast(COSTS).outlook(load)
+    assert found is not None
+    return replace(
+        found,
+        num_seqs=num_seqs,
+        context_tokens=context,
+        num_coming=num_coming,
+        coming_tokens=coming,
+        tpot_s=0.01,
+    )
+
+
+def test_a_batch_is_what_it_is_for_a_prompt_that_is_computed_at_once():
+    assert outlook_of(9, 4, 900, 400).batch_in(0.0, 200) == (9, 900)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.floats(0.1, 100))
+def test_what_decodes_is_replaced_as_it_ends_and_what_comes_is_spread_over_the_wait(
+    running, coming, wait_s
+):
+    num_seqs, context = outlook_of(
+        running + coming, coming, 100 * (running + coming), 100 * coming
+    ).batch_in(wait_s, 200)
+    assert running <= num_seqs <= running + coming
+    assert context == pytest.approx(100 * num_seqs)
+
+
+def test_of_a_long_queue_only_those_decode_at_once_whose_answers_last():
+    assert outlook_of(100, 100).batch_in(20.0, 200)[0] == pytest.approx(10.0, rel=0.01)
+
+
+def test_the_pace_of_answers_is_shared_by_workers_of_equal_hardware():
+    pool = StepPredictor(COSTS)
+    one, other = WorkerForecast(COSTS, pool), WorkerForecast(COSTS, pool)
+    for index in range(20):
+        one.decoded(0.01, 0.011 if index % 2 else 0.013)
+    found = other.outlook(WorkerLoad())
+    assert found is not None
+    assert found.pace_margin == pytest.approx(1.3)
