@@ -109,7 +109,7 @@ HELP: Mapping[str, str] = {
     "prometheus_url": "Prometheus server to ask for traffic; empty: the gateways themselves.",
     "ready_timeout_s": "Seconds until the cluster must serve.",
     "recording": "File for what reaches placement, for `baton simulate --replay`; empty: none.",
-    "reject_ratio": "Predicted latency over its objective from which one is refused; 0: none.",
+    "reject_ratio": "Forecast over objective that is refused; 0: none; -1: 1 if stated, else 3.",
     "router_redis": "URL of the Redis that gateways share loads through; empty: each is alone.",
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",
