@@ -17,7 +17,8 @@ import pytest
 from baton.up_config import DEMO_MODEL
 from runtime.lifecycle import free_port
 
-pytestmark = pytest.mark.slow  # Ray's own processes take seconds to start and to end
+# Ray's own processes take seconds to start and to end, on a busy host minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 RAY_TOKEN = "0123456789abcdef0123456789abcdef0123456789abcdef"
 OPERATOR_TOKEN = "operator-secret"
@@ -39,7 +40,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     words += ["--disable-usage-stats", "--object-store-memory", str(100 << 20)]
     log = (tmp_path_factory.mktemp("ray") / "log").open("wb")
     head = subprocess.Popen(words, env=environment(**WITH_TOKEN), stdout=log, stderr=log)
-    until(lambda: listens(port), 60)
+    until(lambda: listens(port))
     yield f"127.0.0.1:{port}"
     family = [head, *psutil.Process(head.pid).children(recursive=True)]
     head.send_signal(signal.SIGTERM)
@@ -58,7 +59,7 @@ def listens(port: int) -> bool:
     )
 
 
-def until(wanted: Callable[[], Any], limit_s: float = 60.0) -> None:
+def until(wanted: Callable[[], Any], limit_s: float = 240.0) -> None:
     deadline_s = time.monotonic() + limit_s
     while not wanted():
         assert time.monotonic() < deadline_s
@@ -143,7 +144,7 @@ def test_a_whole_cluster_serves_on_the_nodes_of_another_ray_cluster(
     with (tmp_path / "log").open("wb") as log:
         up = subprocess.Popen(words, env=environ, stdout=log, stderr=log)
     try:
-        until(lambda: answers(up, f"http://127.0.0.1:{port}/readyz"), 120)
+        until(lambda: answers(up, f"http://127.0.0.1:{port}/readyz"))
         body = json.dumps({"model": "demo_model", "prompt": "Once upon", "max_tokens": 8})
         url = f"http://127.0.0.1:{port}/v1/completions"
         headers = {"Content-Type": "application/json"}

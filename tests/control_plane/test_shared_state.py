@@ -27,10 +27,13 @@ BeatOf = Callable[..., WorkerBeat]
 
 @contextlib.asynccontextmanager
 async def control_plane(
-    url: str, beats: list[WorkerBeat], leadership: Leadership | None = None
+    url: str,
+    beats: list[WorkerBeat],
+    leadership: Leadership | None = None,
+    ttl_s: float = TTL_S,
 ) -> AsyncIterator[OperatedCluster]:
-    store = RedisStore(url, "test", TTL_S)
-    cluster = OperatedCluster(leadership=leadership, store=store, state_ttl_s=TTL_S)
+    store = RedisStore(url, "test", ttl_s)
+    cluster = OperatedCluster(leadership=leadership, store=store, state_ttl_s=ttl_s)
     await cluster.start(beats)
     try:
         yield cluster
@@ -134,7 +137,7 @@ async def test_a_start_without_redis_waits_tells_so_and_acts_once_it_has_read(
 async def test_a_restarted_control_plane_finds_its_workers_and_its_pause(
     redis_server, beat_of: BeatOf
 ):
-    async with control_plane(redis_server.url, [beat_of()]) as cluster:
+    async with control_plane(redis_server.url, [beat_of()], ttl_s=60.0) as cluster:
         await done(cluster, "pause")
         await cluster.server.shared.keep()  # the worker's record too
         held = await reader_of(redis_server.url)

