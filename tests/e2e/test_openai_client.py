@@ -92,6 +92,67 @@ def test_a_seed_gives_the_same_sample_again(client: openai.OpenAI) -> None:
     assert len({sample(seed) for seed in range(5)}) > 1
 
 
+def completed(client: openai.OpenAI, stream: bool, prompt: Any, **fields: Any) -> tuple[str, Any]:
+    """A completion, greedy unless told: its text, and its last chunk or the whole."""
+    own = {name: fields.pop(name) for name in list(fields) if name in OWN_FIELDS}
+    ask: Any = {"model": MODEL.name, "prompt": prompt, "temperature": 0, "extra_body": own}
+    ask |= fields
+    if not stream:
+        whole = client.completions.create(**ask)
+        return whole.choices[0].text, whole
+    options: Any = {"include_usage": True}
+    *chunks, usage = client.completions.create(**ask, stream=True, stream_options=options)
+    text = "".join(chunk.choices[0].text for chunk in chunks)
+    return text, chunks[-1].model_copy(update={"usage": usage.usage})
+
+
+OWN_FIELDS = ("stop_token_ids", "min_tokens", "ignore_eos", "return_token_ids", "top_k", "min_p")
+BEGINNING = "Baton serves large language models on two"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bias_forbids_and_forces_tokens(client: openai.OpenAI, stream: bool) -> None:
+    plain = client.completions.create(
+        model=MODEL.name, prompt=BEGINNING, temperature=0, max_tokens=4,
+        extra_body={"return_token_ids": True},
+    )  # fmt: skip
+    [first, *_] = plain.choices[0].token_ids  # type: ignore[attr-defined]
+    forbidden, _ = completed(client, stream, BEGINNING, max_tokens=4, logit_bias={str(first): -100})
+    assert not forbidden.startswith(plain.choices[0].text[:3])
+    forced, whole = completed(client, stream, BEGINNING, max_tokens=4, logit_bias={str(first): 100})
+    assert len(forced) > 0 and forced == forced[: len(forced) // 4] * 4
+    assert whole.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_tokens_and_least_numbers_of_tokens_are_obeyed(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    plain = client.completions.create(
+        model=MODEL.name, prompt=BEGINNING, temperature=0, max_tokens=8,
+        extra_body={"return_token_ids": True},
+    )  # fmt: skip
+    tokens: list[int] = plain.choices[0].token_ids  # type: ignore[attr-defined]
+    stop = tokens[5]
+    at = tokens.index(stop)
+    text, whole = completed(client, stream, BEGINNING, max_tokens=8, stop_token_ids=[stop])
+    assert plain.choices[0].text.startswith(text)
+    assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (at + 1, "stop")
+    longer = {"max_tokens": 12, "stop_token_ids": [stop], "min_tokens": 8}
+    _, whole = completed(client, stream, BEGINNING, **longer)
+    assert whole.usage.completion_tokens >= 8
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_and_the_least_likely_tokens_cut_off(client: openai.OpenAI, stream: bool) -> None:
+    plain, _ = completed(client, stream, BEGINNING, max_tokens=8)
+    echoed, _ = completed(client, stream, BEGINNING, max_tokens=8, echo=True)
+    assert echoed == BEGINNING + plain
+    for only_one in ({"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}):
+        hot: Any = {**only_one, "max_tokens": 8, "seed": 3, "temperature": 1.5}
+        assert completed(client, stream, BEGINNING, **hot)[0] == plain, only_one
+
+
 def test_a_repeated_prompt_is_found_in_the_cache(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "Please repeat these words: " + "cat dog " * 60}]
     usages = [

@@ -57,14 +57,18 @@ async def test_a_stop_string_in_one_of_several_prompts_leaves_the_others_alone(
         ]
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_stop_strings_do_not_count_before_min_tokens(
-    start_gateway: Start, encode: Encode, answer_of: AnswerOf
+    start_gateway: Start, encode: Encode, answer_of: AnswerOf, events_of: EventsOf, stream: bool
 ) -> None:
     tokens = encode("aaa")
     async with start_gateway(lambda _: answer_of(tokens * 2)) as gateway:
         body = {"model": "tiny", "prompt": "x", "stop": "a", "min_tokens": len(tokens)}
-        [choice] = (await gateway.client.post("/v1/completions", json=body)).json()["choices"]
-        assert (choice["text"], choice["finish_reason"]) == ("aaa", "stop")
+        response = await gateway.client.post("/v1/completions", json={**body, "stream": stream})
+        events = events_of(response.text) if stream else [response.json()]
+        choices = [event["choices"][0] for event in events]
+        assert "".join(choice["text"] for choice in choices) == "aaa"
+        assert choices[-1]["finish_reason"] == "stop"
 
 
 async def test_the_token_that_ends_an_answer_does_not_show_but_counts(

@@ -167,12 +167,18 @@ async def test_an_echo_puts_the_prompt_before_the_answer(
     assert found == [model.tokenizer.decode(tokens) + " runs" for tokens in prompts]
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_bias_goes_to_the_workers_by_token(
-    start_gateway: Start, answer_of: Callable[..., list[OutputDelta]], events_of: EventsOf
+    start_gateway: Start,
+    answer_of: Callable[..., list[OutputDelta]],
+    events_of: EventsOf,
+    path: str,
+    stream: bool,
 ) -> None:
     async with start_gateway(lambda _: answer_of([300])) as gateway:
         bias = {"300": -100, "7": 2.5, "8": 0}
-        await choices_of(gateway, events_of, CHAT, False, logit_bias=bias)
+        await choices_of(gateway, events_of, path, stream, logit_bias=bias)
         [request] = gateway.router.requests
     assert request.sampling.logit_bias == ((300, -100.0), (7, 2.5))
 
