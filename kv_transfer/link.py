@@ -179,19 +179,20 @@ class Link:
 
     def _tell_of_end(self, error: TransferError) -> None:
         """A link that ends with pulls under way is worth a line; their results say the same."""
-        if self._pulls and error.reason is not FailReason.CLOSED:
+        num_pulls = len(self._pulls or ()) + sum(isinstance(word, Pull) for word in self._inbox)
+        if num_pulls and error.reason is not FailReason.CLOSED:
             self._reader.log.warning(
                 "kv link ended",
                 source=self._source.worker_id,
                 reason=error.reason,
                 message=str(error),
-                num_pulls=len(self._pulls),
+                num_pulls=num_pulls,
             )
 
     def _end(self, error: TransferError) -> None:
-        self._tell_of_end(error)
         with self._lock:
             self._has_ended = True
+        self._tell_of_end(error)
         self._hashing.close()
         if self._lane is not None:
             self._lane.close()

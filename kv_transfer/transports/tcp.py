@@ -25,7 +25,6 @@ from kv_transfer.transport import LaneContext, Moved, ReadOp
 MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
 HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index, end_index, bytes
 _SINK_BYTES = 1 << 18
-_WAKE_BYTES = 1 << 17  # at most, which takes a link of 1 MB/s an eighth of a second
 _AHEAD_BYTES = 1 << 14  # a larger one is copied for longer than a system call takes
 
 
@@ -69,7 +68,6 @@ class TcpLane:
         self._reads: dict[int, tuple[ReadOp, Cursor]] = {}
         self._ahead = memoryview(bytearray(_AHEAD_BYTES))
         self._ahead_bytes = 0
-        self._wake_bytes = 1
         self._views: deque[memoryview] = deque()  # for the payload's bytes to come, all of them
         self._ticket: int | None = None  # whose payload is coming; None: a header is
         self._left_bytes = 0  # of the payload
@@ -115,7 +113,6 @@ class TcpLane:
                 break
             budget_bytes -= num_bytes
             self._take(num_bytes)
-        self._wake_at(min(max(1, self._left_bytes), _WAKE_BYTES))
         return [
             Moved(ticket, num_bytes, tuple([piece for of, piece in self._whole if of == ticket]))
             for ticket, num_bytes in self._moved.items()
@@ -153,13 +150,6 @@ class TcpLane:
         if not num_bytes:
             raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
         return num_bytes
-
-    def _wake_at(self, num_bytes: int) -> None:
-        """So many have to be here before a poll tells of them: fewer, longer turns."""
-        sock = self._channel.sock
-        if num_bytes != self._wake_bytes and isinstance(sock, socket.socket):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, num_bytes)
-            self._wake_bytes = num_bytes
 
     def _take(self, num_bytes: int) -> None:
         """Counts what went into the views, then puts what is ahead where it belongs."""
