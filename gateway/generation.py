@@ -59,7 +59,9 @@ class Generation:
         self._receive = receive
         self._waiting: list[tuple[int, OutputDelta]] = []
         self._failure: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None  # of take()
+        self._waiter: asyncio.Future[None] | None = None  # of take(), while it waits
+        self._take_at_once: Callable[[int, OutputDelta], bool] | None = None
+        self._is_asked_back = False  # by that function: take() returns, whatever has arrived
         self._pumps: list[asyncio.Task[None]] = []
         self._watch: asyncio.Task[None] | None = None
 
@@ -83,18 +85,29 @@ class Generation:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def hand_over(self, take: Callable[[int, OutputDelta], bool]) -> None:
+        """While somebody waits in take(), deltas that end nothing go to this function at once.
+
+        It takes a delta in any case; False: whoever waits is woken.
+        """
+        self._take_at_once = take
+
     async def take(self) -> list[tuple[int, OutputDelta]]:
         """What arrived since the last take, as (prompt's index, delta), waiting for a first one.
 
-        Raises BatonError when a request failed, after everything that came before it was taken;
-        ClientGone at once.
+        Nothing, where hand_over()'s function asks for it. Raises BatonError when a request failed,
+        after everything that came before it was taken; ClientGone at once.
         """
-        while not self._waiting and self._failure is None:
+        if not self._waiting and self._failure is None:
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        if isinstance(self._failure, ClientGone) or not self._waiting:
-            assert self._failure is not None
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        is_left = self._waiting or self._is_asked_back
+        if self._failure is not None and (isinstance(self._failure, ClientGone) or not is_left):
             raise self._failure
+        self._is_asked_back = False
         taken, self._waiting = self._waiting, []
         return taken
 
@@ -122,6 +135,8 @@ class Generation:
                     is_silent = False
                     self._num_silent -= 1
                 is_finished = delta.finish_reason is not None
+                if not is_finished and self._hands_over(index, delta):
+                    continue
                 self._waiting.append((index, delta))
                 self._wake()
                 if len(self._waiting) > MAX_WAITING_DELTAS:
@@ -134,6 +149,15 @@ class Generation:
         else:
             if not is_finished:
                 self.fail(BatonError(ErrorCode.INTERNAL, "the answer stopped without an end"))
+
+    def _hands_over(self, index: int, delta: OutputDelta) -> bool:
+        """One task's wake-up less than through take()."""
+        if self._take_at_once is None or self._waiter is None or self._waiter.done():
+            return False
+        if not self._take_at_once(index, delta):
+            self._is_asked_back = True
+            self._wake()
+        return True
 
     def _drop(self) -> None:
         """Where nobody can drop the connection, the stall's time limit does."""

@@ -68,10 +68,15 @@ class HttpReply:
         await self._start(status, (_JSON, length, *headers))
         await self._send({"type": "http.response.body", "body": body})
 
+    def write(self, events: bytes) -> bool:
+        """Events in the middle of a stream, at once; False, and nothing done, where they have to
+        wait or the stream has not begun."""
+        return self._is_started and self._write is not None and self._write(events)
+
     async def events(self, events: bytes, *, last: bool = False) -> None:
         if not self._is_started:
             await self._start(200, _EVENT_STREAM)
-        elif not last and self._write is not None and self._write(events):
+        elif not last and self.write(events):
             return
         await self._send({"type": "http.response.body", "body": events, "more_body": not last})
 

@@ -1,5 +1,7 @@
 """Writes the answers of one request: as server-sent events while they come, or whole."""
 
+from collections.abc import Sequence
+
 from msgspec import UNSET, UnsetType
 
 from gateway.answer import AnswerSet
@@ -7,32 +9,63 @@ from gateway.generation import Generation
 from gateway.http_reply import Headers, HttpReply
 from gateway.replies import CachedTokens, Replies, Stages, Usage
 from gateway.token_details import TokenDetails
-from router.output import RequestTrace
+from router.output import OutputDelta, RequestTrace
 
 
 async def stream_answers(
     generation: Generation, answers: AnswerSet, replies: Replies, reply: HttpReply
 ) -> None:
     """One write for all tokens that wait; the stream's end goes with the last."""
-    opened: set[int] = set()
+    stream = _Stream(generation, answers, replies, reply)
+    generation.hand_over(stream.take_at_once)
     while not answers.are_finished:
-        events: list[bytes] = []
-        pieces = answers.feed(await generation.take())
+        stream.take(await generation.take())
+        await stream.send()
+
+
+class _Stream:
+    """The events of one request: made as deltas come, kept until they are sent."""
+
+    def __init__(
+        self, generation: Generation, answers: AnswerSet, replies: Replies, reply: HttpReply
+    ) -> None:
+        self._generation = generation
+        self._answers = answers
+        self._replies = replies
+        self._reply = reply
+        self._opened: set[int] = set()
+        self._unsent: list[bytes] = []
+
+    def take(self, arrived: Sequence[tuple[int, OutputDelta]]) -> None:
+        answers, replies, unsent = self._answers, self._replies, self._unsent
+        pieces = answers.feed(arrived)
         if answers.continuous_usage:
             replies.usage = _usage(answers)
         for piece in pieces:
             index = piece[0]
-            if index not in opened:
-                opened.add(index)
-                events.append(replies.opening(index))
-            events.append(replies.piece(piece))
+            if index not in self._opened:
+                self._opened.add(index)
+                unsent.append(replies.opening(index))
+            unsent.append(replies.piece(piece))
             if piece[2] is not None:
-                generation.end(index)
-        if answers.are_finished:
-            events.append(replies.ending(_usage(answers), _stages(answers.trace)))
-        joined = b"".join(events)
-        if joined:
-            await reply.events(joined, last=answers.are_finished)
+                self._generation.end(index)
+        if answers.are_finished and arrived:
+            unsent.append(replies.ending(_usage(answers), _stages(answers.trace)))
+
+    def take_at_once(self, index: int, delta: OutputDelta) -> bool:
+        """False where something is left to send()."""
+        self.take(((index, delta),))
+        events = b"".join(self._unsent)
+        if self._answers.are_finished or (events and not self._reply.write(events)):
+            return False
+        self._unsent.clear()
+        return True
+
+    async def send(self) -> None:
+        events = b"".join(self._unsent)
+        self._unsent.clear()
+        if events:
+            await self._reply.events(events, last=self._answers.are_finished)
 
 
 async def whole_answers(

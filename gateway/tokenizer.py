@@ -12,7 +12,7 @@ from gateway.text_encoder import exact_encoder, fast_encoder
 from wire.block_hash import block_hashes
 
 Prompt = str | tuple[int, ...]  # text, or token ids that a client made itself
-INLINE_LIMIT, FAST_INLINE_LIMIT = 2_000, 20_000  # characters and token ids
+INLINE_LIMIT, FAST_INLINE_LIMIT = 2_000, 40_000  # characters and token ids
 
 
 @dataclass(frozen=True, slots=True)
