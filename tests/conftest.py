@@ -31,6 +31,9 @@ def no_process_is_left_behind() -> Iterator[None]:
 def logs_are_as_at_the_start() -> Iterator[None]:
     """A command that ran in this process has set levels and renderers for those after it."""
     structlog.reset_defaults()
+    # The default shows every local variable of a traceback, which takes seconds on a busy machine.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
     yield
 
 

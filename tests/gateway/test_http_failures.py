@@ -1,6 +1,7 @@
 """Failures below the gateway, the small pages and the metrics, over real HTTP."""
 
 import asyncio
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import openai
 import pytest
 
 from router.output import OutputDelta
+from runtime import log
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
 
@@ -93,6 +95,16 @@ async def test_a_router_that_breaks_its_contract_gives_a_500_not_a_hang(
     start_gateway: Start, steps: list[Any]
 ) -> None:
     async with start_gateway(lambda _: steps) as gateway:
+        body = {"model": "tiny", "prompt": "x"}
+        response = await gateway.client.post("/v1/completions", json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
+
+
+async def test_a_failure_is_answered_where_the_log_cannot_be_written(start_gateway: Start) -> None:
+    out = io.StringIO()
+    log.configure("gateway", stream=out)
+    out.close()
+    async with start_gateway(lambda _: [RuntimeError("a bug")]) as gateway:
         body = {"model": "tiny", "prompt": "x"}
         response = await gateway.client.post("/v1/completions", json=body)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
