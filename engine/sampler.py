@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.counter_random import uniform
-from engine.draw import NO_TOKEN, draw
+from engine.draw import NO_TOKEN
 from engine.grammar import Matcher
+from engine.row_drawers import row_drawer
 from engine.token_history import TokenHistory
 from wire.messages import SamplingParams
 
@@ -94,11 +95,9 @@ def _argmax(logits: Tensor) -> Tensor:
 
 def _draw_rows(logits: Tensor, rows: Sequence[SampleRow], drawn: list[int]) -> list[int]:
     params = [rows[i].params for i in drawn]
-    temperature = torch.tensor([p.temperature for p in params], device=logits.device)
     chosen = logits if len(drawn) == len(rows) else logits[torch.tensor(drawn)]
-    probabilities = chosen.div_(temperature.unsqueeze(1)).softmax(-1).cpu().numpy()
     numbers = uniform([p.seed for p in params], [rows[i].position for i in drawn])
-    return [draw(*row) for row in zip(probabilities, params, numbers.tolist(), strict=True)]
+    return row_drawer(logits.device.type)(chosen, params, numbers)
 
 
 def _ban(logits: Tensor, rows: Sequence[SampleRow]) -> None:

@@ -6,6 +6,7 @@ The interpreter takes what the compiler does not: a name whose type changes in a
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ import engine.kernels.triton_kernels.silu as silu  # noqa: E402
 from engine.kernels import BatchInput, HeadShape  # noqa: E402
 from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
+from engine.kernels.triton_kernels.drawing import draw_rows  # noqa: E402
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  # noqa: E402
 from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
 from engine.kernels.triton_kernels.row_product import row_product  # noqa: E402
@@ -34,6 +36,7 @@ HOPPER = GPUTarget("cuda", 90, 32)
 POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
+    torch.float64: "*fp64",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -125,12 +128,19 @@ def blocks(dtype: torch.dtype) -> None:
     scatter_blocks(gather_blocks(kv, ids), ids, kv)
 
 
+def draws(dtype: torch.dtype) -> None:
+    ones = np.ones(2, np.float32)
+    draw_rows(
+        torch.zeros((2, 5000)), ones, np.ones(2, np.int32), ones, ones, np.ones(2, np.float64)
+    )
+
+
 def cache(dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros((5, 2, KV_HEADS, 16, DIM), dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("launch", [norms, gates, products, stores, attention, blocks])
+@pytest.mark.parametrize("launch", [norms, gates, products, stores, attention, blocks, draws])
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]
 ) -> None:
