@@ -59,6 +59,8 @@ class Outlook:
         over wait_s. What is placed later takes the place of what ends, so that the batch is at
         least what decodes at present.
         """
+        if not self.num_seqs:
+            return 0, self.context_tokens
         lives = wait_s / (answer_tokens * self.tpot_s) if self.tpot_s > 0 else 0.0
         if lives < _SOON:
             return self.num_seqs, self.context_tokens
@@ -66,9 +68,11 @@ class Outlook:
         comes = (1 - stays) / lives - stays
         num_seqs = stays * self.num_seqs + comes * self.num_coming
         context = stays * self.context_tokens + comes * self.coming_tokens
+        num_seqs_now = self.num_seqs - self.num_coming
+        context_now = self.context_tokens - self.coming_tokens
         return (
-            max(self.num_seqs - self.num_coming, num_seqs),
-            max(self.context_tokens - self.coming_tokens, context),
+            num_seqs if num_seqs > num_seqs_now else num_seqs_now,
+            context if context > context_now else context_now,
         )
 
 

@@ -88,8 +88,9 @@ class Predicted:
         rng: Random,
     ) -> Sequence[Pair]:
         """The chosen pair, then the best of the others; empty while a worker is cold."""
-        if any(worker.outlook is None for worker in (*prefill, *decode)):
-            return ()
+        for worker in (*prefill, *decode):
+            if worker.outlook is None:
+                return ()
         homes = (*decode, *prefill) if self.anywhere & 1 else decode
         makers = (*prefill, *decode) if self.anywhere & 2 else prefill
         homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
@@ -120,6 +121,8 @@ class _Ask:
         ahead_s: float,
     ) -> None:
         self._facts = facts
+        self._held, self._confirmed = facts.held_blocks, facts.confirmed_blocks
+        self._waited_s = facts.waited_s
         self._ahead_s, self._answers = ahead_s, policy.answer_tokens
         self._peers = _peers(facts, workers) if facts.links else ()
         if self._peers:  # a worker that never pulled does not know what a token weighs
@@ -148,11 +151,13 @@ class _Ask:
         before_s = queue_s + outlook.path_s
         tpot_s = itl_s / (1 - share)
         tpot = _phi(tpot_s / self._tpot_s)
-        uncached = self._facts.uncached_tokens(worker.worker_id)
+        uncached = num_tokens - self._held.get(worker.worker_id, 0) * BLOCK_SIZE
+        if uncached < 1:  # the last token is never cached
+            uncached = 1
         own_s, pull = margin * costs.prefill_s(uncached, num_tokens - uncached), _NO_PULL
         if self._peers and is_maker:
             own_s, pull = self._pulled(worker, outlook, own_s)
-        harm = self._harm(outlook, batch[0], itl_s, tpot, own_s)
+        harm = self._harm(outlook, batch[0], itl_s, tpot, own_s) if batch[0] else 0.0
         room = _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < uncached)
         if is_maker:
             prefill_s = own_s + itl_s
@@ -160,7 +165,9 @@ class _Ask:
             cost = self._lateness(first_s) + self._price * own_s + harm + room
             self._sources.append((cost, queue_s, prefill_s, worker, outlook, pull))
         if is_home:
-            cost = tpot + self._crowding(outlook, batch, tpot, share) + room
+            cost = tpot + room
+            if batch[0]:
+                cost = tpot + self._crowding(outlook, batch, tpot, share) + room
             if worker.role is Role.PREFILL:
                 cost += self._foreign
             seat = cost, tpot_s, tpot, uncached, worker, outlook
@@ -191,14 +198,16 @@ class _Ask:
         harm: float,
     ) -> _Offer:
         cost, tpot_s, _, uncached, worker, outlook = seat
-        num_new = self._facts.surely_uncached_tokens(worker.worker_id)
+        num_new = self._num_tokens - self._confirmed.get(worker.worker_id, 0) * BLOCK_SIZE
+        if num_new < 1:
+            num_new = 1
         pull = _NO_PULL
         if num_new != uncached or self._peers:
             own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
             if self._peers:
                 own_s, pull = self._pulled(worker, outlook, own_s)
                 queue_s = max(queue_s, pull[1])
-            harm = self._harm(outlook, num_seqs, itl_s, seat[2], own_s)
+            harm = self._harm(outlook, num_seqs, itl_s, seat[2], own_s) if num_seqs else 0.0
         num_steps = -(-(num_new + worker.waiting_tokens) // self._chunk)
         prefill_s = own_s + num_steps * itl_s
         cost += self._lateness(queue_s + outlook.path_s + prefill_s) + harm
@@ -252,16 +261,13 @@ class _Ask:
 
     def _lateness(self, ttft_s: float) -> float:
         """The request's own, and that of those who will queue behind it in that time."""
-        waited_s = self._facts.waited_s
-        if waited_s >= self._ttft_s:
+        if self._waited_s >= self._ttft_s:
             return ttft_s / self._ttft_s
-        z = (waited_s + ttft_s) / self._ttft_s
-        return _phi(z) * (1 + self._followers * z)
+        z = (self._waited_s + ttft_s) / self._ttft_s
+        return (z if z <= 1 else 1 + _STEEP * (z - 1)) * (1 + self._followers * z)
 
     def _crowding(self, outlook: Outlook, batch: _Batch, tpot: float, share: float) -> float:
         """What one more sequence costs those that decode there. tpot: phi with it."""
-        if not batch[0]:
-            return 0.0
         before_s = outlook.costs.itl_s(*batch)
         before = _phi(outlook.margin * before_s / (1 - share) / self._tpot_s)
         return batch[0] * (tpot - before)
@@ -270,8 +276,6 @@ class _Ask:
         self, outlook: Outlook, num_seqs: float, itl_s: float, tpot: float, prefill_s: float
     ) -> float:
         """What prefill_s beside a batch costs the batch."""
-        if not num_seqs:
-            return 0.0
         after = _phi(itl_s / (1 - _share(outlook, prefill_s)) / self._tpot_s)
         breaks = tpot <= 1 < after
         return num_seqs * (after - tpot) + self._guard * breaks
