@@ -168,3 +168,54 @@ def test_added_tokens_among_bytes_join_to_the_decoding(
     added = st.sampled_from(ids[-len(contents) :])
     tokens = data.draw(st.lists(st.one_of(added, st.sampled_from(ids)), max_size=30))
     assert "".join(pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(data=st.data())
+def test_added_tokens_among_sentencepieces_join_to_the_decoding(
+    llama: Tokenizer, data: st.DataObject
+) -> None:
+    """Chat models of this family add theirs: with spaces, with U+2581, of several bytes."""
+    tokenizer = Tokenizer.from_str(llama.to_str())
+    contents = ["<tool>", " lead", "\u2581mark", "日本", "<0x41>x", "é"]
+    tokenizer.add_tokens([AddedToken(content, special=False) for content in contents])
+    tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
+    added = [*map(tokenizer.token_to_id, contents), tokenizer.token_to_id("<|end|>")]
+    pieces_of = st.lists(
+        st.one_of(
+            st.sampled_from(added),
+            st.integers(259, 289),
+            st.sampled_from([0, 1, 2]),
+        ).map(lambda token: [token])
+        | st.characters(exclude_categories=("Cs",)).map(
+            lambda character: [3 + byte for byte in character.encode()]
+        ),
+        max_size=30,
+    )
+    tokens = [token for group in data.draw(pieces_of) for token in group]
+    assert "".join(pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(data=st.data())
+def test_added_tokens_among_metaspaces_join_to_the_decoding(
+    metaspace: Tokenizer, data: st.DataObject
+) -> None:
+    tokenizer = Tokenizer.from_str(metaspace.to_str())
+    contents = ["<tool>", "日本", "🚀"]
+    tokenizer.add_tokens([AddedToken(content, special=False) for content in contents])
+    ids = [*range(5), *map(tokenizer.token_to_id, contents)]
+    tokens = data.draw(st.lists(st.sampled_from(ids), max_size=20))
+    assert "".join(pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(text=UNICODE)
+def test_no_character_of_an_answer_is_written_twice_or_taken_back(
+    byte_level_tokenizer: Tokenizer, llama: Tokenizer, text: str
+) -> None:
+    """What has been sent is always the beginning of the whole text."""
+    for tokenizer in (byte_level_tokenizer, llama):
+        tokens = tokenizer.encode(text).ids
+        whole, sent = tokenizer.decode(tokens), ""
+        for piece in pieces(tokenizer, tokens):
+            sent += piece
+            assert whole.startswith(sent)
+        assert sent == whole
