@@ -13,6 +13,8 @@ cancel still finds the export.
 """
 
 from collections.abc import Mapping
+from itertools import groupby
+from operator import attrgetter
 from types import MappingProxyType
 
 from decode_worker.intake import Intake
@@ -143,8 +145,8 @@ class WorkerCore:
         self._totals = add_step(self._totals, plan, before_s + result.step_s)
         self._share_out(plan, before_s + result.step_s)
         self._outbox.steps.append(result)
-        for output in result.outputs:
-            self._sampled(output)
+        for _, outputs in groupby(result.outputs, key=attrgetter("seq_id")):
+            self._sampled(tuple(outputs))
         for seq_id in result.failed:
             self._fail_without_token(seq_id)
         return result.step_s
@@ -333,12 +335,15 @@ class WorkerCore:
         leg.num_cached_tokens = num_cached_tokens
         self._emit(seq_id, LegAccepted(leg.start.leg_id, num_cached_tokens))
 
-    def _sampled(self, output: SeqOutput) -> None:
+    def _sampled(self, outputs: tuple[SeqOutput, ...]) -> None:
+        """What a step gave one sequence: a token, and those that were guessed before it."""
+        output = outputs[-1]
         leg = self._legs[output.seq_id]
         leg_id = leg.start.leg_id
-        logprobs = () if output.logprobs is None else (output.logprobs,)
-        tokens = LegTokens(leg_id, output.index, (output.token,), logprobs, leg.device_s)
-        self._emit(output.seq_id, tokens)
+        tokens = tuple(one.token for one in outputs)
+        logprobs = tuple(one.logprobs for one in outputs if one.logprobs is not None)
+        event = LegTokens(leg_id, outputs[0].index, tokens, logprobs, leg.device_s)
+        self._emit(output.seq_id, event)
         if output.finish is None:
             self._watch_length(output.seq_id, leg.start, output.index)
             return

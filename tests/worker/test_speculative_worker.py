@@ -33,6 +33,7 @@ def answers(config: WorkerConfig) -> tuple[dict[int, list[int]], Metrics]:
     meter = WorkerMeter(metrics, "w", "m", 0)
     found: dict[int, list[int]] = {1: [], 2: []}
     finished = 0
+    longest = 0
     with build(config) as parts:
         parts.core.apply(Join(1))
         for leg_id, temperature in ((1, 0.0), (2, 0.8)):
@@ -51,9 +52,11 @@ def answers(config: WorkerConfig) -> tuple[dict[int, list[int]], Metrics]:
                 if isinstance(event, LegTokens):
                     assert event.index == len(found[event.leg_id])
                     found[event.leg_id].extend(event.tokens)
+                    longest = max(longest, len(event.tokens))
                 finished += isinstance(event, LegFinished)
         parts.core.check_integrity()
     assert finished == 2
+    assert (longest > 1) == (config.speculate != "off"), "a step's tokens come in one event"
     return found, metrics
 
 
