@@ -1,0 +1,52 @@
+"""Two pools whose workers guess tokens answer as `transformers` does."""
+
+import asyncio
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runtime.lifecycle import free_port
+from wire.messages import GenerateRequest
+
+NUM_TOKENS = 80
+
+
+def counted(url: str, name: str) -> float:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lookup", "model"])
+async def test_guessing_workers_answer_as_transformers_does(
+    kind: str,
+    model_directory: Callable[..., Any],
+    start_cluster: Callable[..., Any],
+    connect: Callable[..., Any],
+    reference: Callable[..., list[int]],
+    prompt_of: Callable[..., tuple[int, ...]],
+    greedy_request: Callable[..., GenerateRequest],
+    collect: Callable[..., Any],
+) -> None:
+    directory = model_directory("qwen3")
+    port = free_port()
+    flags = ["--speculate", kind, "--max-drafts", "3", "--metrics-port", str(port)]
+    if kind == "model":
+        flags += ["--draft-model", str(model_directory("llama3"))]
+    cluster = await asyncio.to_thread(start_cluster, directory, *flags)
+    router = await connect(cluster)
+    prompts = [prompt_of(20 + index, index) * (index + 1) for index in range(8)]
+    answers = await asyncio.gather(
+        *(collect(router, greedy_request(f"g{len(p)}", p, NUM_TOKENS)) for p in prompts)
+    )
+    assert "remote" in {trace.kind for _, trace in answers}
+    for prompt, (tokens, _) in zip(prompts, answers, strict=True):
+        assert tokens == reference("qwen3", prompt, NUM_TOKENS), len(prompt)
+    await cluster.wait_idle()
+    url = f"http://127.0.0.1:{port + 2}/metrics"  # the control plane's, the prefill worker's, this
+    drafts = await asyncio.to_thread(counted, url, "baton_worker_draft_tokens_total")
+    assert drafts > 0
+    await asyncio.to_thread(cluster.stop)
