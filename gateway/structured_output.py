@@ -102,6 +102,9 @@ def schema_grammar(schema: Any, field: str) -> Grammar:
             raise invalid(f"{field} is not valid JSON: {error}", field) from error
     if not isinstance(schema, dict | bool):
         raise invalid(f"{field} must be a JSON schema: an object, true or false", field)
+    if schema is False:
+        raise invalid(f"{field} is false, which allows no answer", field, "invalid_grammar")
+    schema = {} if schema is True else schema
     return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(schema).decode())
 
 

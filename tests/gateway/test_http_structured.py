@@ -32,6 +32,12 @@ ROWS: list[tuple[dict[str, Any], GrammarKind, str]] = [
     ),
     ({"guided_json": SCHEMA}, GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA, separators=(",", ":"))),
     ({"guided_json": json.dumps({"type": "null"})}, GrammarKind.JSON_SCHEMA, '{"type":"null"}'),
+    ({"guided_json": True}, GrammarKind.JSON_SCHEMA, "{}"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        GrammarKind.JSON_SCHEMA,
+        "{}",
+    ),
     ({"guided_regex": "[a-z]+"}, GrammarKind.REGEX, "[a-z]+"),
     ({"guided_choice": ["yes", 'n"o']}, GrammarKind.LARK, r'start: "yes" | "n\"o"'),
     ({"guided_grammar": 'start: "x"'}, GrammarKind.LARK, 'start: "x"'),

@@ -96,6 +96,56 @@ async def test_empty_values_are_taken_or_refused_by_their_type(
             assert response.status_code == (200 if taken else 400), (field, given, response.text)
 
 
+TAKEN, REFUSED = True, False
+OF_ONE_ENDPOINT: list[tuple[str, str, list[tuple[Any, bool]]]] = [
+    (CHAT, "max_completion_tokens", [(None, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (CHAT, "logprobs", [(None, TAKEN), (False, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (CHAT, "top_logprobs", [(None, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (CHAT, "tools", [(None, TAKEN), ([], TAKEN), (0, REFUSED), ({}, REFUSED)]),
+    (CHAT, "tool_choice", [(None, TAKEN), ("none", TAKEN), ("", REFUSED), (0, REFUSED)]),
+    (CHAT, "parallel_tool_calls", [(None, TAKEN), (False, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (CHAT, "chat_template_kwargs", [(None, TAKEN), ({}, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (CHAT, "messages", [(None, REFUSED), (0, REFUSED), ([], REFUSED), ({}, REFUSED)]),
+    (TEXT, "logprobs", [(None, TAKEN), (0, TAKEN), ([], REFUSED), (False, REFUSED)]),
+    (TEXT, "echo", [(None, TAKEN), (False, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (TEXT, "best_of", [(None, TAKEN), (1, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (TEXT, "suffix", [(None, TAKEN), ("", TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (TEXT, "prompt", [(None, REFUSED), (0, REFUSED), ([], REFUSED), ("", REFUSED)]),
+    (TEXT, "guided_choice", [(None, TAKEN), ([], REFUSED), (0, REFUSED), ("", REFUSED)]),
+    (TEXT, "guided_regex", [(None, TAKEN), (0, REFUSED), ([], REFUSED)]),
+    (
+        TEXT,
+        "guided_json",
+        [(None, TAKEN), ({}, TAKEN), (True, TAKEN), (False, REFUSED), (0, REFUSED)],
+    ),
+    (TEXT, "structured_outputs", [(None, TAKEN), ({}, TAKEN), (0, REFUSED), ([], REFUSED)]),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_null_zero_and_empty_values_of_the_other_fields_are_told_apart(
+    start_gateway: Start, answer_of: AnswerOf, stream: bool
+) -> None:
+    async with start_gateway(lambda _: answer_of([300])) as gateway:
+        for path, field, values in OF_ONE_ENDPOINT:
+            for value, is_taken in values:
+                body = {**BODIES[path], "stream": stream, field: value}
+                response = await gateway.client.post(path, json=body)
+                case = (field, value, response.text)
+                assert response.status_code == (200 if is_taken else 400), case
+                if not is_taken:
+                    assert str(response.json()["error"]["param"]).startswith(field), case
+
+
+async def test_log_probabilities_of_a_completion_are_none_or_of_no_other_token_for_null_and_zero(
+    start_gateway: Start, answer_of: AnswerOf
+) -> None:
+    async with start_gateway(lambda _: answer_of([300])) as gateway:
+        for given, expected in (({}, None), ({"logprobs": None}, None), ({"logprobs": 0}, 0)):
+            await gateway.client.post(TEXT, json={**BODIES[TEXT], **given})
+            assert gateway.router.requests[-1].sampling.top_logprobs == expected
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_max_completion_tokens_goes_before_max_tokens(
     start_gateway: Start, answer_of: AnswerOf, stream: bool
