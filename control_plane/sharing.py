@@ -75,6 +75,7 @@ class SharedState:
         self._silence = ""
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
 
     @property
     def name(self) -> str:
@@ -107,6 +108,7 @@ class SharedState:
 
     async def stop(self) -> None:
         """Tells what is left to tell."""
+        self._is_stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -127,7 +129,7 @@ class SharedState:
             raise NotLeader("", "a later leader has changed the shared state") from error
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:  # a wait that ends as it is cancelled swallows that
             await self._store.hint(self._period_s)
             await self._try_round()
 

@@ -1,5 +1,6 @@
 """An HTTP server of this process: its socket, and uvicorn without its hold on signals."""
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -51,6 +52,7 @@ class HttpServer(uvicorn.Server):
         config.ssl = tls
         self._what = what
         self._scheme = "https" if tls else "http"
+        self._is_listening = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,3 +63,10 @@ class HttpServer(uvicorn.Server):
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             _log.info(f"{self._what} listens", url=f"{self._scheme}://{host}:{port}")
+        self._is_listening.set()
+
+    async def listens(self, serving: "asyncio.Task[None]") -> None:
+        """Until connections are taken, or until `serving`, its `serve`, has ended."""
+        waiting = asyncio.create_task(self._is_listening.wait())
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()

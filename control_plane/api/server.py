@@ -76,7 +76,8 @@ class OperatorApi:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, host: str, port: int) -> None:
-        """Listens; port 0 picks a free one. Raises OSError naming the port when it is taken."""
+        """Takes connections when it returns; port 0 picks a free one. Raises OSError naming the
+        port when it is taken."""
         listener = listen(host, port, _WHAT)
         self.port = int(listener.getsockname()[1])
         config = uvicorn.Config(
@@ -96,6 +97,7 @@ class OperatorApi:
             asyncio.create_task(_every(_EVENT_PERIOD_S, self._tell), name="operator-events"),
             asyncio.create_task(_every(STEP_S, self._remember), name="operator-history"),
         ]
+        await self._server.listens(self._tasks[0])
 
     async def stop(self) -> None:
         """Ends every stream and frees the port."""
