@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.device_time import DeviceTime
+from router.leg_times import LegTimes
 from router.mailbox import Mailbox
 from router.mover import FindTarget, Mover
 from router.peer_pull import PeerIsLate, PeerPull
 from router.placement import Placement
 from router.policies.policy import RequestFacts
+from router.reservation import reserve
 from router.session import WorkerSession
 from router.stitcher import Stitcher
 from runtime.metrics import Metrics
@@ -46,17 +48,6 @@ class RescueDue:
     """The decode worker has had its time to notice that the prefill worker is lost."""
 
 
-@dataclass(slots=True)
-class LegTimes:
-    """What the workers told about this attempt; transfer_failure is empty if none failed."""
-
-    queue_s: float = 0.0
-    prefill_s: float = 0.0
-    transfer_s: float = 0.0
-    exposed_s: float = 0.0
-    transfer_failure: str = ""
-
-
 class Attempt:
     """Starts the legs of a placement and follows them until the answer ends or the attempt fails.
 
@@ -88,7 +79,6 @@ class Attempt:
         self.placement = placement
         self.times = LegTimes()
         self.device = DeviceTime()
-        self.num_cached_tokens = 0
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
         self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox(coalesce_s, _is_tokens)
@@ -133,24 +123,9 @@ class Attempt:
         return self._decode
 
     def start(self) -> None:
-        facts, decode, num_tokens = self._facts, self._decode, self._facts.num_tokens
-        rest = facts.uncached_tokens(decode.info.worker_id)
-        most = max(1, num_tokens - self.placement.pull_tokens)  # that is left to compute
-        if self._prefill is None:
-            decode.reserve_leg(
-                self._decode_leg,
-                compute_tokens=min(rest, most),
-                new_tokens=rest,
-                num_tokens=num_tokens,
-            )
-        else:
-            decode.reserve_leg(
-                self._decode_leg, compute_tokens=0, new_tokens=rest, num_tokens=num_tokens
-            )
-            rest = facts.uncached_tokens(self._prefill.info.worker_id)
-            self._prefill.reserve_leg(
-                self._prefill_leg, compute_tokens=min(rest, most), new_tokens=rest
-            )
+        prefill = None if self._prefill is None else (self._prefill, self._prefill_leg)
+        decode = self._decode, self._decode_leg
+        reserve(self._facts, self.placement.pull_tokens, prefill, decode)
         if self._pull is None:
             self._begin(None)
         else:
@@ -193,7 +168,7 @@ class Attempt:
             pass  # the last words of a leg that has moved
         elif isinstance(event, LegAccepted):
             if is_prefill or self._prefill is None:
-                self.num_cached_tokens = event.num_cached_tokens
+                self.times.num_cached_tokens = event.num_cached_tokens
         elif is_prefill:
             self._handle_prefill(event)
         else:
@@ -239,7 +214,7 @@ class Attempt:
         elif isinstance(event, LegTransferred):
             self._end_pull(event)
         elif isinstance(event, LegFinished):
-            self._note_times(event)
+            self.times.finished(event)
             self._end_prefill(event.reason)
         elif isinstance(event, LegFailed):
             self._lose_prefill(event)
@@ -292,7 +267,7 @@ class Attempt:
             self._lose_decode(event)
         elif isinstance(event, LegFinished):
             if self._prefill is None:
-                self._note_times(event)
+                self.times.finished(event)
             self._end_decode(event.reason)
 
     def _lose_decode(self, event: LegFailed) -> None:
@@ -324,23 +299,12 @@ class Attempt:
 
     def _note_transfer(self, event: LegTransferred) -> None:
         self._decode_spoke = True
-        outcome = "failed" if event.failure else "ok"
-        self._metrics.counter(
-            "baton_transfers_total", transport=event.transport or "none", outcome=outcome
-        ).inc()
-        self.times.transfer_failure = event.failure
-        if event.failure:
-            return
-        self._is_pulled = True
-        self._settle_export()
-        self.times.transfer_s, self.times.exposed_s = event.transfer_s, event.exposed_s
-        self._metrics.histogram("baton_transfer_exposed_seconds").observe(event.exposed_s)
+        self.times.transferred(event, self._metrics)
+        if not event.failure:
+            self._is_pulled = True
+            self._settle_export()
 
     # --- ends ---------------------------------------------------------------------------------
-
-    def _note_times(self, event: LegFinished) -> None:
-        self.times.queue_s, self.times.prefill_s = event.queue_s, event.prefill_s
-        self.num_cached_tokens = max(self.num_cached_tokens, event.num_cached_tokens)
 
     def _fail(self, code: ErrorCode, message: str, worker: WorkerSession) -> None:
         info = worker.info

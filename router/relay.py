@@ -243,7 +243,7 @@ class Relay:
     def _note_cached(self, attempt: Attempt, num_new: int) -> None:
         """What counts for the client is what was cached before its first token."""
         if self._num_attempts == 1 or self._stitcher.num_sent == num_new:
-            self._num_cached_tokens = attempt.num_cached_tokens
+            self._num_cached_tokens = attempt.times.num_cached_tokens
 
     def _note_move(self, attempt: Attempt) -> None:
         """Takes the time of the stream's tokens; the first gap behind a move is its pause."""
