@@ -1,6 +1,7 @@
 """A client's connection: uvicorn's, with the limits that uvicorn lacks."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.limits import MAX_HEADER_BYTES, Limits
 
 ABORT = "baton.abort"  # the extension of a scope that drops its connection at once
+ON_GONE = "baton.on_gone"  # the extension that takes what to call when the client goes, see on_gone
 WRITE = "baton.write"  # the extension that writes to a stream that has begun, see write_chunk
 
 
@@ -27,6 +29,7 @@ class Connection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._tell_gone: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -36,6 +39,8 @@ class Connection(HttpToolsProtocol):
         self._end_headers()
         self._end_stall()
         super().connection_lost(exc)
+        if self._tell_gone is not None:
+            self._tell_gone()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -48,10 +53,18 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {
             ABORT: self.transport.abort,  # type: ignore[dict-item]
+            ON_GONE: self.on_gone,  # type: ignore[dict-item]
             WRITE: partial(self.write_chunk, self.scope),  # type: ignore[dict-item]
         }
         if self._header_timer is None:
             self._await_headers()
+
+    def on_gone(self, tell: Callable[[], None]) -> None:
+        """tell is called if the client goes before the answer that is being made has ended."""
+        if self.transport.is_closing():
+            tell()
+        else:
+            self._tell_gone = tell
 
     def write_chunk(self, scope: object, chunk: bytes) -> bool:
         """Writes a part of the answer to `scope` at once, as send() would.
@@ -68,10 +81,15 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_headers()
+        before = self.cycle
         super().on_headers_complete()
+        cycle = self.cycle
+        if cycle is not before and cycle.scope["method"] != "HEAD":  # whose head is all there is
+            cycle.transport = _HeadKept(self.transport)  # type: ignore[assignment]
 
     def on_response_complete(self) -> None:
         """A body that is still being sent would keep the connection open without a time limit."""
+        self._tell_gone = None
         if self.cycle.more_body and not self.pipeline:
             self.transport.close()
         super().on_response_complete()
@@ -111,6 +129,31 @@ class Connection(HttpToolsProtocol):
             self._stall_timer = None
 
 
+class _HeadKept:
+    """A transport for one answer, whose status line and headers go out with what follows them."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and not data.startswith(_INFORMATIONAL):
+            self._head = data
+        elif self._head:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 def connections_with(limits: Limits) -> type[Connection]:
     """The class of a server's connections."""
     return type("LimitedConnection", (Connection,), {"limits": limits})
@@ -127,6 +170,7 @@ def _answer(status: str, code: str, message: str) -> bytes:
     ).encode()
 
 
+_INFORMATIONAL = b"HTTP/1.1 1"
 _TOO_SLOW = _answer(
     "408 Request Timeout", "header_timeout", "the request's headers did not arrive in time"
 )

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.answer import AnswerSet
 from gateway.body import read_body
 from gateway.caller import Caller
-from gateway.connection import ABORT, WRITE
+from gateway.connection import ABORT, ON_GONE, WRITE
 from gateway.errors import ApiError, ClientGone, from_baton
 from gateway.gate import Gate
 from gateway.generation import Generation, TokenSource
@@ -185,12 +185,14 @@ class GenerateEndpoint:
         replies = self._replies(request_id, int(wall_time_s()), services.model, prepared)
         reply.failed_stream = replies.failure
         answers = AnswerSet(prepared, services.model.detokenizers, meter)
+        extensions = scope.get("extensions", {})
         generation = Generation(
             services.source,
             prepared.requests,
             receive,
             services.limits,
-            scope.get("extensions", {}).get(ABORT),
+            extensions.get(ABORT),
+            extensions.get(ON_GONE),
         )
         try:
             await services.write(generation, prepared, answers, replies, reply)

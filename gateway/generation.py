@@ -46,8 +46,10 @@ class Generation:
         receive: Receive | None,
         limits: Limits,
         abort: Callable[[], None] | None,
+        on_gone: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
-        """receive: tells when the client has gone; None: whoever runs this is cancelled then.
+        """on_gone: takes what is to be called when the client has gone; without it, receive tells;
+        without both, whoever runs this is cancelled then.
 
         abort: drops the client's connection, of a client that reads too slowly."""
         self._limits = limits
@@ -57,6 +59,7 @@ class Generation:
         self._source = source
         self._requests = requests
         self._receive = receive
+        self._on_gone = on_gone
         self._waiting: list[tuple[int, OutputDelta]] = []
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None  # of take(), while it waits
@@ -66,7 +69,9 @@ class Generation:
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Generation":
-        if self._receive is not None:
+        if self._on_gone is not None:
+            self._on_gone(lambda: self.fail(ClientGone()))
+        elif self._receive is not None:
             self._watch = asyncio.create_task(self._watch_client(self._receive))
         self._pumps = [
             asyncio.create_task(self._pump(index, request))
@@ -80,10 +85,11 @@ class Generation:
     async def __aexit__(self, *exc_info: object) -> None:
         for timer in self._timers:
             timer.cancel()
-        tasks = [task for task in (self._watch, *self._pumps) if task is not None]
-        for task in tasks:
+        running = [task for task in (self._watch, *self._pumps) if task and not task.done()]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if running:
+            await asyncio.gather(*running, return_exceptions=True)
 
     def hand_over(self, take: Callable[[int, OutputDelta], bool]) -> None:
         """While somebody waits in take(), deltas that end nothing go to this function at once.

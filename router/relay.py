@@ -67,6 +67,7 @@ class Relay:
         self._traces = traces
         self._attempt: Attempt | None = None  # the last one
         self._first_s = 0.0  # of the first token, on the clock
+        self._final: RequestTrace | None = None  # that went with the last delta
         self._outcome = "cancelled"
         self._stitcher = Stitcher()
         self._devices: list[DeviceTime] = []  # an attempt each
@@ -113,7 +114,7 @@ class Relay:
             await deltas.aclose()
             if is_admitted:
                 self._admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
-            self._traces.put(self._request.request_id, self.trace())
+            self._traces.put(self._request.request_id, self._final or self.trace())
 
     def _learn_path(self) -> None:
         """What this first token took beside queue and prefill is expected of the next one."""
@@ -265,7 +266,8 @@ class Relay:
         if not self._first_s:
             self._first_s = self._clock.now()
         logprobs = self._stitcher.take_logprobs(len(tokens))
-        return OutputDelta(tokens, reason, self._num_cached_tokens, self.trace(), logprobs)
+        trace = self._final = self.trace()
+        return OutputDelta(tokens, reason, self._num_cached_tokens, trace, logprobs)
 
     def trace(self) -> RequestTrace:
         """How the request has run so far."""

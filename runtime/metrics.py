@@ -133,11 +133,18 @@ class Metrics:
     def __init__(self, specs: tuple[MetricSpec, ...]) -> None:
         self._registry = CollectorRegistry()
         self._metrics = {spec.name: self._build(spec) for spec in specs}
+        # By name and labels. Gauges are not among them: theirs are taken away with their workers.
+        self._counters: dict[tuple[object, ...], Counter] = {}
+        self._histograms: dict[tuple[object, ...], Histogram] = {}
 
     def counter(self, name: str, **labels: str) -> Counter:
-        metric = self._metrics[name]
-        assert isinstance(metric, Counter)
-        return metric.labels(**labels) if labels else metric
+        key = name, *labels.items()
+        found = self._counters.get(key)
+        if found is None:
+            metric = self._metrics[name]
+            assert isinstance(metric, Counter)
+            found = self._counters[key] = metric.labels(**labels) if labels else metric
+        return found
 
     def gauge(self, name: str, **labels: str) -> Gauge:
         metric = self._metrics[name]
@@ -145,9 +152,13 @@ class Metrics:
         return metric.labels(**labels) if labels else metric
 
     def histogram(self, name: str, **labels: str) -> Histogram:
-        metric = self._metrics[name]
-        assert isinstance(metric, Histogram)
-        return metric.labels(**labels) if labels else metric
+        key = name, *labels.items()
+        found = self._histograms.get(key)
+        if found is None:
+            metric = self._metrics[name]
+            assert isinstance(metric, Histogram)
+            found = self._histograms[key] = metric.labels(**labels) if labels else metric
+        return found
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -209,14 +209,15 @@ def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
             message.snapshot.sequence_number, _unpack_u64(message.snapshot.stored)
         )
     return WorkerFrame(
-        events=tuple(_decode_event(event) for event in message.events),
+        events=tuple(map(_decode_event, message.events)),
         report=decode_report(message.report) if message.HasField("report") else None,
-        block_events=tuple(
-            BlockEvent(event.sequence_number, _unpack_u64(event.stored), _unpack_u64(event.removed))
-            for event in message.block_events
-        ),
+        block_events=tuple(map(_decode_blocks, message.block_events)),
         snapshot=snapshot,
     )
+
+
+def _decode_blocks(event: worker_pb2.BlockEvent) -> BlockEvent:
+    return BlockEvent(event.sequence_number, _unpack_u64(event.stored), _unpack_u64(event.removed))
 
 
 def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
@@ -254,6 +255,8 @@ def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
 
 def _decode_event(message: worker_pb2.LegEvent) -> LegEvent:
     kind = message.WhichOneof("kind")
+    if kind == "tokens":  # nearly all of them are
+        return decode_tokens(message.leg_id, message.tokens)
     decode = _EVENT_DECODERS.get(kind or "")
     if decode is None:
         raise BatonError(ErrorCode.INVALID_REQUEST, f"a leg event of an unknown kind: {kind}")
@@ -284,7 +287,6 @@ def _decode_transferred(message: worker_pb2.LegEvent) -> LegEvent:
 
 
 _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
-    "tokens": lambda m: decode_tokens(m.leg_id, m.tokens),
     "accepted": lambda m: LegAccepted(m.leg_id, m.accepted.num_cached_tokens),
     "published": lambda m: LegPublished(m.leg_id, _decode_handle(m.published)),
     "finished": _decode_finished,
