@@ -67,11 +67,15 @@ class GrpcServer:
         _log.info("the gateway answers gRPC", port=self.port)
 
     async def stop(self, drain_s: float) -> None:
-        """Takes no new calls; those that run have drain_s to end."""
+        """Takes no new calls; those that run have drain_s to end, then they fail as draining."""
         if self._watching is not None:
             self._watching.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(drain_s + _AFTER_DRAIN_S)
+        deadline = asyncio.get_running_loop().call_later(drain_s, self._services.fail_all)
+        try:
+            await self._server.stop(drain_s + _AFTER_DRAIN_S)
+        finally:
+            deadline.cancel()
 
     async def _tell_health(self) -> None:
         """The server is healthy while a worker is live."""

@@ -21,6 +21,7 @@ from runtime.clock import SystemClock
 from wire.errors import BatonError, ErrorCode
 from wire.gen import generate_pb2, generate_pb2_grpc, open_inference_pb2_grpc
 from wire.gen import open_inference_pb2 as pb
+from wire.messages import FinishReason
 
 Start = Callable[..., Any]
 HOST = "127.0.0.1"
@@ -47,14 +48,16 @@ def make_certificate(
 
 
 @asynccontextmanager
-async def listening(gateway: Any, certificate: str = "", key: str = "") -> AsyncIterator[int]:
-    """A gRPC server on the services of a gateway; gives its port."""
+async def listening(
+    gateway: Any, certificate: str = "", key: str = "", drain_s: float = 0.0
+) -> AsyncIterator[int]:
+    """A gRPC server on the services of a gateway, which ends with it; gives its port."""
     encoder = PromptEncoder(gateway.services.model.tokenizer)
     preparer = Preparer(gateway.services.model, encoder)
     try:
         address = GrpcAddress(HOST, 0, certificate, key)
         server = GrpcServer(address, gateway.services, preparer, DISTRIBUTION)
-        async with serving(server, asyncio.Event(), 0.0):
+        async with serving(server, gateway.stop, drain_s):
             yield server.port
     finally:
         encoder.close()
@@ -191,3 +194,44 @@ def as_http(fields: dict[str, Any]) -> dict[str, Any]:
     if "regex" in body:
         body["structured_outputs"] = {"regex": body.pop("regex")}
     return body
+
+
+@pytest.mark.parametrize("ends_in_time", [True, False])
+async def test_a_drain_lets_running_calls_end_and_takes_no_new_ones(
+    start_gateway: Start, ends_in_time: bool
+) -> None:
+    gate = asyncio.Event()
+    last = OutputDelta((71,), FinishReason.LENGTH)
+    drain_s = 60.0 if ends_in_time else 0.2
+    async with (
+        start_gateway(lambda _: [OutputDelta((70,)), gate, last], drain_s=drain_s) as gateway,
+        listening(gateway, drain_s=drain_s) as port,
+        grpc.aio.insecure_channel(f"{HOST}:{port}") as channel,
+    ):
+        call = generate_pb2_grpc.GenerateStub(channel).Generate(call_of())
+        assert (await call.read()).pieces
+        gateway.stop.set()
+        await refuses(port)
+        if ends_in_time:
+            gate.set()
+            assert (await call.read()).pieces[0].finish_reason == "length"
+            return
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        told = dict(caught.value.trailing_metadata() or ())  # type: ignore[call-overload]
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert (told["baton-code"], told["retry-after"]) == ("draining", "1")
+
+
+async def refuses(port: int) -> None:
+    """Until a new client is sent away."""
+    async with asyncio.timeout(30):
+        while True:
+            async with grpc.aio.insecure_channel(f"{HOST}:{port}") as channel:
+                kserve = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+                try:
+                    await kserve.ServerLive(pb.ServerLiveRequest(), timeout=5)
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE
+                    return
+            await asyncio.sleep(0.01)
