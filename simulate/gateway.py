@@ -10,6 +10,7 @@ import numpy.typing as npt
 from loadtest.record import RequestRecord, StageTimes
 from router.output import OutputDelta, RequestTrace
 from router.router import Router
+from simulate.coalescing import event_times
 from simulate.event_loop import EventLoop
 from simulate.leg import Leg
 from simulate.leg_book import LegBook
@@ -105,13 +106,14 @@ class SimulatedGateway:
         times = _token_times(legs, num_tokens) + reply_s
         now_s = self._loop.now() + self._overheads.reply_s
         self.num_under_way -= 1
-        self._on_end(arrival, _record(arrival, times, now_s, last, error))
+        events_s = event_times(times, self._overheads.coalesce_s)
+        self._on_end(arrival, _record(arrival, events_s, len(times), now_s, last, error))
 
     def _refuse(self, arrival: Arrival, error: str) -> None:
         self.num_under_way -= 1
         refused = BatonError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, error)
-        times = np.empty(0)
-        self._on_end(arrival, _record(arrival, times, self._loop.now(), OutputDelta(()), refused))
+        now_s = self._loop.now()
+        self._on_end(arrival, _record(arrival, np.empty(0), 0, now_s, OutputDelta(()), refused))
 
 
 def _token_times(legs: Sequence[Leg], num_tokens: int) -> npt.NDArray[np.float64]:
@@ -131,7 +133,8 @@ def _token_times(legs: Sequence[Leg], num_tokens: int) -> npt.NDArray[np.float64
 
 def _record(
     arrival: Arrival,
-    times: npt.NDArray[np.float64],
+    events_s: npt.NDArray[np.float64],
+    num_tokens: int,
     now_s: float,
     last: OutputDelta,
     error: BatonError | None,
@@ -143,13 +146,13 @@ def _record(
         turn=arrival.turn,
         intended_s=arrival.at_s,
         sent_s=arrival.at_s,
-        end_s=now_s if error is not None or not len(times) else float(times[-1]),
-        first_s=float(times[0]) if len(times) else None,
-        gaps=np.diff(times).astype(np.float32).tobytes(),
+        end_s=now_s if error is not None or not num_tokens else float(events_s[-1]),
+        first_s=float(events_s[0]) if num_tokens else None,
+        gaps=np.diff(events_s).astype(np.float32).tobytes(),
         num_planned_input=arrival.num_input,
         num_planned_output=arrival.num_output,
         num_input=arrival.num_input,
-        num_output=len(times),
+        num_output=num_tokens,
         num_cached=last.num_cached_tokens,
         status=200 if error is None else _STATUS.get(error.code, 500),
         finish_reason="" if last.finish_reason is None else last.finish_reason.value,

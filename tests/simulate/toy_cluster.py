@@ -6,7 +6,7 @@ from loadtest.plan import Conversation, Segment, Turn, Workload
 from profiles.profile import Profile
 from simulate.spec import ClusterSpec, Overheads
 
-NO_TIME = Overheads(0.0, 0.0, 0.0, 0.0, 0.0)
+NO_TIME = Overheads(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def make_profile(**changes: object) -> Profile:
