@@ -5,7 +5,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 Counts = Mapping[str, float]
-_SIGMAS = 3.0
+# Some ten independent comparisons a tick, 720 ticks an hour: at 3 sigmas chance
+# alone finds a change every few minutes, at 5 hardly once in a hundred hours.
+_SIGMAS = 5.0
 
 
 class CounterWindow:
@@ -76,14 +78,19 @@ class CounterWindow:
     def _differ(
         self, name: str, variance: Callable[[Counts], float], start: int, middle: int
     ) -> bool:
+        """The variance is that of both parts by themselves, or as parts of one stretch where that
+        is more: a part in which nothing came would have none."""
         last = len(self._history) - 1
-        rates, spread = [], 0.0
+        rates, apart, inverse_s = [], 0.0, 0.0
         for begin, end in ((start, middle), (middle, last)):
             grown = self._between(begin, end)
             seconds = self._history[end][0] - self._history[begin][0]
             rates.append(grown.get(name, 0.0) / seconds)
-            spread += variance(grown) / seconds**2
-        return abs(rates[0] - rates[1]) > _SIGMAS * math.sqrt(spread)
+            apart += variance(grown) / seconds**2
+            inverse_s += 1 / seconds
+        whole_s = self._history[last][0] - self._history[start][0]
+        together = variance(self._between(start, last)) / whole_s * inverse_s
+        return abs(rates[0] - rates[1]) > _SIGMAS * math.sqrt(max(apart, together))
 
     def _between(self, begin: int, end: int) -> Counts:
         before, after = self._history[begin][1], self._history[end][1]

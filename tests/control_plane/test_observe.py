@@ -149,6 +149,35 @@ def test_the_stretch_of_a_rate_ends_where_it_changed(
     assert growth["x"] / seconds == pytest.approx(later_per_s, rel=0.2)
 
 
+SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6)]
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.2, 12.0])
+@pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])
+def test_chance_alone_ends_no_stretch_in_an_hour_of_random_arrivals(rate: float, seed: int) -> None:
+    window, random, at_s, count = CounterWindow(300.0), Random(seed), 0.0, 0
+    for tick in range(1, 720):
+        while at_s < 5.0 * tick:
+            at_s += random.expovariate(rate)
+            count += 1
+        window.add(5.0 * tick, {"gateway": {"x": float(count)}})
+        seconds, _ = window.steady("x", lambda grown: grown["x"], 5.0)
+        assert seconds >= min(300.0, 5.0 * (tick - 1)) - 1e-6
+
+
+@pytest.mark.parametrize("rate", [2.2, 12.0])
+def test_five_times_the_rate_is_seen_within_twenty_seconds(rate: float) -> None:
+    window, random, at_s, count = CounterWindow(300.0), Random(9), 0.0, 0
+    for tick in range(1, 104):
+        while at_s < 5.0 * tick:
+            at_s += random.expovariate(rate if at_s < 500 else 5 * rate)
+            count += 1
+        window.add(5.0 * tick, {"gateway": {"x": float(count)}})
+    seconds, growth = window.steady("x", lambda grown: grown["x"], 5.0)
+    assert seconds <= 20.0
+    assert growth["x"] / seconds == pytest.approx(5 * rate, rel=0.4)
+
+
 @pytest.mark.parametrize(
     ("buckets", "value"),
     [
