@@ -21,10 +21,10 @@ def next_hash(parent: int, tokens: Sequence[int]) -> int:
 def block_hashes(tokens: Sequence[int], salt: str = "") -> list[int]:
     """The chained hashes of every full block of `tokens`; a rest shorter than a block has none."""
     hashes: list[int] = []
-    parent = root_hash(salt)
+    parent, digest = root_hash(salt), xxhash.xxh3_64_intdigest
     packed = array("I", tokens)
-    for start in range(0, len(packed) - BLOCK_SIZE + 1, BLOCK_SIZE):
-        block = packed[start : start + BLOCK_SIZE].tobytes()
-        parent = xxhash.xxh3_64_intdigest(block, seed=parent)
+    data, num_bytes = packed.tobytes(), BLOCK_SIZE * packed.itemsize
+    for start in range(0, len(data) - num_bytes + 1, num_bytes):
+        parent = digest(data[start : start + num_bytes], seed=parent)
         hashes.append(parent)
     return hashes
