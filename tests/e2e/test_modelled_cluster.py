@@ -117,15 +117,16 @@ async def placed_apart(client: RouterClient) -> tuple[PlaceReply, PlaceReply]:
 async def test_a_router_of_its_own_places_and_generates_on_the_clusters_workers(
     cluster: Any, tmp_path: Path, name: str
 ) -> None:
-    status = await asyncio.to_thread(cluster.status)
-    listed = {worker.info.worker_id: worker.info for worker in status.workers}
     prompt = tuple(PROMPT[:600])
     with router_process(cluster, tmp_path, name) as address:
         channel = open_channel(address)
         client = RouterClient(channel, cluster.token)
         try:
             await serving(channel, cluster.token)
-            for reply in await placed_apart(client):
+            replies = await placed_apart(client)
+            status = await asyncio.to_thread(cluster.status)
+            listed = {worker.info.worker_id: worker.info for worker in status.workers}
+            for reply in replies:
                 found = listed[reply.decode.worker_id]
                 assert (found.role, found.epoch) == (Role.DECODE, reply.decode.epoch)
                 assert found.address == reply.decode.address
