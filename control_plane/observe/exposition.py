@@ -12,6 +12,7 @@ from control_plane.observe.reading import (
     CACHED,
     CONTEXT,
     COUNTERS,
+    GOOD,
     OBJECTIVES,
     OUTPUT,
     PAIRS,
@@ -60,8 +61,14 @@ class TrafficWindow:
         sent = growth.get(SENT, 0.0) / seconds if seconds else 0.0
         # A router alone counts no token as it goes by: nobody knows then.
         output = sent if sent > 0 else math.nan
-        _, growth = self._window.growth(_LATENCY_S)
-        return Reading(self._traffic, _figures(growth, "ttft"), _figures(growth, "tpot"), output)
+        seconds, growth = self._window.growth(_LATENCY_S)
+        return Reading(
+            self._traffic,
+            _figures(growth, "ttft"),
+            _figures(growth, "tpot"),
+            output,
+            growth.get(GOOD, 0.0) / seconds if seconds else math.nan,
+        )
 
 
 def _squares(growth: Counts) -> float:
@@ -92,6 +99,8 @@ def _parse(source: str, body: bytes) -> tuple[dict[str, float], float]:
             for sample in family.samples:
                 if sample.name in COUNTERS or sample.name == SENT:
                     counts[sample.name] = counts.get(sample.name, 0.0) + sample.value
+                elif sample.name == GOOD and sample.labels.get("met") == "both":
+                    counts[GOOD] = counts.get(GOOD, 0.0) + sample.value
                 elif sample.name == RATIO and sample.labels.get("kind") == "measured":
                     counts[f"{sample.labels['objective']}|{sample.labels['le']}"] = sample.value
                 elif sample.name == WAITING:

@@ -54,6 +54,7 @@ class Observer:
             starting_prefill=_starting(platform.get(Role.PREFILL)),
             starting_decode=_starting(platform.get(Role.DECODE)),
             mode_scores=self.mode_scores,
+            goodput_per_s=reading.goodput_per_s if reading else float("nan"),
         )
 
     async def _read(self) -> Reading | None:

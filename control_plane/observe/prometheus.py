@@ -10,6 +10,7 @@ from control_plane.observe.fetch import fetch
 from control_plane.observe.reading import (
     ACCEPTED,
     COUNTERS,
+    GOOD,
     RATIO,
     SENT,
     WAITING,
@@ -61,6 +62,7 @@ class PrometheusServer:
             PoolFigures(found.get("ttft"), found.get("ttft_met"), age_s),
             PoolFigures(found.get("tpot"), found.get("tpot_met"), age_s),
             found.get(SENT) or math.nan,
+            found.get(GOOD, math.nan),
         )
 
     async def query(self, expressions: Mapping[str, str]) -> dict[str, float]:
@@ -90,6 +92,7 @@ class PrometheusServer:
         window = self._window
         queries = {name: f"sum(rate({name}[{window}]))" for name in COUNTERS}
         queries[SENT] = f"sum(rate({SENT}[{window}]))"
+        queries[GOOD] = f'sum(rate({GOOD}{{met="both"}}[{window}]))'
         queries[WAITING] = f"sum({WAITING})"
         queries["age"] = f"time() - max(timestamp({ACCEPTED}))"
         for objective in ("ttft", "tpot"):

@@ -31,6 +31,7 @@ COUNTERS = (
     CONTEXT,
     *OBJECTIVES,
 )
+GOOD = "baton_goodput_total"  # answers by the objectives that they met
 SENT = "baton_output_tokens_total"  # as they come; the answers' own sums wait for their ends
 WAITING = "baton_requests_without_worker"
 RATIO = "baton_slo_ratio_bucket"
@@ -38,12 +39,14 @@ RATIO = "baton_slo_ratio_bucket"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The traffic and each pool's own latencies. output_tokens_per_s: all that clients got."""
+    """The traffic and each pool's own latencies. output_tokens_per_s: all that clients got.
+    goodput_per_s: answers that met both objectives; NaN where nobody knows."""
 
     traffic: Traffic
     prefill: PoolFigures = PoolFigures()
     decode: PoolFigures = PoolFigures()
     output_tokens_per_s: float = math.nan
+    goodput_per_s: float = math.nan
 
 
 class ReadingError(Exception):

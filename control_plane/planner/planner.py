@@ -293,6 +293,7 @@ class Planner:
         return (
             ("ttft_attainment", shares[Role.PREFILL]),
             ("tpot_attainment", shares[Role.DECODE]),
+            ("goodput_per_s", seen.goodput_per_s),
             ("uncached_tokens_per_s", prompts),
             ("output_tokens_per_s", traffic.generated_per_s),
             ("forecast_uncached_tokens_per_s", prompts * ahead.prefill),

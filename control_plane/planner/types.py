@@ -103,6 +103,7 @@ class Observation:
     starting: workers that were asked for and are not registered, by role; quotas and start-ups
     are the actuator's facts. traffic is None where nobody could be asked. mode_scores: the
     attainment that each mode would have given in the last minutes, where that was simulated.
+    goodput_per_s: answers that met both objectives; it decides nothing and is shown.
     """
 
     at_s: float
@@ -114,6 +115,7 @@ class Observation:
     starting_prefill: int = 0
     starting_decode: int = 0
     mode_scores: tuple[tuple[Mode, float], ...] = ()
+    goodput_per_s: float = math.nan
 
     def of(self, role: Role) -> tuple[WorkerFigures, ...]:
         return tuple(worker for worker in self.workers if worker.role is role and worker.counts)

@@ -56,12 +56,12 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.server.port}/metrics"
         self.server.start()
 
-    def answer(self, count: int) -> None:
+    def answer(self, count: int, trace: RequestTrace = ANSWER) -> None:
         meter = AnswerMeter(self.metrics)
         for _ in range(count):
             self.metrics.counter("baton_requests_accepted_total").inc()
             meter.began(ANSWER.num_prompt_tokens, ANSWER.num_cached_tokens)
-            meter.ended(ANSWER)
+            meter.ended(trace)
             self.metrics.counter("baton_output_tokens_total").inc(ANSWER.num_output_tokens)
 
 
@@ -91,6 +91,10 @@ async def test_a_scrape_gives_rates_and_length_moments(gateway: Gateway) -> None
     assert reading.prefill.attainment == 1.0 and reading.decode.attainment == 0.0
     assert reading.prefill.ratio_p90 is not None and 0.25 < reading.prefill.ratio_p90 <= 0.5
     assert reading.decode.ratio_p90 is not None and 1.1 < reading.decode.ratio_p90 <= 1.25
+    assert reading.goodput_per_s == 0.0  # none met both
+    gateway.answer(100, replace(ANSWER, tpot_s=0.04))
+    clock.advance(10)
+    assert (await source.read()).goodput_per_s == pytest.approx(100 / 20)
 
 
 async def test_a_gateway_that_is_gone_is_left_out_and_none_at_all_is_an_error(
