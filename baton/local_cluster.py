@@ -269,6 +269,7 @@ class LocalCluster:
                 "kv_memory": config.kv_memory or None,
                 "profile": config.profile or None,
                 "dtype": config.dtype or None,
+                "kv_dtype": config.kv_dtype or None,
                 "speculate": config.speculate or None,
                 "draft_model": config.draft_model or None,
                 "max_drafts": config.max_drafts or None,

@@ -32,6 +32,7 @@ class UpConfig:
     kv_memory: str = ""  # the worker's
     threads: int = 0  # one for a small model, else this process's cores split among the workers
     dtype: str = ""  # the worker's
+    kv_dtype: str = ""  # the worker's
     max_model_len: int = 0  # the model's
     speculate: str = ""  # the worker's
     draft_model: str = ""  # with speculate = "model" alone

@@ -6,7 +6,12 @@ from torch import Tensor
 from engine.config import ModelConfig
 from wire.kv import KVLayout
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8_e4m3": torch.float8_e4m3fn,
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
-from engine.models.build import build_model
+from engine.kv_scaling import ScaledHeads
+from engine.models.build import TensorSource, build_model
 from engine.models.model import Model
 
 INDEX = "model.safetensors.index.json"
@@ -25,13 +26,19 @@ def load(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     kernels: str = "auto",
+    fp8_kv: bool = False,
 ) -> Model:
     """Load the model of a directory. Weights exist once, plus one layer while it is laid out.
+
+    fp8_kv: with its heads scaled for a cache in fp8.
 
     Raises ModelError, naming the file and the tensor, for what is missing, corrupt or of another
     shape than config.json says.
     """
-    return build_model(config, Checkpoint.open(Path(path)), dtype, torch.device(device), kernels)
+    source: TensorSource = Checkpoint.open(Path(path))
+    if fp8_kv:
+        source = ScaledHeads(config, source)
+    return build_model(config, source, dtype, torch.device(device), kernels)
 
 
 def random_model(

@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 
 _MAX_SIGNATURE = 100
-_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3": 1}
 _SIGNATURE = re.compile(
-    r"L(\d+)H(\d+)B(\d+)D(\d+):(float32|bfloat16|float16)(:latent)?(?::(\d+)/(\d+))?", re.ASCII
+    r"L(\d+)H(\d+)B(\d+)D(\d+):(float32|bfloat16|float16|float8_e4m3)(:latent)?(?::(\d+)/(\d+))?",
+    re.ASCII,
 )
 
 
@@ -24,7 +25,7 @@ class KVLayout:
     num_kv_heads: int
     block_size: int
     head_dim: int
-    dtype: str  # "float32" or "bfloat16"
+    dtype: str  # "float32", "bfloat16" or "float8_e4m3"
     is_latent: bool = False
     first_kv_head: int = 0
     total_kv_heads: int = 0  # 0: all are here

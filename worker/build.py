@@ -16,7 +16,9 @@ from engine.engine import Engine
 from engine.forward import ForwardModel
 from engine.grammar import GrammarMatchers
 from engine.host_mirror import HostMirror
+from engine.kernels.reference import FP8
 from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
+from engine.kv_scaling import SCALING
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.models import Model
 from engine.options import EngineConfig
@@ -133,7 +135,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
                 config.served_model_name or directory.resolve().name,
                 directory,
                 plan.layout,
-                model.config.kv_variant,
+                _kv_variant(plan, model),
             ),
             max_model_len=plan.max_model_len,
             preflight=_preflight(config, plan, clock, transfer),
@@ -145,15 +147,19 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
 def _load(config: WorkerConfig, draft: Draft | None) -> tuple[MemoryPlan, ForwardModel]:
     """Loads the weights and plans the memory beside them, and says so in one line."""
     if config.profile:
+        if config.kv_dtype != "auto":
+            raise ValueError(f"kv_dtype {config.kv_dtype} needs a real engine; a profile is set")
         return load_modelled(config, SystemClock(), sleep)
     directory = Path(config.model)
     model_config = ModelConfig.from_directory(directory)
     dtype, device = _dtype(config.dtype, model_config), _device(config.device)
     limit = config.max_model_len or model_config.max_position_embeddings
     started_s = wall_time_s()
-    model = load(directory, model_config.with_context(limit), dtype, device)
+    kv_dtype = _kv_dtype(config.kv_dtype, dtype)
+    served = model_config.with_context(limit)
+    model = load(directory, served, dtype, device, fp8_kv=kv_dtype == FP8)
     plan = plan_memory(
-        kv_layout(model_config, dtype, num_blocks=1),
+        kv_layout(model_config, kv_dtype, num_blocks=1),
         parse_bytes(config.kv_memory),
         min(limit, model_config.max_position_embeddings),
         weights_bytes=model_config.num_parameters * dtype.itemsize,
@@ -263,6 +269,18 @@ def _dtype(name: str, model_config: ModelConfig) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def _kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    if name not in ("auto", "fp8"):
+        raise ValueError(f"kv_dtype {name!r} is not one of auto, fp8")
+    return FP8 if name == "fp8" else dtype
+
+
+def _kv_variant(plan: MemoryPlan, model: ForwardModel) -> str:
+    """What else than files and layout decides the bytes in the cache."""
+    scaling = SCALING if plan.layout.dtype == "float8_e4m3" else ""
+    return "-".join(part for part in (model.config.kv_variant, scaling) if part)
 
 
 def _preflight(

@@ -22,6 +22,7 @@ class WorkerConfig:
     cluster_token: str = ""
     kv_memory: str = "1GiB"
     dtype: str = "auto"  # the checkpoint's
+    kv_dtype: str = "auto"  # the model's
     device: str = "auto"  # cuda where there is one, else cpu
     hardware: str = ""  # the profile's device, else the GPU's own name
     max_model_len: int = 0  # the model's

@@ -48,6 +48,8 @@ class CpuKernels:
     def store_kv(
         self, qkv: Tensor, heads: HeadShape, rope: Tensor, batch: BatchInput, layer_kv: Tensor
     ) -> Tensor:
+        if layer_kv.dtype != qkv.dtype:
+            return self._reference.store_kv(qkv, heads, rope, batch, layer_kv)
         if batch is not self._checked:
             batch.check_bounds(layer_kv.shape[0], layer_kv.shape[3], rope.shape[0])
             self._checked = batch
@@ -75,7 +77,8 @@ class CpuKernels:
     def attention(
         self, q: Tensor, batch: BatchInput, layer_kv: Tensor, window: int | None
     ) -> Tensor:
-        if q.shape[2] not in HEAD_DIMS or layer_kv.shape[3] != BLOCK_SIZE:
+        own = q.shape[2] in HEAD_DIMS and layer_kv.shape[3] == BLOCK_SIZE
+        if not own or layer_kv.dtype != q.dtype:
             return self._reference.attention(q, batch, layer_kv, window)
         out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
         arguments = (

@@ -9,6 +9,9 @@ from torch.nn import functional
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.kernel_set import HeadShape, Linear
 
+FP8 = torch.float8_e4m3fn
+FP8_LARGEST = 448.0
+
 
 @dataclass(frozen=True, slots=True)
 class PlainLinear:
@@ -62,8 +65,9 @@ class ReferenceKernels:
         rope_rows = rope[batch.positions]
         block_size = layer_kv.shape[3]
         block, offset = batch.slots // block_size, batch.slots % block_size
-        layer_kv[block, 0, :, offset] = rotate(k, rope_rows)
-        layer_kv[block, 1, :, offset] = v
+        raw = storable(layer_kv)
+        raw[block, 0, :, offset] = storable(narrow(rotate(k, rope_rows), layer_kv.dtype))
+        raw[block, 1, :, offset] = storable(narrow(v, layer_kv.dtype))
         return rotate(q, rope_rows)
 
     def attention(
@@ -89,8 +93,25 @@ def gather(layer_kv: Tensor, table: Tensor, context: int) -> tuple[Tensor, Tenso
     """Copy a sequence's keys and values out, each [num_kv_heads, context, head_dim]."""
     block_size = layer_kv.shape[3]
     blocks = table[: -(-context // block_size)].long()
-    both = layer_kv[blocks].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context]
+    both = (
+        storable(layer_kv)[blocks]
+        .view(layer_kv.dtype)
+        .permute(1, 2, 0, 3, 4)
+        .flatten(2, 3)[:, :, :context]
+    )
     return both[0], both[1]
+
+
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in a cache's dtype; what fp8 cannot hold becomes its largest value."""
+    if dtype == FP8:
+        x = x.clamp(-FP8_LARGEST, FP8_LARGEST)
+    return x.to(dtype)
+
+
+def storable(x: Tensor) -> Tensor:
+    """The same memory as torch can index it: fp8 as bytes."""
+    return x.view(torch.uint8) if x.dtype == FP8 else x
 
 
 def mask(num_queries: int, context: int, window: int | None, device: torch.device) -> Tensor:

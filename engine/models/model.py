@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.kernels import BatchInput, KernelSet, Linear
+from engine.kernels.reference import FP8
 from engine.layers.decoder_layer import DecoderLayer, Embedding
 
 
@@ -31,10 +32,12 @@ class Model:
     ) -> Tensor:
         """Store the keys and values of the batch's tokens and return logits [L, vocab] float32.
 
-        kv is [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the model's dtype.
+        kv is [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the model's dtype,
+        or in fp8 for a model whose heads are scaled for it (engine/kv_scaling.py).
         `on_layers(n)` is called when the keys and values of the first n layers are in the cache.
         """
-        assert kv[0].is_contiguous() and kv.dtype == self.dtype and len(kv) == len(self.layers)
+        assert kv[0].is_contiguous() and len(kv) == len(self.layers)
+        assert kv.dtype in (self.dtype, FP8), kv.dtype
         x = self.embedding(batch.token_ids)
         residual: Tensor | None = None
         last = len(self.layers) - 1

@@ -37,6 +37,7 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.float8_e4m3fn: "*fp8e4nv",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -122,6 +123,16 @@ def attention(dtype: torch.dtype) -> None:
         decode_attention(q, batch(), cache(dtype), window, q, num_processors=132)
 
 
+def fp8_cache(dtype: torch.dtype) -> None:
+    narrow = cache(torch.float8_e4m3fn)
+    q = torch.zeros((TOKENS, HEADS, DIM), dtype=dtype)
+    qkv = torch.zeros((TOKENS, (HEADS + 2 * KV_HEADS) * DIM), dtype=dtype)
+    heads = HeadShape(HEADS, KV_HEADS, DIM, 1e-5)
+    TritonKernels().store_kv(qkv, heads, torch.zeros((TOKENS, DIM)), batch(), narrow)
+    TritonKernels().attention(q, batch(), narrow, None)
+    decode_attention(q, batch(), narrow, 20, q, num_processors=132)
+
+
 def blocks(dtype: torch.dtype) -> None:
     kv = cache(dtype).unsqueeze(0)
     ids = torch.zeros(2, dtype=torch.int64)
@@ -140,7 +151,9 @@ def cache(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("launch", [norms, gates, products, stores, attention, blocks, draws])
+@pytest.mark.parametrize(
+    "launch", [norms, gates, products, stores, attention, fp8_cache, blocks, draws]
+)
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]
 ) -> None:

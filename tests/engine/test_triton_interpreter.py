@@ -10,7 +10,12 @@ import torch
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-FILES = ["test_triton_kernels.py", "test_triton_model.py", "test_triton_drawing.py"]
+FILES = [
+    "test_triton_kernels.py",
+    "test_triton_model.py",
+    "test_triton_drawing.py",
+    "test_triton_fp8.py",
+]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run compiled here")

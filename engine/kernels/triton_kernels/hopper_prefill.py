@@ -126,7 +126,7 @@ def takes(q: Tensor, layer_kv: Tensor, window: int | None) -> bool:
     """Whether this kernel serves these shapes on this device."""
     group = q.shape[1] // layer_kv.shape[2]
     return (
-        q.dtype == torch.bfloat16
+        q.dtype == layer_kv.dtype == torch.bfloat16
         and q.shape[2] == DIM
         and layer_kv.shape[3] == BLOCK_SIZE
         and window is None

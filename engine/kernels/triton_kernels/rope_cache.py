@@ -45,6 +45,14 @@ def _rotated(
 
 
 @triton.jit
+def _narrow(x, kv_ptr):
+    """What the cache holds of x; fp8 cannot hold more than 448."""
+    if kv_ptr.dtype.element_ty == tl.float8e4nv:
+        x = tl.minimum(tl.maximum(x.to(tl.float32), -448.0), 448.0)
+    return x.to(kv_ptr.dtype.element_ty)
+
+
+@triton.jit
 def _store_cached(
     source,  # the token's first key
     norm_ptr,
@@ -68,12 +76,12 @@ def _store_cached(
     row = (slot // block_size) * (2 * num_kv_heads * block_size) + slot % block_size
     places = heads[:, None] * (block_size * head_dim) + halves[None, :]
     cached = kv_ptr + row * head_dim + places
-    tl.store(cached, low, mask=inside)
-    tl.store(cached + half, high, mask=inside)
+    tl.store(cached, _narrow(low, kv_ptr), mask=inside)
+    tl.store(cached + half, _narrow(high, kv_ptr), mask=inside)
     values = source + num_kv_heads * head_dim + heads[:, None] * head_dim + halves[None, :]
     cached += num_kv_heads * block_size * head_dim
-    tl.store(cached, tl.load(values, mask=inside), mask=inside)
-    tl.store(cached + half, tl.load(values + half, mask=inside), mask=inside)
+    tl.store(cached, _narrow(tl.load(values, mask=inside), kv_ptr), mask=inside)
+    tl.store(cached + half, _narrow(tl.load(values + half, mask=inside), kv_ptr), mask=inside)
 
 
 @triton.jit

@@ -86,5 +86,6 @@ def fold_keys(
         else:
             k = tl.load(pointers)
             v = tl.load(pointers + v_offset)
+        k, v = k.to(q.dtype), v.to(q.dtype)  # of an fp8 cache
         acc, total, peak = fold(q, k, v, visible, scale, acc, total, peak, masked)
     return acc, total, peak
