@@ -16,6 +16,7 @@ from kv_transfer.tls import TlsSocket
 
 _RECEIVE_BYTES = 1 << 16
 _INT = struct.Struct("i")
+_TCP_THIN_LINEAR_TIMEOUTS = 16  # linux/tcp.h; the socket module does not name it
 
 
 class Waker:
@@ -167,7 +168,9 @@ class Channel:
 
 
 def _tune(sock: socket.socket, stall_s: float) -> None:
-    """No delay for small frames, bounded waits for a peer that is gone or takes nothing.
+    """No delay for small frames, bounded waits for a peer that is gone or takes nothing. What is
+    lost of a few small frames is sent again at an even pace: doubled pauses would make a heartbeat
+    late by twice a cut.
 
     Buffer sizes stay the kernel's: 4 MiB set by hand measured no faster than its own tuning.
     """
@@ -176,4 +179,5 @@ def _tune(sock: socket.socket, stall_s: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_THIN_LINEAR_TIMEOUTS, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_s * 1000))

@@ -14,7 +14,8 @@ class TransferConfig:
     dead_after_s: silence after which a source counts as hung.
     stall_s: how long a sender waits for a reader that takes no bytes.
     slack_s, expected_bytes_s: readable bytes must arrive within slack_s plus their size over a
-    quarter of the expected rate.
+    quarter of the expected rate. A pull that progresses has as long for the rest from its last
+    byte on, up to sixteen times what the whole is allowed.
     piece_bytes: the most that moves between two looks at the control channel.
     tcp_connections: data connections of a reader to one source. More than one helps where a
     network gives one connection less than its share; on a slow link each then drains slower.
@@ -30,7 +31,7 @@ class TransferConfig:
 
     transport: str = "auto"
     lease_s: float = 30.0
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = 0.5
     dead_after_s: float = 4.0
     stall_s: float = 5.0
     connect_s: float = 2.0
@@ -46,5 +47,9 @@ class TransferConfig:
     tls: Tls | None = None
 
     def deadline_s(self, num_bytes: int) -> float:
-        """Seconds that `num_bytes` readable bytes may take."""
+        """Seconds that `num_bytes` readable bytes may stay away."""
         return self.slack_s + num_bytes / (self.expected_bytes_s / 4)
+
+    def limit_s(self, num_bytes: int) -> float:
+        """Seconds that they may take though something comes all the time."""
+        return 16 * self.deadline_s(num_bytes)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kv_transfer.channel import Channel, Poller, Waker
+from kv_transfer.channel import Channel, Poller, Waker, wait_readable
 from kv_transfer.control import MAX_RENEWED, Frame, Ping, Renew
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
@@ -124,8 +124,7 @@ class Link:
                 pulls.handle(frame)
         self._take_inbox(pulls)
         if lane.fd in readable or lane.wait_s() is not None:
-            if pulls.move():
-                self._pulse.heard()
+            pulls.move()
         else:
             pulls.settle()
         self._beat(channel, pulls)
@@ -160,7 +159,8 @@ class Link:
             self._held.pop(hold.handle_id, None)
 
     def _beat(self, channel: Channel, pulls: Pulls) -> None:
-        """Renews the leases and finds a source that hangs."""
+        """Renews the leases and finds a source that hangs. Bytes of a lane are no sign of life: a
+        stopped process's kernel goes on sending them, and one-sided reads need no process."""
         if not pulls and not self._held:
             self._pulse.heard()
             return
@@ -168,7 +168,9 @@ class Link:
         if self._pulse.is_due(now_s):
             channel.send(Ping(0), *self._renewals())
         silence_s = self._pulse.silence_s(now_s)
-        if silence_s > self._reader.config.dead_after_s:
+        is_silent = silence_s > self._reader.config.dead_after_s
+        # This process may have been the one that was held up: what came meanwhile counts.
+        if is_silent and not wait_readable([channel.fd], 0.0):
             raise TransferError(FailReason.PEER_HUNG, f"the source is silent for {silence_s:.1f} s")
 
     def _renewals(self) -> list[Frame]:

@@ -76,6 +76,7 @@ class Pull:
     ready_bytes: int = 0
     moved_bytes: int = 0
     deadline_s: float | None = None  # None: nothing is owed to this process
+    owed_since_s: float | None = None  # without a break; None: nothing is
     attached_s: float = 0.0
     completed_s: float | None = None  # when this process learned of it
     completed_bytes: int = 0  # of it, what was here by then
@@ -174,7 +175,7 @@ class Pull:
         for piece in moved.pieces:
             self.verification.arrived(piece)
         if self.owed_bytes <= 0:
-            self.deadline_s = None
+            self.deadline_s, self.owed_since_s = None, None
 
     def success(self, transport: str) -> PullResult:
         return PullResult(

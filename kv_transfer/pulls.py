@@ -100,7 +100,7 @@ class Pulls:
                 mark = Watermark(frame.full_tokens, frame.partial_tokens, frame.partial_layers)
                 self._ready(pull, mark)
             case Digests():
-                pull.verification.told(frame.regions, frame.values)
+                self._told(pull, frame)
             case Complete():
                 pull.output_tokens = frame.output_tokens
                 pull.completed_s = self._reader.clock.now()
@@ -124,26 +124,46 @@ class Pulls:
             if other is not pull and other.owed_bytes and other.deadline_s is not None:
                 other.deadline_s += config.deadline_s(new_bytes) - config.slack_s
         if pull.owed_bytes:
-            owed_bytes = sum(other.owed_bytes for other in self._pulls.values())
-            pull.deadline_s = now_s + config.deadline_s(owed_bytes)
+            if pull.owed_since_s is None:
+                pull.owed_since_s = now_s
+            pull.deadline_s = now_s + config.deadline_s(self._owed_bytes)
         if self._lane.reads_ahead:
             return
         while pull.total_bytes and (piece := self._next_piece(pull)) is not None:
             self._lane.post(pull.read(piece))
 
+    def _told(self, pull: Pull, frame: Digests) -> None:
+        """Of a pull whose bytes are here, the next digests may take as long again."""
+        pull.verification.told(frame.regions, frame.values)
+        if pull.is_whole and pull.state is PullState.READING:
+            pull.deadline_s = None
+
     def _next_piece(self, pull: Pull) -> Piece | None:
         most = max(1, self._reader.config.piece_bytes // pull.mapping.source.region_bytes)
         return pull.cursor.take(pull.ready, most)
 
-    def move(self) -> bool:
-        """Lets bytes arrive and ends what is whole; whether anything came."""
-        arrived = self._lane.progress()
-        for moved in arrived:
+    def move(self) -> None:
+        """Lets bytes arrive and ends what is whole."""
+        for moved in self._lane.progress():
             pull = self._pulls.get(moved.ticket)
             if pull is not None:
                 pull.arrive(moved)
+                self._prolong(pull)
         self.settle()
-        return bool(arrived)
+
+    @property
+    def _owed_bytes(self) -> int:
+        """Of all pulls: they share the link."""
+        return sum(pull.owed_bytes for pull in self._pulls.values())
+
+    def _prolong(self, pull: Pull) -> None:
+        """A pull that progresses is not late: its deadline counts from the last byte."""
+        if pull.owed_since_s is None or pull.deadline_s is None:
+            return
+        config = self._reader.config
+        limit_s = config.limit_s(sum(other.total_bytes for other in self._pulls.values()))
+        next_s = self._reader.clock.now() + config.deadline_s(self._owed_bytes)
+        pull.deadline_s = max(pull.deadline_s, min(next_s, pull.owed_since_s + limit_s))
 
     def settle(self) -> None:
         """Ends what is whole, also by what the source said meanwhile."""

@@ -31,7 +31,7 @@ from wire.kv import KVHandle, KVLayout
 SECRET = b"a cluster's secret"
 PATIENCE_S = 30.0
 
-QUICK = {"heartbeat_s": 0.1, "dead_after_s": 0.5, "lease_s": 1.0, "stall_s": 1.0, "slack_s": 5.0}
+QUICK = {"heartbeat_s": 0.1, "dead_after_s": 1.5, "lease_s": 1.5, "stall_s": 1.0, "slack_s": 5.0}
 
 Pool = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 

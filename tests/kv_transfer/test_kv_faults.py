@@ -195,3 +195,23 @@ def test_a_hold_on_a_source_that_is_gone_is_forgotten(make_rig):
     rig.importer.hold(handle)
     rig.importer.let_go(handle)
     assert rig.pull(handle, BLOCKS).reason is FailReason.UNREACHABLE
+
+
+def test_a_pull_that_progresses_is_not_late(make_rig):
+    """It takes five times what is allowed without progress."""
+    config = TransferConfig(slack_s=0.2, expected_bytes_s=1e9, piece_bytes=1 << 14)
+    rate_bytes_s = len(BLOCKS) * 6 * 2048 / 1.0
+    rig = make_rig(transport="tcp", faults=Faults(rate_bytes_s=rate_bytes_s), config=config)
+    result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS)
+    assert result.ok, result
+    assert result.transfer_s > 0.6
+    rig.assert_copied(BLOCKS, BLOCKS)
+
+
+def test_a_pull_that_only_trickles_ends_too(make_rig, until):
+    config = TransferConfig(slack_s=0.02, expected_bytes_s=1e9, piece_bytes=1)
+    rate_bytes_s = len(BLOCKS) * 6 * 2048 / 60.0
+    rig = make_rig(transport="shm", faults=Faults(rate_bytes_s=rate_bytes_s), config=config)
+    result = rig.pull(rig.publish_whole(1, BLOCKS, NUM_TOKENS), BLOCKS)
+    assert (result.ok, result.reason) == (False, FailReason.TIMEOUT)
+    until(lambda: rig.released == [1])
