@@ -53,12 +53,12 @@ _LLMD_BOUNDS = ((0.55, 0.40), (0.6, 0.5), (0.7, 0.55), (0.8, 0.65), (0.9, 0.7), 
 # Their waits are a quarter of the published ones, as the planner's are of its defaults.
 _HPA_WAITS, _DYNAMO_WAIT, _LLMD_WAITS = (75.0, 5.0), 5.0, (11.25, 15.0, 30.0)
 # Requests a second of 4,000-token prompts for which two to four of eight L40S are enough.
-_STEADY_LOADS = ((1.5, 2), (1.0, 5), (2.2, 7), (2.8, 11))
+_STEADY_LOADS = ((1.5, 2), (1.0, 5), (2.2, 7), (2.2, 2), (2.8, 11), (3.3, 3), (4.5, 4))
 
 
 def run(repeats: int) -> list[Row]:
     """Rows beside their bounds or baselines; simulations are deterministic and run once."""
-    steady = [_steady_row(rate, seed) for rate, seed in _STEADY_LOADS]
+    steady = [steady_row(rate, seed) for rate, seed in _STEADY_LOADS]
     rows = [*_tick_rows(repeats), *_shift_rows(), *steady]
     rows += _day_rows("synthetic", synthetic_day())
     trace = environment("TRACE")
@@ -134,7 +134,7 @@ def _back_s(run: PlannedRun, workload: Workload) -> float:
 # --- steady load ---------------------------------------------------------------------------------
 
 
-def _steady_row(rate: float, seed: int) -> Row:
+def steady_row(rate: float, seed: int) -> Row:
     """Moves in the hour of steady, random traffic that follows half an hour of it."""
     phase = _phase("steady", 5400.0, rate, 4000, 150)
     workload = synthetic_workload([phase], GapProcess(), seed)

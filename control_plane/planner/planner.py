@@ -12,6 +12,7 @@ from control_plane.planner.forecast import RateForecast
 from control_plane.planner.needs import Growth, Needs, PoolNeed, WorkerModels, needs
 from control_plane.planner.orders import Orders
 from control_plane.planner.patience import CoolDowns, Evidence
+from control_plane.planner.telling import complaints, inputs_of, summary_of
 from control_plane.planner.trust import Trust
 from control_plane.planner.types import (
     Action,
@@ -92,8 +93,17 @@ class Planner:
         )
         if acts:
             self._note(seen.at_s, actions)
-        alarms = (*late, *_complaints(seen, near), *alarms)
-        return self._decision(seen, desired, actions, alarms, near, traffic)
+        self._desired = desired
+        return Decision(
+            seen.at_s,
+            self._mode,
+            _sizes(seen),
+            desired,
+            actions,
+            inputs=self._inputs(seen, near, traffic),
+            alarms=(*late, *complaints(seen, near), *alarms),
+            summary=summary_of(_sizes(seen), desired, near),
+        )
 
     def failed(self, action: Action) -> None:
         """The action was not carried out: nothing is in flight for it."""
@@ -128,8 +138,16 @@ class Planner:
         desired = bounds.clamp(enough, found)
         hold = Hold("a supposed load: nothing is done")
         held = held_back(self._config, bounds, enough, desired, pinned_by)
-        alarms = (*_complaints(supposed, found), *([held] if held else []))
-        return self._decision(seen, desired, (hold,), alarms, found, traffic)
+        return Decision(
+            seen.at_s,
+            self._mode,
+            actual,
+            desired,
+            (hold,),
+            inputs=self._inputs(seen, found, traffic),
+            alarms=(*complaints(supposed, found), *([held] if held else [])),
+            summary=summary_of(actual, desired, found),
+        )
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -247,68 +265,15 @@ class Planner:
             self._note(seen.at_s, actions)
         return Decision(seen.at_s, self._mode, actual, desired, actions, alarms=alarms)
 
-    def _decision(
-        self,
-        seen: Observation,
-        desired: PoolSizes,
-        actions: tuple[Action, ...],
-        alarms: tuple[str, ...],
-        found: Needs,
-        traffic: Traffic,
-    ) -> Decision:
-        self._desired = desired
-        actual = _sizes(seen)
-        prefill, decode = found.prefill.pressure(), found.decode.pressure()
-        summary = f"{actual} -> {desired}: pressure {prefill:.2f} prefill, {decode:.2f} decode"
-        return Decision(
-            seen.at_s,
-            self._mode,
-            actual,
-            desired,
-            actions,
-            inputs=(
-                ("pressure_prefill", prefill),
-                ("pressure_decode", decode),
-                ("needed_prefill", float(found.prefill.needed())),
-                ("needed_decode", float(found.decode.needed())),
-                ("observed_prefill", found.prefill.observed),
-                ("observed_decode", found.decode.observed),
-                ("requests_per_s", traffic.requests_per_s),
-                ("uncached_tokens", traffic.uncached_tokens),
-                ("output_tokens", traffic.output_tokens),
-                ("context_tokens", traffic.context_tokens),
-                *self._told(seen, traffic),
-            ),
-            alarms=alarms,
-            summary=summary,
-        )
-
-    def _told(self, seen: Observation, traffic: Traffic) -> tuple[tuple[str, float], ...]:
-        """What operators see beside the figures that decide: attainment, and the forecast for the
-        moment at which a worker asked for now would serve."""
+    def _inputs(
+        self, seen: Observation, found: Needs, traffic: Traffic
+    ) -> tuple[tuple[str, float], ...]:
         ahead = self._growth(traffic, self._start_s)
-        prompts = traffic.requests_per_s * traffic.uncached_tokens
-        met = ((role, seen.figures(role).attainment) for role in Role)
-        shares = {role: math.nan if share is None else share for role, share in met}
-        return (
-            ("ttft_attainment", shares[Role.PREFILL]),
-            ("tpot_attainment", shares[Role.DECODE]),
-            ("goodput_per_s", seen.goodput_per_s),
-            ("uncached_tokens_per_s", prompts),
-            ("output_tokens_per_s", traffic.generated_per_s),
-            ("forecast_uncached_tokens_per_s", prompts * ahead.prefill),
-            ("forecast_output_tokens_per_s", traffic.generated_per_s * ahead.decode),
-            ("forecast_horizon_s", self._start_s),
-        )
+        return inputs_of(seen, found, traffic, ahead, self._start_s)
 
 
 def _sizes(seen: Observation) -> PoolSizes:
     return PoolSizes(len(seen.of(Role.PREFILL)), len(seen.of(Role.DECODE)))
-
-
-def _complaints(seen: Observation, found: Needs) -> tuple[str, ...]:
-    said = [f"{w.worker_id}: {w.complaint}" for w in seen.workers if w.complaint]
-    return (*said, *([found.unreachable] if found.unreachable else []))
 
 
 def _needed(found: Needs, room: float) -> PoolSizes:
