@@ -57,7 +57,7 @@ class Prospects:
         allowed_s = _allowed_s(limit, tpot_slo_s, alone_s)
         if tpot_s > allowed_s:
             message = f"rejected: {1e3 * tpot_s:.0f} ms a token are predicted"
-            return overloaded(message, self._drain_s(tpot_s, allowed_s))
+            return Crowded(message, self._drain_s(tpot_s, allowed_s), -late_s)
         return None
 
     def _limit(self, priority: int, is_stated: bool) -> float:
@@ -71,6 +71,15 @@ class Prospects:
         return self.answer_tokens * tpot_s * math.log(tpot_s / allowed_s)
 
 
+class Crowded(BatonError):
+    """Every batch is too large at present. slack_s: how long the request can still wait for room
+    and meet its objective of the first token."""
+
+    def __init__(self, message: str, drain_s: float, slack_s: float) -> None:
+        super().__init__(ErrorCode.OVERLOADED, message, retry_after_s=_retry_s(drain_s))
+        self.slack_s = slack_s
+
+
 def _allowed_s(limit: float, slo_s: float, alone_s: float) -> float:
     """alone_s: what the request would take on an empty worker."""
     allowed_s = limit * slo_s
@@ -79,5 +88,8 @@ def _allowed_s(limit: float, slo_s: float, alone_s: float) -> float:
 
 def overloaded(message: str, drain_s: float) -> BatonError:
     """What a client is answered that should come back in drain_s, 1 to 60 s."""
-    retry_s = min(_MAX_RETRY_S, max(_MIN_RETRY_S, drain_s))
-    return BatonError(ErrorCode.OVERLOADED, message, retry_after_s=retry_s)
+    return BatonError(ErrorCode.OVERLOADED, message, retry_after_s=_retry_s(drain_s))
+
+
+def _retry_s(drain_s: float) -> float:
+    return min(_MAX_RETRY_S, max(_MIN_RETRY_S, drain_s))

@@ -16,6 +16,7 @@ from router.output import CandidateTrace, OutputDelta, RequestTrace
 from router.placement import Placement
 from router.placer import Placer
 from router.policies.policy import Pair, RequestFacts
+from router.prospects import Crowded
 from router.session import WorkerSession
 from router.sessions import Sessions
 from router.stitcher import Stitcher
@@ -28,6 +29,10 @@ from wire.messages import FinishReason, GenerateRequest
 
 _JITTER = 0.2
 _RETRY_AFTER_S = 1.0
+_LOOK_AGAIN_S = 0.05  # for room in a batch; each time that there is none, later
+_MAX_LOOK_AGAIN_S = 0.5
+_PATIENCE_S = 2.0  # prompts that could wait longer are long ones, which would crowd out the others
+_LOOK_LESS_OFTEN = 1.25
 _LEAST_GAPS = 16  # of an answer that tells how fast its worker is
 _WORKERS_FAULT = (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST, ErrorCode.TRANSFER_FAILED)
 _log = get_logger("router")
@@ -169,7 +174,7 @@ class Relay:
         """The next attempt, as soon as a live worker takes it."""
         deadline_s = self._clock.now() + self._config.worker_wait_s
         num_sent = self._stitcher.num_sent
-        while (placed := self._ask_placer(num_sent)) is None:
+        while (placed := await self._ask_with_patience(num_sent)) is None:
             left_s = deadline_s - self._clock.now()
             if self._sessions.is_stopped or left_s <= 0:
                 raise BatonError(
@@ -208,13 +213,26 @@ class Relay:
         )
         return None if found is None else self._sessions.get(found.worker_id)
 
-    def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
+    async def _ask_with_patience(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
+        """Where all batches are too large for the request, it waits as long as it can afford."""
+        pause_s, until_s = _LOOK_AGAIN_S, self._clock.now() + _PATIENCE_S
         try:
-            waited_s = 0.0 if num_sent else self._clock.now() - self._arrived_s
-            return self._placer.place(self._request, num_sent, self._excluded, waited_s)
+            while True:
+                try:
+                    return self._ask_placer(num_sent)
+                except Crowded as refusal:
+                    left_s = min(refusal.slack_s, until_s - self._clock.now())
+                    if left_s <= pause_s:
+                        raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(_MAX_LOOK_AGAIN_S, _LOOK_LESS_OFTEN * pause_s)
         except BatonError:
             self._metrics.counter("baton_admission_refused_total", reason="predicted").inc()
             raise
+
+    def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
+        waited_s = 0.0 if num_sent else self._clock.now() - self._arrived_s
+        return self._placer.place(self._request, num_sent, self._excluded, waited_s)
 
     async def _back_off(self, failure: Failure) -> None:
         """Waits before the next attempt. Raises the failure when there is none."""

@@ -19,7 +19,7 @@ from router.placer import Placer
 from router.policies.policy import Forecast
 from router.predictor import StepCosts
 from router.prefix_map import PrefixMap
-from router.prospects import Prospects
+from router.prospects import Crowded, Prospects
 from router.saturation import Saturation, saturation
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire.errors import BatonError, ErrorCode
@@ -289,6 +289,14 @@ def test_a_batch_that_is_too_slow_is_waited_for_until_enough_answers_have_ended(
     refusal = Prospects(1.0).refusal(Forecast(0.1, 0.106), 20.0, 0.08, 0, outlook(100))
     assert refusal is not None
     assert refusal.retry_after_s == pytest.approx(5.9, rel=0.05)  # 200 tokens * ln(106 / 80)
+
+
+def test_a_request_whose_prompt_can_wait_may_wait_for_room_in_a_batch():
+    refusal = Prospects(1.0).refusal(Forecast(0.1, 0.106), 2.0, 0.08, 0, outlook(100), 0.4)
+    assert isinstance(refusal, Crowded)
+    assert refusal.slack_s == pytest.approx(1.5)
+    late = Prospects(1.0).refusal(Forecast(2.1, 0.106, queue_s=2.0), 2.0, 0.08, 0, outlook(100))
+    assert late is not None and not isinstance(late, Crowded)
 
 
 def test_answers_that_were_slower_than_forecast_make_admission_cautious():

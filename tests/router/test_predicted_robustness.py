@@ -68,3 +68,20 @@ def test_an_index_that_is_two_seconds_old_costs_a_twentieth_of_the_goodput(monke
 
     monkeypatch.setattr(SimulatedProcess, "blocks_changed", late)
     assert num_met() >= 0.95 * exact
+
+
+def outcome(rate, **values):
+    """Share of the accepted that meet both objectives, and requests a second that do."""
+    order = replace(ORDER, rate=f"{rate}", requests=round(60 * rate), seed=3)
+    records = simulate(spec(ttft_slo_ms=4000.0, **values), plan_workload(order)).records
+    num_ok, met = sum(record.is_ok for record in records), sum(map(SLOS.is_met, records))
+    return met / num_ok, met / max(record.sent_s for record in records)
+
+
+@pytest.mark.slow
+def test_an_overload_is_refused_and_those_accepted_are_served_as_promised():
+    _, useful = outcome(10.7)
+    share, more = outcome(16)
+    assert share >= 0.95
+    assert more >= 0.95 * useful
+    assert outcome(16, reject_ratio=0.0)[0] < share
