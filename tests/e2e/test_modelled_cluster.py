@@ -46,21 +46,25 @@ def cluster(
     started.stop()
 
 
-def complete(cluster: Any, prompt: list[int]) -> tuple[str, float]:
+def complete(cluster: Any, prompt: list[int]) -> tuple[str, float, int]:
+    """Text, seconds, and how many tokens of the prompt were cached."""
     body = {"model": "slow", "prompt": prompt, "max_tokens": 12, "ignore_eos": True}
     started_s = time.monotonic()
     answer = httpx.post(f"{cluster.url}/v1/completions", json=body, timeout=30).json()
-    return answer["choices"][0]["text"], time.monotonic() - started_s
+    taken_s = time.monotonic() - started_s
+    num_cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return answer["choices"][0]["text"], taken_s, num_cached
 
 
 async def test_requests_take_the_profiles_time_and_the_prefix_cache_is_real(cluster: Any) -> None:
     profile = load_profile("llama-3.1-8b@h200")
-    text, cold_s = complete(cluster, PROMPT)
-    again, warm_s = complete(cluster, PROMPT)
+    text, cold_s, none = complete(cluster, PROMPT)
+    again, warm_s, most = complete(cluster, PROMPT)
     assert text == again and text.strip()
     prefill_s, decode_s = profile.chunk_s(0, len(PROMPT)), 11 * profile.step_s
     assert cold_s >= prefill_s + decode_s
-    assert decode_s <= warm_s < cold_s
+    assert decode_s <= warm_s
+    assert none == 0 and most > 0.9 * len(PROMPT)
     await cluster.wait_idle()
 
 
@@ -168,7 +172,7 @@ async def test_a_recorded_run_is_placed_alike_offline_a_killed_worker_included(
         counts = await asyncio.gather(*sending)
     assert min(counts) > 3
     await cluster.wait_idle()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (done := replay(cluster.recording)).num_placements < 40:
         assert time.monotonic() < deadline, done
         await asyncio.sleep(0.2)
