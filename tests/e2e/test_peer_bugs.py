@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,16 +75,17 @@ def test_min_tokens_and_streaming_do_not_reach_prefill(
 
 
 def test_a_streams_tokens_come_as_they_are_made(cluster: Any) -> None:
+    """Many have come while the answer is far from its end: nobody holds them back until then."""
     body = {
-        "model": MODEL.name, "prompt": f"three {WORDS}", "max_tokens": 400, "ignore_eos": True,
+        "model": MODEL.name, "prompt": f"three {WORDS}", "max_tokens": 3000, "ignore_eos": True,
         "stream": True, "temperature": 0,
     }  # fmt: skip
-    arrived: list[float] = []
     with httpx.stream("POST", f"{cluster.url}{PATH}", json=body, timeout=60) as response:
-        for _ in response.iter_raw():
-            arrived.append(time.monotonic())
-    assert len(arrived) > 20
-    assert arrived[len(arrived) // 2] < arrived[0] + 0.8 * (arrived[-1] - arrived[0])
+        events = (line for line in response.iter_lines() if line.startswith("data: {"))
+        first = [json.loads(next(events).removeprefix("data: ")) for _ in range(20)]
+        metrics = httpx.get(f"{cluster.url}/metrics", timeout=60).text
+    assert all(event["choices"][0]["finish_reason"] is None for event in first)
+    assert re.search("^baton_requests_in_flight 1.0$", metrics, re.MULTILINE)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -108,8 +108,11 @@ def placements(cluster: Any, kind: str) -> float:
 def test_a_prefill_pool_that_is_lost_shows_and_no_answer_is_empty(cluster: Any, ask: Any) -> None:
     """The last test of the cluster: its prefill worker is struck while requests come."""
     remote = placements(cluster, "remote")
-    assert answer_of(ask(f"five {WORDS}", max_tokens=4), False)[0]
-    assert placements(cluster, "remote") == remote + 1
+    for number in range(20):  # on a busy machine the decode worker may be the sooner one
+        assert answer_of(ask(f"{number} five {WORDS}", max_tokens=4), False)[0]
+        if placements(cluster, "remote") > remote:
+            break
+    assert placements(cluster, "remote") > remote
     cluster.signal_workers(Role.PREFILL, signal.SIGSTOP)
     try:
         for number in range(3):
