@@ -5,7 +5,8 @@
 For each regime (objective of a token's time, link rate), split and seed: the greatest rate at which
 90 % of the requests meet both objectives, found by bisection on the rate's logarithm. A seed is
 another part of the trace. Peers are tuned first, on a seed of their own: each keeps the setting and
-chunk that were best at any split. What is in the output file is not run again.
+chunk that were best at any split. What is in the output file is not run again, so that an
+interrupted run goes on. --markdown writes the table of docs/routing.md as far as it is measured.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from simulate.strategies import parse_strategy
 REGIMES = tuple((tpot_ms, gbps) for gbps in (100, 10) for tpot_ms in (30, 12, 8))
 SPLITS = ((2, 6), (3, 5), (4, 4), (5, 3), (6, 2))
 OURS = ("predicted", 0)
+PROFILE = "llama-3.1-8b@h200"
 # Each peer with the settings among which it is tuned; the number is the chunk of a decode worker.
 PEERS: dict[str, tuple[tuple[str, int], ...]] = {
     "ppd": (("ppd", 0), ("ppd:local=512", 0), ("ppd", 512), ("ppd:local=8192", 512)),
@@ -38,6 +40,11 @@ PEERS: dict[str, tuple[tuple[str, int], ...]] = {
     "sglang": (("sglang", 0), ("sglang:match=0.6", 0)),
     "least_load": (("least_load", 0), ("least_load:local=512", 512)),
 }
+_HEAD = (
+    f"| TPOT, link | {' | '.join(f'{p}:{d}' for p, d in SPLITS)} | worst / best split | best peer | "
+    "best / best peer |",
+    f"|{'---|' * (len(SPLITS) + 4)}",
+)
 _ATTAIN = 0.9
 _LEAST, _MOST = 2.0, 20.0  # requests a second; below the least counts as 0
 _FIRST_SEED_S, _SEED_S = 450.0, 250.0  # parts of the trace, behind the one that rules were made on
@@ -56,10 +63,19 @@ class Case:
     seed: int
     window_s: float
     num_halvings: int
+    profile: str = PROFILE
+
+    @property
+    def row(self) -> dict[str, object]:
+        """As the output file has it: files of before there were other profiles go on."""
+        row = asdict(self)
+        if self.profile == PROFILE:
+            del row["profile"]
+        return row
 
     @property
     def key(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.row, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,7 @@ class Plan:
     tuning_window_s: float
     tuning_halvings: int
     peers: tuple[str, ...]
+    profile: str = PROFILE
 
 
 class Ledger:
@@ -93,7 +110,7 @@ class Ledger:
         for case, rate in self._search(new):
             self._rates[case.key] = rate
             with self._path.open("a") as file:
-                file.write(json.dumps({"case": asdict(case), "rate": rate}) + "\n")
+                file.write(json.dumps({"case": case.row, "rate": rate}) + "\n")
         return {case: self._rates[case.key] for case in wanted}
 
     def _search(self, cases: list[Case]) -> Iterator[tuple[Case, float]]:
@@ -126,7 +143,7 @@ def attainment(case: Case, trace: Path, rate: float) -> float:
     scaling = TraceScaling(start_s=start_s, end_s=end_s, time_scale=rate / own)
     order = Order(trace=trace, requests=num_requests, seed=case.seed, scaling=scaling)
     strategy = parse_strategy(case.policy)
-    profile = load_profile("llama-3.1-8b@h200")
+    profile = load_profile(case.profile)
     profile = replace(profile, link_bytes_per_s=case.gbps * 1e9 / 8)
     spec = ClusterSpec(
         *case.split,
@@ -162,7 +179,7 @@ def tuned(ledger: Ledger, plan: Plan, regime: tuple[float, float]) -> dict[str, 
     """Each peer's best setting and split in that regime, as a case."""
     window_s, halvings = plan.tuning_window_s, plan.tuning_halvings
     cases = {
-        Case(*regime, split, policy, chunk, _TUNING_SEED, window_s, halvings): peer
+        Case(*regime, split, policy, chunk, _TUNING_SEED, window_s, halvings, plan.profile): peer
         for peer in plan.peers
         for policy, chunk in PEERS[peer]
         for split in SPLITS
@@ -178,7 +195,9 @@ def compared(ledger: Ledger, plan: Plan, regime: tuple[float, float]) -> dict[st
     """Mean greatest rates over the seeds: ours by split, each peer at its best."""
     window_s, halvings = plan.window_s, plan.num_halvings
     rows = {
-        f"predicted {split[0]}:{split[1]}": Case(*regime, split, *OURS, 0, window_s, halvings)
+        f"predicted {split[0]}:{split[1]}": Case(
+            *regime, split, *OURS, 0, window_s, halvings, plan.profile
+        )
         for split in SPLITS
     }
     for case in tuned(ledger, plan, regime).values():
@@ -207,12 +226,27 @@ def report(regime: tuple[float, float], rates: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def table_row(regime: tuple[float, float], rates: dict[str, float]) -> str:
+    """Of docs/routing.md's table: our rate at each split, then each peer's at its best."""
+    ours = [rate for name, rate in rates.items() if name.startswith("predicted ")]
+    peers = {name: rate for name, rate in rates.items() if not name.startswith("predicted ")}
+    best, peer = max(ours), max(peers, key=peers.__getitem__)
+    ratio = f"{best / peers[peer]:.2f}" if peers[peer] else f"no peer carries {_LEAST:g}"
+    cells = [f"{regime[0]:g} ms, {regime[1]:g} Gb/s"]
+    cells += [f"**{rate:.2f}**" if rate == best else f"{rate:.2f}" for rate in ours]
+    cells += [f"{min(ours) / max(best, 1e-9):.2f}", f"{peer}: {peers[peer]:.2f}", ratio]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m baton.bench.goodput")
     parser.add_argument("--trace", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("goodput.jsonl"))
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--quick", action="store_true", help="two seeds, coarser, shorter")
+    parser.add_argument("--seeds", type=int, default=0, help="0: five, two with --quick")
+    parser.add_argument("--profile", default=PROFILE)
+    parser.add_argument("--markdown", type=Path, help="file for the table")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--regimes", default="", help="as 8@100,12@10: ms a token @ Gb/s")
     given = parser.parse_args()
@@ -220,11 +254,17 @@ def main() -> None:
     plan = Plan(given.trace, 5, 180.0, 7, 120.0, 6, peers)
     if given.quick:
         plan = Plan(given.trace, 2, 90.0, 5, 40.0, 4, peers)
+    plan = replace(plan, num_seeds=given.seeds or plan.num_seeds, profile=given.profile)
     chosen = [part.split("@") for part in given.regimes.split(",") if part]
     regimes = [(float(tpot), float(gbps)) for tpot, gbps in chosen] or REGIMES
     ledger = Ledger(given.out, given.trace, given.jobs)
+    lines = list(_HEAD)
     for regime in regimes:
-        print(report(regime, compared(ledger, plan, regime)), flush=True)
+        rates = compared(ledger, plan, regime)
+        print(report(regime, rates), flush=True)
+        lines.append(table_row(regime, rates))
+        if given.markdown:
+            given.markdown.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
