@@ -41,8 +41,8 @@ PEERS: dict[str, tuple[tuple[str, int], ...]] = {
     "least_load": (("least_load", 0), ("least_load:local=512", 512)),
 }
 _HEAD = (
-    f"| TPOT, link | {' | '.join(f'{p}:{d}' for p, d in SPLITS)} | worst / best split | best peer | "
-    "best / best peer |",
+    f"| TPOT, link | {' | '.join(f'{p}:{d}' for p, d in SPLITS)} | worst / best split "
+    "| best peer | best / best peer |",
     f"|{'---|' * (len(SPLITS) + 4)}",
 )
 _ATTAIN = 0.9
