@@ -1,17 +1,20 @@
 """The transport over UCX's tagged messages: packed at the source, unpacked here.
 
 The reader posts a receive and asks for a piece over its own connection; the source answers every
-such Read with one message of the piece's size under the tag that the Read names. Messages land in
-buffers of the lane, never in the pool, so a dropped pull needs no fence.
+such Read with one message of the piece's size under the tag that the Read names. A piece that is
+one run of the pool is received in place, any other in a buffer of the lane. What is received in
+place cannot be taken back, so a dropped pull waits for it, and where it does not come soon, the
+port is closed, which is the fence: UCX writes what TCP carries only while the port is progressed.
+Another port then asks again for what the other pulls had asked for.
 """
 
 import secrets
 import select
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kv_transfer.channel import Channel
+from kv_transfer.channel import Channel, wait_readable
 from kv_transfer.control import Meet, Pong, Read
 from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
@@ -23,14 +26,24 @@ from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
 
 MAX_MESSAGES = 4  # under way at once: while one is unpacked the next ones travel
 NUDGE_S = 0.05  # between two looks at messages under way of which UCX tells nothing
+_LONG_BYTES = 1 << 20  # of a message
+_FENCE_LOOKS = 200  # at dropped messages before their port is closed
+_FENCE_LOOK_S = 0.001
 
 
 @dataclass(slots=True, eq=False)
 class _Receiving:
+    """staging: None where the message goes to its place in the pool."""
+
     op: ReadOp
-    staging: Staging
+    staging: Staging | None
     request: UcxRequest
     is_dropped: bool = False
+
+    @property
+    def may_harm(self) -> bool:
+        """The pool may still be written for a pull that was dropped."""
+        return self.is_dropped and self.staging is None and not self.request.is_done()
 
 
 class UcxLane:
@@ -41,23 +54,33 @@ class UcxLane:
 
     def __init__(self, open_port: OpenPort, context: LaneContext) -> None:
         """Raises TransferError when the source refuses or UCX cannot start."""
+        self._open_port = open_port
         self._context = context
         self._pool = context.memory.address
         self._queue: deque[ReadOp] = deque()
         self._receiving: deque[_Receiving] = deque()
         self._free: list[Staging] = []
         self._next_tag = secrets.randbits(62)
-        self._channel, self._port = _meet(open_port, context)
         self._poller = select.epoll()
-        self._poller.register(self._channel.fd, select.EPOLLIN)
-        self._poller.register(self._port.fd, select.EPOLLIN)
+        try:
+            self._channel, self._port = self._meet()
+        except TransferError:
+            self._poller.close()
+            raise
 
     @property
     def fd(self) -> int:
         return self._poller.fileno()
 
     def post(self, read: ReadOp) -> None:
-        self._queue.append(read)
+        """Layer by layer where those are long: more often than several at once, one is one run."""
+        piece = read.piece
+        if read.num_bytes < _LONG_BYTES * (piece.end_layer - piece.first_layer):
+            self._queue.append(read)
+            return
+        for layer in range(piece.first_layer, piece.end_layer):
+            part = replace(piece, first_layer=layer, end_layer=layer + 1)
+            self._queue.append(replace(read, piece=part))
 
     def progress(self) -> list[Moved]:
         """At most one message a call is unpacked."""
@@ -68,10 +91,12 @@ class UcxLane:
         if not self._receiving or not self._receiving[0].request.is_done():
             return []
         done = self._receiving.popleft()
-        self._free.append(done.staging)
+        if done.staging is not None:
+            self._free.append(done.staging)
+            if not done.is_dropped:
+                done.staging.unpack(self._pool, done.op.target_extents(done.op.piece))
         if done.is_dropped:
             return []
-        done.staging.unpack(self._pool, done.op.target_extents(done.op.piece))
         return [Moved(done.op.ticket, done.op.num_bytes, (done.op.piece,))]
 
     def wait_s(self) -> float | None:
@@ -84,6 +109,13 @@ class UcxLane:
         self._queue = deque(read for read in self._queue if read.ticket != ticket)
         for receiving in self._receiving:
             receiving.is_dropped |= receiving.op.ticket == ticket
+        for _ in range(_FENCE_LOOKS):
+            if not any(receiving.may_harm for receiving in self._receiving):
+                return
+            self._port.progress()
+            if self._port.rest():
+                wait_readable([self._port.fd], _FENCE_LOOK_S)
+        self._replace_port()
 
     def close(self) -> None:
         self._queue.clear()
@@ -105,9 +137,12 @@ class UcxLane:
             self._channel.send(*frames)
 
     def _receive(self, op: ReadOp) -> Read:
-        staging = self._free.pop() if self._free else Staging(staging_bytes(self._context))
+        staging, view = None, self._place(op)
+        if view is None:
+            staging = self._free.pop() if self._free else Staging(staging_bytes(self._context))
+            view = staging.view(op.num_bytes)
         self._next_tag += 1
-        request = self._port.receive(staging.view(op.num_bytes), self._next_tag)
+        request = self._port.receive(view, self._next_tag)
         self._receiving.append(_Receiving(op, staging, request))
         piece = op.piece
         return Read(
@@ -119,6 +154,32 @@ class UcxLane:
             piece.end_index,
             op.mapping.window_on_wire,
         )
+
+    def _place(self, op: ReadOp) -> memoryview | None:
+        """Of the pool, where all of the piece goes; None where that is scattered."""
+        start, size = next(op.target_extents(op.piece), (0, -1))
+        return self._context.memory.buffer[start : start + size] if size == op.num_bytes else None
+
+    def _replace_port(self) -> None:
+        """Nothing that was asked for is written any more; what others wait for is asked again.
+
+        Raises TransferError where the source does not meet the new port.
+        """
+        for fd in (self._channel.fd, self._port.fd):
+            self._poller.unregister(fd)
+        self._port.close()
+        self._channel.close()
+        again = [receiving.op for receiving in self._receiving if not receiving.is_dropped]
+        self._receiving.clear()
+        self._queue.extendleft(reversed(again))
+        self._channel, self._port = self._meet()
+
+    def _meet(self) -> tuple[Channel, UcxPort]:
+        """Of this lane's poller too. Raises TransferError."""
+        channel, port = _meet(self._open_port, self._context)
+        self._poller.register(channel.fd, select.EPOLLIN)
+        self._poller.register(port.fd, select.EPOLLIN)
+        return channel, port
 
 
 def staging_bytes(context: LaneContext) -> int:

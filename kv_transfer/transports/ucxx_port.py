@@ -7,7 +7,11 @@ from typing import Any
 import ucxx
 from ucxx._lib.arr import Array
 
+from kv_transfer.channel import wait_readable
 from kv_transfer.errors import FailReason, TransferError
+
+_END_LOOKS = 100  # at messages under way when their port is closed
+_END_LOOK_S = 0.001
 
 _api = ucxx.libucxx
 
@@ -32,6 +36,7 @@ class UcxxPort:
     def __init__(self, options: dict[str, str], peer: bytes) -> None:
         """Raises TransferError (TRANSPORT)."""
         self._endpoint: Any = None
+        self._begun: list[Any] = []  # requests that may be under way
         try:
             context = _api.UCXContext(options, (_api.Feature.TAG, _api.Feature.WAKEUP))
             self._worker = _api.UCXWorker(context)
@@ -49,13 +54,13 @@ class UcxxPort:
     def send(self, buffer: memoryview, tag: int) -> UcxxRequest:
         try:
             self._endpoint.raise_on_error()
-            return UcxxRequest(self._endpoint.tag_send(Array(buffer), _api.UCXXTag(tag)))
+            return self._keep(self._endpoint.tag_send(Array(buffer), _api.UCXXTag(tag)))
         except _api.UCXError as error:
             raise _failure("cannot send", error) from error
 
     def receive(self, buffer: memoryview, tag: int) -> UcxxRequest:
         try:
-            return UcxxRequest(self._worker.tag_recv(Array(buffer), _api.UCXXTag(tag)))
+            return self._keep(self._worker.tag_recv(Array(buffer), _api.UCXXTag(tag)))
         except _api.UCXError as error:
             raise _failure("cannot receive", error) from error
 
@@ -66,12 +71,25 @@ class UcxxPort:
         return bool(self._worker.arm())
 
     def close(self) -> None:
+        """What is under way is given a moment to end: a worker whose requests have not ended is
+        never freed. Those of a peer that hangs do not end."""
+        if self._worker is None:
+            return
+        self._worker.cancel_inflight_requests()
+        for _ in range(_END_LOOKS):
+            if all(request.completed for request in self._begun):
+                break
+            self._worker.progress()
+            if self._worker.arm():
+                wait_readable([self.fd], _END_LOOK_S)
         if self._endpoint is not None:
             self._endpoint.close_blocking()
-            self._endpoint = None
-        if self._worker is not None:
-            self._worker.cancel_inflight_requests()
-            self._worker = None
+        self._begun.clear()
+        self._endpoint, self._worker = None, None
+
+    def _keep(self, request: Any) -> UcxxRequest:
+        self._begun = [*(begun for begun in self._begun if not begun.completed), request]
+        return UcxxRequest(request)
 
 
 def _failure(what: str, error: Exception) -> TransferError:

@@ -1,6 +1,7 @@
 """The source's side of the transport ucx, spoken to directly."""
 
 import importlib.util
+import signal
 import socket
 
 import pytest
@@ -11,6 +12,7 @@ from kv_transfer.control import Attach, Meet, Ping, Pong, Read
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, join
 from kv_transfer.transports.staging import Staging
+from wire.kv import KVLayout
 
 SECRET = b"a cluster's secret"
 BLOCKS = [3, 4, 5, 40]
@@ -129,3 +131,75 @@ def test_a_read_ahead_of_prefill_closes_the_connection(rig, reader):
 def test_another_frame_closes_the_connection(rig, reader):
     reader.data.send(Ping(1))
     assert reader.is_closed()
+
+
+def test_a_pull_received_in_place_is_fenced_when_its_source_freezes(start):
+    """What the source sends once it goes on again does not reach blocks that were given back."""
+    source = start("source", transport="ucx")
+    reader = start("reader", transport="ucx", rate_bytes_s=2e6, piece_bytes=1 << 18)
+    handle = source.publish(16 * 256)
+    source.tell(do="complete", id=1)
+    reader.tell(do="pull", handle=handle)
+    reader.wait_for_bytes()
+    source.signal(signal.SIGSTOP)
+    result = reader.hear("result")
+    assert (result["ok"], result["reason"]) == (False, "peer_hung")
+    reader.tell(do="fill", byte=0xBB)
+    assert reader.hear("filled")
+    source.signal(signal.SIGCONT)
+    assert source.hear("released") == 1
+    for _ in range(20):
+        reader.tell(do="holds", byte=0xBB)
+        assert reader.hear("holds")
+
+
+class Messages:
+    """A port whose messages never come, and what was done with it."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.fd, self.address = inner, inner.fd, inner.address
+        self.is_held, self.is_closed, self.num_asked = True, False, 0
+
+    def receive(self, buffer, tag):
+        self.num_asked += 1
+        return self.inner.receive(buffer, tag)
+
+    def progress(self) -> None:
+        if not self.is_held:
+            self.inner.progress()
+
+    def rest(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.inner.close()
+
+
+def test_a_dropped_message_that_does_not_come_costs_the_port_and_no_other_pull(make_rig, until):
+    """Two pulls into places; the one is cancelled, the other asks again by another port."""
+    from kv_transfer.transports.ucx import UcxLane
+    from kv_transfer.transports.ucx_port import find_ucx
+
+    ports: list[Messages] = []
+
+    def open_port(devices, peer):
+        port = Messages(find_ucx()(devices, peer))
+        port.is_held = not ports  # only the first one
+        ports.append(port)
+        return port
+
+    rig = make_rig(
+        transport="ucx",
+        layout=KVLayout(1, 80, 2, 16, 8, "float32"),
+        more_transports={"ucx": lambda context: UcxLane(open_port, context)},
+    )
+    blocks = list(range(8))
+    dropped, results = rig.begin(rig.publish_whole(1, blocks, 128), blocks)
+    _, kept = rig.begin(rig.publish_whole(2, blocks, 128), [*range(20, 28)])
+    until(lambda: bool(ports) and ports[0].num_asked == 2)
+    rig.importer.cancel(dropped)
+    assert results.get(timeout=PATIENCE_S).reason is FailReason.CANCELLED
+    assert kept.get(timeout=PATIENCE_S).ok
+    assert [port.is_closed for port in ports] == [True, False]
+    rig.assert_copied(blocks, [*range(20, 28)])
