@@ -73,7 +73,7 @@ class Attempt:
         next_leg_id: Callable[[], int],
         metrics: Metrics,
         rescue_s: float,
-        coalesce_s: float,
+        pause_s: Callable[[], float] | None,
         find_target: FindTarget,
     ) -> None:
         self.placement = placement
@@ -81,7 +81,7 @@ class Attempt:
         self.device = DeviceTime()
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
-        self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox(coalesce_s, _is_tokens)
+        self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox(pause_s, _is_tokens)
         self._request = request
         self._facts = facts
         self._prefill, self._decode = workers

@@ -11,13 +11,16 @@ class Mailbox(Generic[T]):
     """Unbounded; one reader, in the loop that made it.
 
     What arrives in one turn of the loop is taken in one piece. So is what can wait and arrives
-    within pause_s of the last such piece: the first wakes the reader at once, the next ones when
-    the pause is over, and whatever cannot wait takes all that is there with it.
+    within a pause behind the last such piece: the first wakes the reader at once, the next ones
+    when the pause is over, and whatever cannot wait takes all that is there with it.
     """
 
     def __init__(
-        self, pause_s: float = 0.0, can_wait: Callable[[T], bool] = lambda item: False
+        self,
+        pause_s: Callable[[], float] | None = None,
+        can_wait: Callable[[T], bool] = lambda item: False,
     ) -> None:
+        """pause_s: how long a pause is that begins now; None: there are none."""
         self._loop = asyncio.get_running_loop()
         self._items: list[T] = []
         self._is_due = False  # the items are to be taken
@@ -29,7 +32,7 @@ class Mailbox(Generic[T]):
 
     def put(self, item: T) -> None:
         self._items.append(item)
-        if self._pause_s and self._can_wait(item):
+        if self._pause_s is not None and self._can_wait(item):
             self._wake_later()
         else:
             self._wake()
@@ -62,7 +65,8 @@ class Mailbox(Generic[T]):
             self._pause_over()
 
     def _pause_over(self) -> None:
-        self._until_s = self._loop.time() + self._pause_s
+        if self._pause_s is not None:
+            self._until_s = self._loop.time() + self._pause_s()
         self._wake()
 
     def _end_timer(self) -> None:

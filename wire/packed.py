@@ -1,12 +1,16 @@
-"""Messages as bytes, for files: the wire's own encoding."""
+"""Messages as bytes, for sessions and files: the wire's own encoding."""
 
 from google.protobuf.message import DecodeError
 
 from wire.cluster import ClusterSnapshot
 from wire.cluster_codec import decode_snapshot, encode_snapshot
-from wire.codec import decode_worker_frame, encode_worker_frame
+from wire.codec import decode_worker_frame, encode_client_frame, encode_worker_frame
 from wire.gen import control_pb2, worker_pb2
-from wire.messages import WorkerFrame
+from wire.messages import ClientFrame, WorkerFrame
+
+
+def pack_client_frame(frame: ClientFrame) -> bytes:
+    return encode_client_frame(frame).SerializeToString()
 
 
 def pack_worker_frame(frame: WorkerFrame) -> bytes:

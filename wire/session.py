@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Callable
 
 from wire.bidi_call import BidiCall, open_call
-from wire.codec import decode_worker_frame, encode_client_frame
-from wire.gen import worker_pb2
 from wire.messages import ClientFrame, WorkerFrame
+from wire.packed import pack_client_frame, unpack_worker_frame
 from wire.rpc import call_metadata
 
-_PATH = "/{}/Session".format(worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name)
+_PATH = "/baton.v1.Worker/Session"
 
 
 class SessionCall:
@@ -23,7 +22,7 @@ class SessionCall:
         return self._call.ended
 
     def send(self, frame: ClientFrame) -> None:
-        self._call.send(encode_client_frame(frame).SerializeToString())
+        self._call.send(pack_client_frame(frame))
 
     def close(self) -> None:
         """Safe to repeat, and after the end."""
@@ -39,6 +38,6 @@ async def open_session(
     """
 
     def on_message(message: bytes) -> None:
-        on_frame(decode_worker_frame(worker_pb2.WorkerFrame.FromString(message)))
+        on_frame(unpack_worker_frame(message))
 
     return SessionCall(await open_call(address, _PATH, call_metadata(token), on_message))

@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from router.mailbox import Mailbox
+from router.relay import event_pause_s
 
 _LONG_S = 60.0
 
@@ -19,7 +22,7 @@ async def test_without_a_pause_each_turn_is_taken_as_it_comes():
 
 
 async def test_what_can_wait_goes_together_when_the_pause_is_over():
-    mailbox: Mailbox[int] = Mailbox(0.05, _is_low)
+    mailbox: Mailbox[int] = Mailbox(lambda: 0.05, _is_low)
     mailbox.put(1)
     assert await asyncio.wait_for(mailbox.take(), 5) == [1]
     mailbox.put(2)
@@ -30,7 +33,7 @@ async def test_what_can_wait_goes_together_when_the_pause_is_over():
 
 
 async def test_what_cannot_wait_takes_what_waits_with_it_in_order():
-    mailbox: Mailbox[int] = Mailbox(_LONG_S, _is_low)
+    mailbox: Mailbox[int] = Mailbox(lambda: _LONG_S, _is_low)
     mailbox.put(1)
     assert await asyncio.wait_for(mailbox.take(), 5) == [1]
     mailbox.put(2)
@@ -40,7 +43,7 @@ async def test_what_cannot_wait_takes_what_waits_with_it_in_order():
 
 
 async def test_the_first_that_can_wait_does_not_wait_behind_what_cannot():
-    mailbox: Mailbox[int] = Mailbox(_LONG_S, _is_low)
+    mailbox: Mailbox[int] = Mailbox(lambda: _LONG_S, _is_low)
     mailbox.put(10)
     assert await asyncio.wait_for(mailbox.take(), 5) == [10]
     mailbox.put(1)
@@ -48,7 +51,7 @@ async def test_the_first_that_can_wait_does_not_wait_behind_what_cannot():
 
 
 async def test_a_cancelled_reader_loses_nothing():
-    mailbox: Mailbox[int] = Mailbox(_LONG_S, _is_low)
+    mailbox: Mailbox[int] = Mailbox(lambda: _LONG_S, _is_low)
     mailbox.put(1)
     await mailbox.take()
     mailbox.put(2)
@@ -58,3 +61,12 @@ async def test_a_cancelled_reader_loses_nothing():
     await asyncio.wait({reader})
     mailbox.put(10)
     assert await asyncio.wait_for(mailbox.take(), 5) == [2, 10]
+
+
+@pytest.mark.parametrize(
+    ("num_answers", "pause_s"), [(1, 0.005), (25, 0.005), (64, 0.0128), (100, 0.02), (10_000, 0.02)]
+)
+def test_the_pause_grows_with_the_answers_under_way_and_has_an_end(
+    num_answers: int, pause_s: float
+):
+    assert event_pause_s(0.005, num_answers) == pytest.approx(pause_s)

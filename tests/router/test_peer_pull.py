@@ -108,7 +108,7 @@ class Scene:
         ids = itertools.count(1).__next__
         placement = placed(replace(FACTS, links=WAYS))
         self.attempt = Attempt(
-            request, placement, FACTS, workers, peer, Stitcher(), ids, self.metrics, 1.0, 0.0,
+            request, placement, FACTS, workers, peer, Stitcher(), ids, self.metrics, 1.0, None,
             lambda source, num_tokens, only_to_room: None,
         )  # fmt: skip
         self.attempt.start()
