@@ -186,6 +186,21 @@ def test_a_worker_that_lies_is_named_and_teaches_nothing() -> None:
     assert decision.input("pressure_prefill") < 1
 
 
+def test_workers_that_tell_less_than_they_do_shrink_no_pool() -> None:
+    load = traffic(60, 4000, 400)
+    observation = seen(0.0, 4, 4, load)
+    silent = tuple(
+        replace(w, num_running=0, num_waiting=0, waiting_tokens=0, context_tokens=0, kv_use=0.0)
+        for w in observation.workers
+    )
+    decision = Planner(PlannerConfig()).on_tick(replace(observation, workers=silent))
+    honest = Planner(PlannerConfig()).what_if(observation, load)
+    for name in ("needed_prefill", "needed_decode"):
+        assert decision.input(name) == honest.input(name) >= 1
+    assert decision.desired.prefill >= honest.desired.prefill
+    assert decision.desired.decode >= honest.desired.decode
+
+
 def test_an_objective_that_no_size_meets_is_said_and_moves_nothing() -> None:
     config = PlannerConfig(objectives=Objectives(tpot_s=0.001), can_scale=False)
     planner = Planner(config)
@@ -274,6 +289,7 @@ def test_what_if_changes_nothing() -> None:
     before = planner.on_tick(seen(0.0, 4, 4, traffic(5, 500, 50)))
     supposed = planner.what_if(seen(1.0, 4, 4, None), traffic(400, 6000, 500))
     assert supposed.holds and supposed.desired.total > 8
+    assert planner.on_tick(seen(2.0, 4, 4, None)).desired == before.desired  # held
     assert planner.on_tick(seen(5.0, 4, 4, traffic(5, 500, 50))).desired == before.desired
 
 
