@@ -11,6 +11,9 @@ _MIN_RETRY_S = 1.0
 _MAX_RETRY_S = 60.0
 _MAX_CLASS = 8
 _UNATTAINABLE = 3.0  # times what an empty worker gives, where that misses the objective
+_LOAD_WEIGHT = (
+    3.0  # a margin counts in full from 1.5 x an empty worker's pace on, for that keeps it
+)
 _STATED_RATIO = 1.0
 _DEFAULT_RATIO = 3.0
 
@@ -53,7 +56,8 @@ class Prospects:
             return overloaded(f"rejected: first token in {ttft_s:.1f} s", late_s)
         tpot_s, alone_s = forecast.tpot_s, 0.0
         if decode is not None:
-            tpot_s, alone_s = tpot_s * decode.pace_margin, decode.costs.itl_s(1, 0)
+            alone_s = decode.costs.itl_s(1, 0)
+            tpot_s += (decode.pace_margin - 1) * min(tpot_s, _LOAD_WEIGHT * (tpot_s - alone_s))
         allowed_s = _allowed_s(limit, tpot_slo_s, alone_s)
         if tpot_s > allowed_s:
             message = f"rejected: {1e3 * tpot_s:.0f} ms a token are predicted"

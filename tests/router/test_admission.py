@@ -291,6 +291,13 @@ def test_a_batch_that_is_too_slow_is_waited_for_until_enough_answers_have_ended(
     assert refusal.retry_after_s == pytest.approx(5.9, rel=0.05)  # 200 tokens * ln(106 / 80)
 
 
+def test_what_slowed_other_answers_is_not_expected_of_an_empty_worker():
+    tardy = outlook(0, pace_margin=2.0)
+    assert Prospects(1.0).refusal(Forecast(0.1, 0.0062), 2.0, 0.008, 0, tardy) is None
+    busy = outlook(1, pace_margin=2.0)
+    assert Prospects(1.0).refusal(Forecast(0.1, 0.0075), 2.0, 0.008, 0, busy) is not None
+
+
 def test_a_request_whose_prompt_can_wait_may_wait_for_room_in_a_batch():
     refusal = Prospects(1.0).refusal(Forecast(0.1, 0.106), 2.0, 0.08, 0, outlook(100), 0.4)
     assert isinstance(refusal, Crowded)
