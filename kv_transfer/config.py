@@ -16,6 +16,7 @@ class TransferConfig:
     slack_s, expected_bytes_s: readable bytes must arrive within slack_s plus their size over a
     quarter of the expected rate. A pull that progresses has as long for the rest from its last
     byte on, up to sixteen times what the whole is allowed.
+    connect_s: for a connection and each word of its handshake; what a cut of 2 s costs fits in.
     piece_bytes: the most that moves between two looks at the control channel.
     tcp_connections: data connections of a reader to one source. More than one helps where a
     network gives one connection less than its share; on a slow link each then drains slower.
@@ -34,7 +35,7 @@ class TransferConfig:
     heartbeat_s: float = 0.5
     dead_after_s: float = 4.0
     stall_s: float = 5.0
-    connect_s: float = 2.0
+    connect_s: float = 4.0
     slack_s: float = 2.0
     expected_bytes_s: float = 5e8
     piece_bytes: int = 8 << 20

@@ -24,16 +24,18 @@ from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
 HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index, end_index, bytes
+_AT_ONCE_BYTES = 1 << 20  # of a payload in one system call, or its next run where that is longer
 _SINK_BYTES = 1 << 18
 _AHEAD_BYTES = 1 << 14  # a larger one is copied for longer than a system call takes
 
 
 def send_views(sock: socket.socket | TlsSocket, views: deque[memoryview], stall_s: float) -> None:
-    """Sends all of `views`. Raises TransferError (PEER_HUNG, PEER_LOST)."""
+    """Sends all of `views`: the kernel waits for room, for as long as the channel's calls may
+    wait, and wakes nobody meanwhile. Raises TransferError (PEER_HUNG, PEER_LOST)."""
     while views:
         head = list(islice(views, MAX_VIEWS))
         try:
-            num_sent = sock.sendmsg(head, (), socket.MSG_DONTWAIT)
+            num_sent = sock.sendmsg(head, (), 0)
         except BlockingIOError:
             wait_writable(sock, stall_s)
             continue
@@ -108,11 +110,13 @@ class TcpLane:
         self._moved.clear()
         budget_bytes = self._context.config.piece_bytes
         while budget_bytes > 0 and not (self._moved and self._is_idle):
-            num_bytes = self._receive()
+            num_asked, num_bytes = self._receive()
             if not num_bytes:
                 break
             budget_bytes -= num_bytes
             self._take(num_bytes)
+            if num_bytes < num_asked:
+                break  # that was all, and another look would be in vain
         return [
             Moved(ticket, num_bytes, tuple([piece for of, piece in self._whole if of == ticket]))
             for ticket, num_bytes in self._moved.items()
@@ -136,20 +140,26 @@ class TcpLane:
         """All that was asked for is here, so another look at the socket would be in vain."""
         return not self._reads and self._ticket is None
 
-    def _receive(self) -> int:
-        """Bytes that went into the views and then ahead; 0 when none are here."""
-        into = list(islice(self._views, MAX_VIEWS))
-        if len(into) == len(self._views):
+    def _receive(self) -> tuple[int, int]:
+        """Of the payload, how many bytes were asked for; and how many went into its views and then
+        ahead, 0 when none are here."""
+        into, num_asked = [], 0
+        for view in islice(self._views, MAX_VIEWS):
+            into.append(view)
+            num_asked += view.nbytes
+            if num_asked >= _AT_ONCE_BYTES:
+                break
+        if num_asked == self._left_bytes:
             into.append(self._ahead[self._ahead_bytes :])
         try:
             num_bytes = self._channel.sock.recvmsg_into(into, 0, socket.MSG_DONTWAIT)[0]
         except BlockingIOError:
-            return 0
+            return 0, 0
         except OSError as error:
             raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
         if not num_bytes:
             raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
-        return num_bytes
+        return num_asked, num_bytes
 
     def _take(self, num_bytes: int) -> None:
         """Counts what went into the views, then puts what is ahead where it belongs."""
