@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
@@ -16,9 +17,8 @@ from baton.bench.kv_bare import BareNixl, BareUcx, Read, memcpy, receive_all
 from baton.bench.kv_latency import latency_rows
 from baton.bench.kv_lists import LISTS, POOL, BlockList, runs
 from baton.bench.kv_source import SECRET, SourceProcess, source_process
-from baton.bench.row import Row
+from baton.bench.row import Row, failed_row, rows_or_reason
 from kv_transfer.config import TransferConfig
-from kv_transfer.errors import TransferError
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
 from kv_transfer.pull import PullResult
@@ -44,8 +44,8 @@ def run(repeats: int) -> list[Row]:
     256 MiB, in GB/s from the source's consent to the last byte; what digests add stands in
     kv.digest. .cpu: seconds a GB, both sides. .latency: microseconds of a lane's read of 4 KiB.
     kv.idle.*: per cent of a core of the busier side while a pull waits for prefill. A ratio above 1
-    is better than the baseline. Each transport has two processes of its own; one that is not
-    installed has no rows.
+    is better than the baseline. Each transport has two processes of its own; where something cannot
+    be measured, one row says why.
     """
     return [row for transport in _BARE for row in _in_process(transport, repeats)]
 
@@ -56,8 +56,11 @@ def _in_process(transport: str, repeats: int) -> list[Row]:
     mine, theirs = context.Pipe()
     process = context.Process(target=_measure, args=(transport, repeats, theirs))
     process.start()
+    theirs.close()  # so that a process that ends early ends the wait too
     try:
         rows: list[Row] = mine.recv()
+    except EOFError:
+        rows = [failed_row(f"kv.{transport}", "its process ended")]
     finally:
         process.join()
     return rows
@@ -66,15 +69,20 @@ def _in_process(transport: str, repeats: int) -> list[Row]:
 def _measure(transport: str, repeats: int, connection: Connection) -> None:
     if transport == "ucx":  # over TCP also on one host
         set_library_defaults({"UCX_TLS": "tcp"})
-    try:
-        _OPTIONAL.get(transport, lambda: None)()
-    except TransferError:
-        connection.send([])
-        return
+    connection.send(rows_or_reason(f"kv.{transport}", lambda: _rows(transport, repeats)))
+
+
+def _rows(transport: str, repeats: int) -> list[Row]:
+    _OPTIONAL.get(transport, lambda: None)()
+    name = f"kv.{transport}"
     with _rig(transport) as rig:
-        idle = _idle(rig)  # before there are bare peers
-        rows = [row for shape in LISTS for row in _throughput(rig, shape, repeats)]
-    connection.send([*rows, *latency_rows(transport, repeats), idle])
+        idle = rows_or_reason(f"kv.idle.{transport}", lambda: [_idle(rig)])  # before bare peers
+        rows: list[Row] = []
+        for shape in LISTS:
+            measure = partial(_throughput, rig, shape, repeats)
+            rows += rows_or_reason(f"{name}.{shape}", measure)
+    latency = rows_or_reason(f"{name}.latency", lambda: latency_rows(transport, repeats))
+    return [*rows, *latency, *idle]
 
 
 @dataclass(frozen=True, slots=True)

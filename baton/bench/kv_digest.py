@@ -3,13 +3,14 @@
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
 
 import numpy as np
 
-from baton.bench.row import Row
+from baton.bench.row import Row, rows_or_reason
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -31,10 +32,14 @@ def run(repeats: int) -> list[Row]:
     """kv.digest.*: milliseconds of a pull of 256 MiB, whose digests of 5 % of the regions are
     compared, beside the same pull without. The two take turns; the ratio is the median of pairs."""
     with _source() as source, filled_memory(0) as memory:
-        return [_row(transport, source, memory, repeats) for transport in ("shm", "tcp")]
+        rows: list[Row] = []
+        for transport in ("shm", "tcp"):
+            measure = partial(_measure, transport, source, memory, repeats)
+            rows += rows_or_reason(f"kv.digest.{transport}", measure)
+        return rows
 
 
-def _row(transport: str, source: Connection, memory: KVMemory, repeats: int) -> Row:
+def _measure(transport: str, source: Connection, memory: KVMemory, repeats: int) -> list[Row]:
     config = TransferConfig(transport=transport)
     importer = Importer(LAYOUT, memory, SystemClock(), _SECRET, config)
     times: dict[float, list[float]] = {0.0: [], SHARE: []}
@@ -49,7 +54,7 @@ def _row(transport: str, source: Connection, memory: KVMemory, repeats: int) -> 
     plain, verified = times[0.0], times[SHARE]
     ratio = median(b / a for a, b in zip(plain, verified, strict=True))
     name, label = f"kv.digest.{transport}", "the same pull without digests"
-    return Row(name, median(verified), "ms", label, median(plain), ratio)
+    return [Row(name, median(verified), "ms", label, median(plain), ratio)]
 
 
 def _pull(importer: Importer, source: Connection, share: float) -> PullResult:

@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
-from baton.bench.row import Row
+from baton.bench.row import Row, rows_or_reason
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -34,16 +35,25 @@ def run(repeats: int) -> list[Row]:
     """kv.exposed.*: milliseconds from prefill's end to the pull's, on a link of so many times the
     bandwidth that carries the prompt in the time of its prefill. The baseline is what no fabric
     can hide: the last layer group's transfer, or the backlog."""
-    return [_row(transport, factor, repeats) for transport in ("shm", "tcp") for factor in FACTORS]
+    rows: list[Row] = []
+    for transport in ("shm", "tcp"):
+        for factor in FACTORS:
+            measure = partial(_measure, transport, factor, repeats)
+            rows += rows_or_reason(_name(transport, factor), measure)
+    return rows
 
 
-def _row(transport: str, factor: float, repeats: int) -> Row:
+def _name(transport: str, factor: float) -> str:
+    return f"kv.exposed.{transport}.{factor:g}x"
+
+
+def _measure(transport: str, factor: float, repeats: int) -> list[Row]:
     rate_bytes_s = factor * LAYOUT.pool_bytes / PREFILL_S
     with _fabric(transport, rate_bytes_s) as (exporter, importer):
         exposed_s = [_exposed_s(exporter, importer, number) for number in range(repeats + 1)]
     value, bound_s = median(exposed_s[1:]), _bound_s(rate_bytes_s)  # the first opens the link
-    name, label = f"kv.exposed.{transport}.{factor:g}x", "max(last layer group, backlog)"
-    return Row(name, 1e3 * value, "ms", label, 1e3 * bound_s, value / bound_s)
+    name, label = _name(transport, factor), "max(last layer group, backlog)"
+    return [Row(name, 1e3 * value, "ms", label, 1e3 * bound_s, value / bound_s)]
 
 
 def _bound_s(rate_bytes_s: float) -> float:
@@ -98,8 +108,10 @@ def _fabric(transport: str, rate_bytes_s: float) -> Iterator[tuple[Exporter, Imp
     exporter.start("127.0.0.1")
     transports = with_faults(TRANSPORTS, Faults(rate_bytes_s=rate_bytes_s), clock)
     importer = Importer(LAYOUT, pools[1], clock, _SECRET, config, transports=transports)
-    yield exporter, importer
-    importer.close()
-    exporter.close()
-    for pool in pools:
-        pool.close()
+    try:
+        yield exporter, importer
+    finally:
+        importer.close()
+        exporter.close()
+        for pool in pools:
+            pool.close()

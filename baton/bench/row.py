@@ -1,5 +1,6 @@
 """One measured figure beside its baseline."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -21,3 +22,11 @@ class Row:
 
 def failed_row(name: str, why: str) -> Row:
     return Row(name, float("nan"), "", "", float("nan"), float("nan"), why)
+
+
+def rows_or_reason(name: str, measure: Callable[[], Sequence[Row]]) -> list[Row]:
+    """The rows, or one of this name with what kept them from being measured."""
+    try:
+        return list(measure())
+    except Exception as error:
+        return [failed_row(name, f"{type(error).__name__}: {error}")]

@@ -4,6 +4,7 @@ import pytest
 
 from baton.bench import kv
 from baton.bench.kv_lists import POOL, contiguous, runs, scattered
+from baton.bench.row import Row, rows_or_reason
 
 
 def test_the_scattered_lists_have_512_blocks_and_hardly_any_neighbours():
@@ -30,3 +31,15 @@ def test_each_transport_has_its_rows():
         for figure in ("scattered", "contiguous", "latency"):
             assert f"kv.{transport}.{figure}" in names
         assert f"kv.idle.{transport}" in names
+
+
+def test_what_cannot_be_measured_is_a_row_that_says_why() -> None:
+    def measure() -> list[Row]:
+        raise RuntimeError("a pull over tcp failed: no room")
+
+    (row,) = rows_or_reason("kv.tcp.scattered", measure)
+    assert (row.name, row.failure) == (
+        "kv.tcp.scattered",
+        "RuntimeError: a pull over tcp failed: no room",
+    )
+    assert rows_or_reason("kv.tcp.scattered", lambda: [row]) == [row]
