@@ -1,6 +1,6 @@
 """The records of a run as arrays, one entry a request, in the order of their intended start."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,31 +44,37 @@ class Columns:
         arrays = {name: getattr(self, name)[first:last] for name in _ARRAYS}
         return Columns(self.records[first:last], **arrays)
 
-    def gaps_s(self) -> Floats:
+    def gaps_s(self) -> npt.NDArray[np.float32]:
         """Every gap of every success.  # [num_gaps]"""
         parts = [record.gaps_s for record in self.records if record.is_ok and record.gaps]
-        return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
-    def token_times(self) -> tuple[Floats, Floats]:
-        """When text came, and how many tokens with it (the mean of its request). [num_events]"""
-        times: list[Floats] = []
-        weights: list[Floats] = []
-        for record in self.records:
-            if record.first_s is None:
-                continue
-            offsets = np.cumsum(record.gaps_s, dtype=np.float64)
-            times.append(record.first_s + np.concatenate((np.zeros(1), offsets)))
-            count = offsets.size + 1
-            weights.append(np.full(count, record.num_output / count))
-        if not times:
-            return np.empty(0), np.empty(0)
-        return np.concatenate(times), np.concatenate(weights)
+    def token_times(self) -> Iterator[tuple[Floats, Floats]]:
+        """When text came, and how many tokens with it (the mean of its request).  # [num_events]
+
+        In parts of a thousand requests: a large run has more events than memory is for.
+        """
+        answered = [record for record in self.records if record.first_s is not None]
+        for start in range(0, len(answered), _PART):
+            pairs = [_token_times(record) for record in answered[start : start + _PART]]
+            yield (
+                np.concatenate([pair[0] for pair in pairs]),
+                np.concatenate([pair[1] for pair in pairs]),
+            )
 
 
+_PART = 1000
 _ARRAYS = (
     "intended_s", "lag_s", "end_s", "ttft_s", "tpot_s", "e2e_s", "stall_s",
     "num_input", "num_output", "num_cached", "is_ok", "is_good",
 )  # fmt: skip
+
+
+def _token_times(record: RequestRecord) -> tuple[Floats, Floats]:
+    offsets = np.cumsum(record.gaps_s, dtype=np.float64)
+    count = offsets.size + 1
+    times = (record.first_s or 0.0) + np.concatenate((np.zeros(1), offsets))
+    return times, np.full(count, record.num_output / count)
 
 
 def columns_of(records: Sequence[RequestRecord], slos: SloSet) -> Columns:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from loadtest.columns import Columns, Floats
 from loadtest.result import Bucket, Distribution, GroupSummary, Requests, StageSummary
@@ -25,22 +26,23 @@ class Window:
         return max(self.end_s - self.start_s, 1e-9)
 
 
-def distribution(seconds: Floats) -> Distribution:
+def distribution(seconds: Floats | npt.NDArray[np.float32]) -> Distribution:
     """Figures in milliseconds; nan entries do not count."""
-    values = seconds[~np.isnan(seconds)] * 1000
+    is_told = ~np.isnan(seconds)
+    values = seconds if is_told.all() else seconds[is_told]
     if values.size == 0:
         return Distribution()
-    p50, p90, p95, p99 = np.percentile(values, [50, 90, 95, 99]).tolist()
+    p50, p90, p95, p99 = (1000 * np.percentile(values, [50, 90, 95, 99])).tolist()
     return Distribution(
         count=int(values.size),
-        mean=float(values.mean()),
-        std=float(values.std()),
-        min=float(values.min()),
+        mean=1000 * float(values.mean(dtype=np.float64)),
+        std=1000 * float(values.std(dtype=np.float64)),
+        min=1000 * float(values.min()),
         p50=p50,
         p90=p90,
         p95=p95,
         p99=p99,
-        max=float(values.max()),
+        max=1000 * float(values.max()),
     )
 
 
@@ -50,7 +52,7 @@ def summarize(everything: Columns, window: Window) -> GroupSummary:
     good = inside.where(inside.is_ok)
     count, seconds = len(inside), window.length_s
     ended = everything.is_ok & _within(everything.end_s, window)
-    token_times, token_weights = everything.token_times()
+    edges = np.array([window.start_s, window.end_s])
     return GroupSummary(
         num_requests=count,
         num_ok=len(good),
@@ -58,7 +60,7 @@ def summarize(everything: Columns, window: Window) -> GroupSummary:
         attainment=float(inside.is_good.mean()) if count else 0.0,
         goodput=float(inside.is_good.sum()) / seconds,
         request_throughput=float(ended.sum()) / seconds,
-        output_throughput=float(token_weights[_within(token_times, window)].sum()) / seconds,
+        output_throughput=float(_num_tokens(everything, edges)[0]) / seconds,
         input_throughput=float(everything.num_input[ended].sum()) / seconds,
         num_input_tokens=int(good.num_input.sum()),
         num_output_tokens=int(good.num_output.sum()),
@@ -102,12 +104,11 @@ def timeline(everything: Columns, end_s: float) -> tuple[Bucket, ...]:
     """The run in equal stretches, at most a few hundred."""
     wanted = max(end_s, 1e-9) / _MAX_BUCKETS
     width_s = next((w for w in _BUCKET_WIDTHS_S if w >= wanted), wanted)
-    token_times, weights = everything.token_times()
+    starts_s = np.arange(0.0, max(end_s, 0.0), width_s)
+    num_tokens = _num_tokens(everything, np.append(starts_s, starts_s.size * width_s))
     buckets: list[Bucket] = []
-    start_s = 0.0
-    while start_s < end_s:
+    for start_s, came in zip(starts_s.tolist(), num_tokens.tolist(), strict=True):
         part = everything.intended_within(start_s, start_s + width_s)
-        came = _within(token_times, Window(start_s, start_s + width_s))
         answered = part.where(part.is_ok)
         ttft, tpot = distribution(answered.ttft_s), distribution(answered.tpot_s)
         bucket = Bucket(
@@ -115,14 +116,13 @@ def timeline(everything: Columns, end_s: float) -> tuple[Bucket, ...]:
             num_requests=len(part),
             num_good=int(part.is_good.sum()),
             num_failed=int((~part.is_ok).sum()),
-            tokens_per_s=float(weights[came].sum()) / width_s,
+            tokens_per_s=came / width_s,
             ttft_p50_ms=ttft.p50,
             ttft_p99_ms=ttft.p99,
             tpot_p50_ms=tpot.p50,
             tpot_p99_ms=tpot.p99,
         )
         buckets.append(bucket)
-        start_s += width_s
     return tuple(buckets)
 
 
@@ -149,6 +149,16 @@ def itl_sample_ms(inside: Columns) -> tuple[float, ...]:
     if gaps_s.size > _ITL_SAMPLE:
         gaps_s = np.quantile(gaps_s, np.linspace(0, 1, _ITL_SAMPLE))
     return tuple(np.round(np.sort(gaps_s) * 1000, 4).tolist())
+
+
+def _num_tokens(everything: Columns, edges_s: Floats) -> Floats:
+    """Tokens that came from each edge to before the next.  # [num_edges] -> [num_edges - 1]"""
+    counts = np.zeros(max(0, edges_s.size - 1))
+    for times_s, weights in everything.token_times():
+        places = np.searchsorted(edges_s, times_s, side="right") - 1
+        is_in = (places >= 0) & (places < counts.size)
+        counts += np.bincount(places[is_in], weights[is_in], counts.size)
+    return counts
 
 
 def _mean_concurrency(everything: Columns, window: Window) -> float:

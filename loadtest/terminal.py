@@ -12,6 +12,7 @@ from rich.text import Text
 from loadtest.live import LiveFigures
 from loadtest.result import Distribution, FaultOutcome, RunResult
 
+_MAX_LISTED = 32
 _LATENCIES = ("ttft", "tpot", "itl", "e2el", "stall")
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2el": "E2E", "stall": "longest stall"}
 
@@ -97,12 +98,18 @@ def print_result(console: Console, result: RunResult) -> None:
     if result.by_class:
         console.print(_class_table(result))
     if result.stages.requests_by_pair:
-        pairs = ", ".join(f"{pair}: {n}" for pair, n in result.stages.requests_by_pair.items())
+        pairs = listed([f"{pair}: {n}" for pair, n in result.stages.requests_by_pair.items()])
         console.print(f"workers: {pairs}", highlight=False, soft_wrap=True)
     for reason, count in overall.errors.items():
         console.print(f"[red]{count} x[/red] {reason}", highlight=False, soft_wrap=True)
     print_faults(console, result.faults)
     _print_verdict(console, result)
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first of a long list, and how many more there are; files have them all."""
+    more = f" and {len(words) - _MAX_LISTED} more" if len(words) > _MAX_LISTED else ""
+    return ", ".join(words[:_MAX_LISTED]) + more
 
 
 def print_faults(console: Console, faults: Sequence[FaultOutcome]) -> None:

@@ -142,7 +142,7 @@ def _sustained(case: Case, records: list[RequestRecord], cores: float) -> Sustai
     ramp_s = case.num_events * case.gap_ms / 1000
     end_s = float(everything.intended_s.max())
     steady_s = end_s - ramp_s
-    came_s, _ = everything.token_times()
+    came_s = np.concatenate([times_s for times_s, _ in everything.token_times()])
     return Sustained(
         len(everything.intended_within(ramp_s, end_s)) / steady_s,
         float(((came_s >= ramp_s) & (came_s < end_s)).sum()) / steady_s,

@@ -22,7 +22,7 @@ from loadtest.plan import Workload
 from loadtest.quantities import parse_duration_s
 from loadtest.result_files import write_json, write_requests
 from loadtest.slo import parse_slos
-from loadtest.terminal import print_result
+from loadtest.terminal import listed, print_result
 from profiles.catalog import ProfileError, load_profile
 from runtime.log import configure
 from simulate.capacity import CapacitySearch
@@ -190,7 +190,7 @@ def _one(
         command=command_line(),
     )
     print_result(console, result)
-    busy = ", ".join(f"{worker_id} {share:.0%}" for worker_id, share in outcome.busy.items())
+    busy = listed([f"{worker_id} {share:.0%}" for worker_id, share in outcome.busy.items()])
     console.print(f"engines busy: {busy}", highlight=False, soft_wrap=True)
     if planned is not None:
         planned.print_decisions(console, outcome)
