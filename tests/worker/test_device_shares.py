@@ -28,7 +28,7 @@ def test_the_shares_of_all_legs_are_the_steps_and_grow_with_their_tokens(
     drive(lambda: ends() == set(lengths), worker)
     for leg_id in lengths:
         shares = told_s(worker, leg_id)
-        assert 0 < shares[0] and shares == sorted(set(shares))
+        assert shares[0] > 0 and shares == sorted(set(shares))
     whole_s = sum(told_s(worker, leg_id)[-1] for leg_id in lengths)
     assert whole_s == pytest.approx(worker.core.report().totals.step_s)
 
