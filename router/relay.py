@@ -13,10 +13,10 @@ from router.config import RouterConfig
 from router.device_time import DeviceTime
 from router.migration import choose_target
 from router.output import CandidateTrace, OutputDelta, RequestTrace
+from router.patience import ask_patiently
 from router.placement import Placement
 from router.placer import Placer
 from router.policies.policy import Pair, RequestFacts
-from router.prospects import Crowded
 from router.session import WorkerSession
 from router.sessions import Sessions
 from router.stitcher import Stitcher
@@ -30,10 +30,6 @@ from wire.messages import FinishReason, GenerateRequest
 _JITTER = 0.2
 _EVENTS_A_SECOND, _LONGEST_PAUSE = 5_000, 4
 _RETRY_AFTER_S = 1.0
-_LOOK_AGAIN_S = 0.05  # for room in a batch; each time that there is none, later
-_MAX_LOOK_AGAIN_S = 0.5
-_PATIENCE_S = 2.0  # prompts that could wait longer are long ones, which would crowd out the others
-_LOOK_LESS_OFTEN = 1.25
 _LEAST_GAPS = 16  # of an answer that tells how fast its worker is
 _WORKERS_FAULT = (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST, ErrorCode.TRANSFER_FAILED)
 _log = get_logger("router")
@@ -219,18 +215,8 @@ class Relay:
         return None if found is None else self._sessions.get(found.worker_id)
 
     async def _ask_with_patience(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
-        """Where all batches are too large for the request, it waits as long as it can afford."""
-        pause_s, until_s = _LOOK_AGAIN_S, self._clock.now() + _PATIENCE_S
         try:
-            while True:
-                try:
-                    return self._ask_placer(num_sent)
-                except Crowded as refusal:
-                    left_s = min(refusal.slack_s, until_s - self._clock.now())
-                    if left_s <= pause_s:
-                        raise
-                await asyncio.sleep(pause_s)
-                pause_s = min(_MAX_LOOK_AGAIN_S, _LOOK_LESS_OFTEN * pause_s)
+            return await ask_patiently(lambda: self._ask_placer(num_sent), self._clock)
         except BatonError:
             self._metrics.counter("baton_admission_refused_total", reason="predicted").inc()
             raise
