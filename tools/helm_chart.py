@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from baton.commands.flags import HELP, SECRET_FIELDS
+from baton.up_config import UpConfig
 from control_plane.config import ControlConfig
 from control_plane.planner.config import PlannerConfig
 from gateway.config import GatewayConfig
@@ -32,13 +33,17 @@ Schema = dict[str, Any]
 # What the chart decides itself, or what has no meaning in a pod.
 OWN = {
     GatewayConfig: "model host port served_model_name control_address drain_s tenants_file"
-    " tls_certificate tls_key router_redis grpc_port parent_pid processes group_dir group_number",
+    " tls_certificate tls_key router_redis tenants_redis grpc_port parent_pid processes group_dir group_number",
     ControlConfig: "host port http_port metrics_port plan planner_file prometheus_url"
     " gateway_metrics audit_file election kube_namespace kube_lease kube_prefill kube_decode"
     " kubeconfig actuator ready_timeout_s identity redis_url parent_pid",
     WorkerConfig: "model role served_model_name worker_id host port fabric_port advertise_host"
     " control_address kv_memory kv_tls_ca kv_tls_cert kv_tls_key lease_s drain_timeout_s"
     " metrics_port parent_pid",
+    UpConfig: "model served_model_name host port grpc_port gateways control_port http_port"
+    " dashboard_port metrics_port kv_memory ray ray_address ray_cpus ray_gpus prefill decode"
+    " max_workers plan planner_file drain_s ready_timeout_s tenants_file router_redis parent_pid"
+    " verbose",
 }
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _QUANTITY = {
@@ -192,6 +197,7 @@ def chart_schema(values: list[Value]) -> Schema:
         "gatewaySettings": settings_schema(GatewayConfig),
         "controlSettings": settings_schema(ControlConfig),
         "workerSettings": settings_schema(WorkerConfig),
+        "upSettings": settings_schema(UpConfig),
         "planner": dataclass_schema(PlannerConfig),
         "pools": {"type": "array", "minItems": 1, "items": pool | {"required": ["name", "role"]}},
     }

@@ -69,7 +69,32 @@ SWITCHES: Mapping[str, Object] = {
             }
         }
     },
-    "kuberay open": {"mode": "kuberay", "auth": {"apiKeys": "open"}},
+    "kuberay open": {
+        "mode": "kuberay",
+        "auth": {"apiKeys": "open"},
+        "kuberay": {"settings": {"transport": "tcp", "speculate": "lookup"}},
+    },
+    "keys and state in redis": {
+        "auth": {"apiKeys": "redis"},
+        "redis": {"url": "redis://redis.data.svc:6380/2"},
+        "control": {"settings": {"state": "redis"}},
+    },
+    "spans": {
+        "gateway": {"settings": {"otlp_endpoint": "http://collector.tracing.svc:4317"}},
+        "workers": {"settings": {"otlp_endpoint": "http://collector.tracing.svc:4317"}},
+    },
+    "more volumes": {
+        "gateway": {
+            "settings": {"usage_log": "/logs/usage.jsonl"},
+            "extraVolumes": [{"name": "logs", "persistentVolumeClaim": {"claimName": "usage"}}],
+            "extraVolumeMounts": [{"name": "logs", "mountPath": "/logs"}],
+        },
+        "workers": {
+            "settings": {"speculate": "model", "draft_model": "/drafts/small", "max_drafts": 4},
+            "extraVolumes": [{"name": "drafts", "hostPath": {"path": "/srv/drafts"}}],
+            "extraVolumeMounts": [{"name": "drafts", "mountPath": "/drafts", "readOnly": True}],
+        },
+    },
 }
 CASES: Mapping[str, Object] = {**EXAMPLES, **SWITCHES}
 

@@ -266,6 +266,7 @@ def test_mounts_have_volumes_and_none_lies_inside_a_read_only_one(case: str):
 @pytest.mark.parametrize("case", CASES)
 def test_files_that_settings_name_are_mounted(case: str):
     keys = ("model", "tenants_file", "tls_certificate", "kv_tls_ca", "planner_file", "audit_file")
+    keys += ("usage_log", "trace_log", "draft_model")
     for owner, pod, container, table in batons(case):
         mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
         for key in keys:

@@ -1,7 +1,7 @@
 """The network policies, evaluated as a cluster does: every flow that Baton has, and no other."""
 
 import pytest
-from chart_objects import EXAMPLES, SWITCHES, Object, objects, of_kind, pod_templates
+from chart_objects import EXAMPLES, SWITCHES, Object, containers, objects, of_kind, pod_templates
 
 OUTSIDE: Object = {"app": "somebody"}
 PROMETHEUS: Object = {"app.kubernetes.io/name": "prometheus"}
@@ -131,6 +131,27 @@ def test_the_api_server_is_reached_by_the_control_plane_where_it_scales_or_elect
     assert allows(scaled, "out", parts(scaled)["control"], api, 6443)
     assert not allows(alone, "out", parts(alone)["control"], api, 6443)
     assert not allows(scaled, "out", parts(scaled)["gateway"], api, 6443)
+
+
+def test_spans_go_to_the_port_of_their_collector():
+    things, silent = objects(SWITCHES["spans"]), objects(SWITCHES["defaults"])
+    for part in ("gateway", "worker"):
+        assert allows(things, "out", parts(things)[part], OUTSIDE, 4317)
+        assert not allows(silent, "out", parts(silent)[part], OUTSIDE, 4317)
+    assert not allows(things, "out", parts(things)["control"], OUTSIDE, 4317)
+
+
+def test_keys_and_state_in_redis_are_reached_and_named_by_a_secret():
+    things = objects(SWITCHES["keys and state in redis"])
+    for part in ("gateway", "control"):
+        assert allows(things, "out", parts(things)[part], OUTSIDE, 6380)
+    variables = {
+        entry["name"]
+        for _, _, container in containers(things)
+        for entry in container["env"]
+        if "secretKeyRef" in entry.get("valueFrom", {})
+    }
+    assert {"BATON_TENANTS_REDIS", "BATON_REDIS_URL"} <= variables
 
 
 def test_a_model_is_fetched_from_the_port_of_its_address():

@@ -95,9 +95,16 @@ def test_the_context_has_every_room_and_nothing_that_is_secret_or_large():
 
 def test_the_gateways_image_has_all_dependencies_but_the_engines():
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = {d for d in content["project"]["dependencies"] if _name(d) not in ENGINE_ONLY}
+    project = content["project"]
+    all_of_it = [*project["dependencies"], *project["optional-dependencies"]["tracing"]]
+    wanted = {d for d in all_of_it if _name(d) not in ENGINE_ONLY}
     lines = (DOCKER / "requirements-gateway.txt").read_text().splitlines()
     assert {line for line in lines if line and not line.startswith("#")} == wanted
+
+
+@pytest.mark.parametrize("name", ["worker-cpu", "worker-cuda"])
+def test_the_workers_images_can_send_spans(name: str):
+    assert any("/wheels/*.whl)[tracing]" in rest for word, rest in instructions(name))
 
 
 def _name(requirement: str) -> str:

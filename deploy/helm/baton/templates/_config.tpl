@@ -29,7 +29,7 @@ dashboard:
   "control_address" (include "baton.controlAddresses" .)
   "drain_s" $gateway.drainSeconds
 -}}
-{{- if ne .Values.auth.apiKeys "open" }}{{ $_ := set $own "tenants_file" "/etc/baton-tenants/tenants.toml" }}{{ end -}}
+{{- if include "baton.tenantsInFile" . }}{{ $_ := set $own "tenants_file" "/etc/baton-tenants/tenants.toml" }}{{ end -}}
 {{- if $gateway.tlsSecret -}}
 {{- $_ := set $own "tls_certificate" "/etc/baton-tls/tls.crt" -}}
 {{- $_ := set $own "tls_key" "/etc/baton-tls/tls.key" -}}
@@ -124,6 +124,6 @@ dashboard:
   "ready_timeout_s" $workers.startupSeconds
   "verbose" true
 -}}
-{{- if ne .Values.auth.apiKeys "open" }}{{ $_ := set $own "tenants_file" "/etc/baton-tenants/tenants.toml" }}{{ end -}}
-{{ include "baton.toml" (dict "table" "up" "settings" $own) }}
+{{- if include "baton.tenantsInFile" . }}{{ $_ := set $own "tenants_file" "/etc/baton-tenants/tenants.toml" }}{{ end -}}
+{{ include "baton.toml" (dict "table" "up" "settings" (merge $own .Values.kuberay.settings)) }}
 {{- end -}}

@@ -121,6 +121,21 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if and .Values.gateway.shareLoads (include "baton.hasRedis" .) }}yes{{ end -}}
 {{- end -}}
 
+{{/* Not empty where API keys are in Redis. */}}
+{{- define "baton.tenantsInRedis" -}}
+{{- if eq .Values.auth.apiKeys "redis" }}yes{{ end -}}
+{{- end -}}
+
+{{/* Not empty where API keys are in a file. */}}
+{{- define "baton.tenantsInFile" -}}
+{{- if has .Values.auth.apiKeys (list "generated" "existingSecret") }}yes{{ end -}}
+{{- end -}}
+
+{{/* Not empty where the control plane elects a leader by Redis or keeps its state there. */}}
+{{- define "baton.controlUsesRedis" -}}
+{{- if or (eq (include "baton.election" .) "redis") (eq (get .Values.control.settings "state") "redis") }}yes{{ end -}}
+{{- end -}}
+
 {{- define "baton.redisSecret" -}}
 {{- .Values.redis.existingSecret | default (printf "%s-redis" (include "baton.fullname" .)) -}}
 {{- end -}}

@@ -86,6 +86,9 @@ spec:
         - {name: hugepages, mountPath: /hugepages}
         {{- end }}
         {{- include "baton.modelMount" $root | nindent 8 }}
+        {{- with $pool.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
   volumes:
     - name: settings
       configMap: {name: {{ $pool.fullname }}}
@@ -104,4 +107,7 @@ spec:
       emptyDir: {medium: HugePages-{{ $pool.hugepages.size }}}
     {{- end }}
     {{- include "baton.modelVolume" $root | nindent 4 }}
+    {{- with $pool.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}
