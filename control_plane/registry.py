@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from control_plane.pace import Pace
 from runtime.clock import Clock
-from wire.cluster import ClusterSnapshot, ControlOrder, WorkerBeat, WorkerInfo, WorkerStatus
+from wire.cluster import (
+    ClusterSnapshot,
+    ControlOrder,
+    PoolProgress,
+    WorkerBeat,
+    WorkerInfo,
+    WorkerStatus,
+)
 from wire.errors import BatonError, ErrorCode
 from wire.messages import Role, WorkerReport
 
@@ -42,6 +49,7 @@ class Registry:
         self._pace = pace or Pace()
         self._members: dict[str, _Member] = {}
         self._departed: dict[str, tuple[int, float]] = {}  # worker_id -> (epoch, left_at_s)
+        self._pools: tuple[PoolProgress, ...] = ()
         self._version = 0
         self._snapshot = ClusterSnapshot(version=0)  # of some version: built when it is asked for
         self._changed = asyncio.Event()
@@ -55,12 +63,23 @@ class Registry:
     def snapshot(self) -> ClusterSnapshot:
         if self._snapshot.version != self._version:
             workers = tuple(member.info for _, member in sorted(self._members.items()))
-            self._snapshot = ClusterSnapshot(self._version, workers)
+            self._snapshot = ClusterSnapshot(self._version, workers, self._pools)
         return self._snapshot
 
     def sizes(self) -> Counter[Role]:
         """Live workers by role."""
         return Counter(member.info.role for member in self._members.values())
+
+    @property
+    def pools(self) -> tuple[PoolProgress, ...]:
+        """As told last."""
+        return self._pools
+
+    def tell_pools(self, pools: tuple[PoolProgress, ...]) -> None:
+        """How far the platform is, for the watchers; what is no news makes no snapshot."""
+        if pools != self._pools:
+            self._pools = pools
+            self._publish()
 
     @property
     def interval_s(self) -> float:

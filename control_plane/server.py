@@ -23,6 +23,7 @@ from control_plane.overrides import Overrides
 from control_plane.pace import Pace
 from control_plane.planner_settings import build_autopilot, traffic_source
 from control_plane.planning import Planning, Unplanned
+from control_plane.progress import ProgressTeller
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
 from control_plane.sharing import SharedParts, SharedState
@@ -93,6 +94,8 @@ class ControlServer:
             wall_s=wall_time_s,
         )
         self.shared = SharedState(store or MemoryStore(), shared_parts, clock, config.state_ttl_s)
+        self._progress = ProgressTeller(self.registry, self.actuator, self.leadership)
+        self._telling: asyncio.Task[None] | None = None
         self._flight: asyncio.Task[None] | None = None
         self._api = OperatorApi(
             OperatorParts(
@@ -150,6 +153,7 @@ class ControlServer:
         if config.operator_port >= 0:
             await self._api.start(config.host, config.operator_port)
         self._expiry = asyncio.create_task(self.plane.watch_expiry(), name="registry-expiry")
+        self._telling = asyncio.create_task(self._progress.run(), name="progress")
         if self._autopilot is not None:
             self._flight = asyncio.create_task(self._autopilot.run(), name="autopilot")
         self._health.ready()
@@ -157,7 +161,7 @@ class ControlServer:
     async def stop(self) -> None:
         """Ends every stream after a short grace and frees the ports."""
         self._health.ready("stopping")
-        for task in (self._flight, self._expiry, self._turning):
+        for task in (self._flight, self._telling, self._expiry, self._turning):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

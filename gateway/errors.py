@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 import msgspec
 
+from router.awaited import NoWorker
 from wire.errors import BatonError, ErrorCode
+
+WAITING = b"x-baton-waiting"
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
@@ -31,9 +34,11 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        waiting: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.waiting = waiting
         self.message = message
         self.code = code
         self.param = param
@@ -48,12 +53,14 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Retry-After in whole seconds, where trying again can help; how to authenticate."""
+        """Retry-After in whole seconds, where trying again can help; how to authenticate; what it
+        was waited for."""
         if self.status == 401:
             return [(b"www-authenticate", b"Bearer")]
         if self.retry_after_s is None:
             return []
-        return [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after_s)))]
+        found = [(b"retry-after", b"%d" % max(1, math.ceil(self.retry_after_s)))]
+        return [*found, (WAITING, self.waiting.encode())] if self.waiting else found
 
 
 class ClientGone(Exception):
@@ -95,6 +102,7 @@ def from_baton(error: BatonError) -> ApiError:
         code=error.code.value,
         param=error.param,
         retry_after_s=retry_after_s,
+        waiting=error.waiting if isinstance(error, NoWorker) else "",
     )
 
 

@@ -55,6 +55,7 @@ class Generation:
         self._limits = limits
         self._abort = abort
         self._num_silent = len(requests)  # that have given no token yet
+        self.waiting = ""  # what a prompt has waited for; known with its first token
         self._timers: list[asyncio.TimerHandle] = []
         self._source = source
         self._requests = requests
@@ -140,6 +141,7 @@ class Generation:
                 if is_silent:
                     is_silent = False
                     self._num_silent -= 1
+                    self.waiting = delta.waiting or self.waiting
                 is_finished = delta.finish_reason is not None
                 if not is_finished and self._hands_over(index, delta):
                     continue

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from msgspec import UNSET, UnsetType
 from starlette.types import Send
 
-from gateway.errors import ApiError
+from gateway.errors import WAITING, ApiError
 from gateway.replies import Stages, failed_stream
 from gateway.request_headers import RequestHeaders
 
@@ -62,6 +62,11 @@ class HttpReply:
         """The stages of the answer go with it, where the client asks for them."""
         if self._shows_timing and stages is not UNSET:
             self.headers.append((b"server-timing", server_timing(stages)))
+
+    def waited(self, text: str) -> None:
+        """How long the request had no worker, and what it waited for; nothing for an empty text."""
+        if text and not self._is_started:
+            self.headers.append((WAITING, text.encode()))
 
     async def whole(self, status: int, body: bytes, headers: Headers = ()) -> None:
         length = (b"content-length", b"%d" % len(body))

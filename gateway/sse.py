@@ -65,6 +65,7 @@ class _Stream:
         events = b"".join(self._unsent)
         self._unsent.clear()
         if events:
+            self._reply.waited(self._generation.waiting)
             await self._reply.events(events, last=self._answers.are_finished)
 
 
@@ -87,6 +88,7 @@ async def whole_answers(
         for index, pieces in enumerate(texts)
     ]
     reply.show(_stages(answers.trace))
+    reply.waited(generation.waiting)
     body = replies.whole(choices, _usage(answers))
     await reply.whole(200, body, _worker_headers(answers.trace))
 

@@ -87,7 +87,8 @@ class RequestTrace:
 class OutputDelta:
     """The next tokens of the answer; the last one alone has a finish_reason and the trace.
 
-    logprobs: one a token where the request asks for them, else empty.
+    logprobs: one a token where the request asks for them, else empty. waiting: of the first tokens
+    of a request that no worker was live for, how long it waited and for what.
     """
 
     tokens: tuple[int, ...]
@@ -95,3 +96,4 @@ class OutputDelta:
     num_cached_tokens: int = 0
     trace: RequestTrace | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    waiting: str = ""

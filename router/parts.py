@@ -10,7 +10,7 @@ from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.stream import StreamOwner, WorkerStream
 from router.watch import ClusterWatch
-from wire.cluster import WorkerInfo
+from wire.cluster import PoolProgress, WorkerInfo
 from wire.messages import ClientFrame
 
 
@@ -35,6 +35,9 @@ class Watch(Protocol):
 
     @property
     def is_connected(self) -> bool: ...
+
+    @property
+    def pools(self) -> Sequence[PoolProgress]: ...
 
     def start(self) -> None: ...
 

@@ -8,6 +8,7 @@ from random import Random
 
 from router.admission import Admission
 from router.attempt import Attempt, Failure
+from router.awaited import NoWorker
 from router.breaker import CircuitBreaker
 from router.config import RouterConfig
 from router.device_time import DeviceTime
@@ -55,6 +56,7 @@ class Relay:
         admission: Admission,
         breaker: CircuitBreaker,
         traces: Traces,
+        awaited: Callable[[float], str],
     ) -> None:
         self._request = request
         self._config = config
@@ -67,6 +69,8 @@ class Relay:
         self._admission = admission
         self._breaker = breaker
         self._traces = traces
+        self._awaited = awaited
+        self._waiting = ""  # for a worker, to be told with the next delta
         self._attempt: Attempt | None = None  # the last one
         self._first_s = 0.0  # of the first token, on the clock
         self._final: RequestTrace | None = None  # that went with the last delta
@@ -158,6 +162,7 @@ class Relay:
                             tokens,
                             num_cached_tokens=self._num_cached_tokens,
                             logprobs=self._stitcher.take_logprobs(len(tokens)),
+                            waiting=self._take_waiting(),
                         )
             finally:
                 attempt.close()
@@ -169,16 +174,18 @@ class Relay:
 
     async def _place(self) -> Attempt:
         """The next attempt, as soon as a live worker takes it."""
-        deadline_s = self._clock.now() + self._config.worker_wait_s
+        begun_s = self._clock.now()
+        deadline_s = begun_s + self._config.worker_wait_s
         num_sent = self._stitcher.num_sent
         while (placed := await self._ask_with_patience(num_sent)) is None:
             left_s = deadline_s - self._clock.now()
+            self._waiting = self._awaited(self._clock.now() - begun_s)
             if self._sessions.is_stopped or left_s <= 0:
-                raise BatonError(
-                    ErrorCode.UNAVAILABLE, "no worker is live", retry_after_s=_RETRY_AFTER_S
-                )
+                raise NoWorker(self._waiting)
             with self._metrics.gauge("baton_requests_without_worker").track_inprogress():
                 await self._sessions.wait_for_change(left_s)
+        if self._waiting:
+            self._waiting = self._awaited(self._clock.now() - begun_s)
         placement, facts = placed
         self._num_attempts += 1
         self._placed_s = self._clock.now() - self._arrived_s
@@ -276,7 +283,12 @@ class Relay:
             self._first_s = self._clock.now()
         logprobs = self._stitcher.take_logprobs(len(tokens))
         trace = self._final = self.trace()
-        return OutputDelta(tokens, reason, self._num_cached_tokens, trace, logprobs)
+        waiting = self._take_waiting()
+        return OutputDelta(tokens, reason, self._num_cached_tokens, trace, logprobs, waiting)
+
+    def _take_waiting(self) -> str:
+        waiting, self._waiting = self._waiting, ""
+        return waiting
 
     def trace(self) -> RequestTrace:
         """How the request has run so far."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 from router.admission import Admission
+from router.awaited import awaited_text
 from router.candidates import ClusterView, RouterSnapshot
 from router.config import RouterConfig
 from router.core import build_core
@@ -113,6 +114,7 @@ class Router:
             self._admission,
             self._breaker,
             self._traces,
+            lambda waited_s: awaited_text(waited_s, self._watch.pools),
         )
         if self._tracer is not None:
             return traced(relay, self._tracer)

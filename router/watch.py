@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from router.config import RouterConfig
 from runtime.log import get_logger
 from wire.channel_ring import ChannelRing
-from wire.cluster import ClusterSnapshot, WorkerInfo
+from wire.cluster import ClusterSnapshot, PoolProgress, WorkerInfo
 from wire.rpc import Channel, RpcError, watch
 
 _log = get_logger("router")
@@ -29,11 +29,17 @@ class ClusterWatch:
         self._listed: tuple[WorkerInfo, ...] = ()
         self._is_settled = False
         self._is_connected = False
+        self._pools: tuple[PoolProgress, ...] = ()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def is_connected(self) -> bool:
         return self._is_connected
+
+    @property
+    def pools(self) -> tuple[PoolProgress, ...]:
+        """How far the platform is, where workers lack; as told last."""
+        return self._pools
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -83,7 +89,7 @@ class ClusterWatch:
         return "it ended the stream"
 
     def _take(self, snapshot: ClusterSnapshot) -> None:
-        self._listed = snapshot.workers
+        self._listed, self._pools = snapshot.workers, snapshot.pools
         workers = {info.worker_id: info for info in snapshot.workers}
         self._known = workers if self._is_settled else {**self._known, **workers}
         self._on_workers(tuple(self._known.values()))

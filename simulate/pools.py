@@ -12,7 +12,7 @@ from simulate.errors import SimulationError
 from simulate.pool_costs import PoolCosts
 from simulate.process import SimulatedProcess, World
 from simulate.stream import SimulatedStream
-from wire.cluster import WorkerInfo
+from wire.cluster import PoolProgress, WorkerInfo
 from wire.messages import Role, WorkerFrame
 
 _REPORT_INTERVAL_S = 0.25  # worker/service.py sends its reports as often
@@ -274,6 +274,7 @@ class SimulatedWatch:
     """What router.watch is to a live registry: a word at each change of the pools."""
 
     is_connected = True
+    pools: tuple[PoolProgress, ...] = ()
 
     def __init__(
         self, pools: SimulatedPools, on_workers: Callable[[Sequence[WorkerInfo]], None]

@@ -95,11 +95,25 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolProgress:
+    """How far the platform is with a role's workers. starting: asked for and not serving."""
+
+    role: Role
+    wanted: int
+    running: int
+    starting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
-    """All live workers; versions grow by one at each change."""
+    """All live workers; versions grow by one at each change.
+
+    pools: told while a role has no worker or some are starting, for those whose requests wait.
+    """
 
     version: int
     workers: tuple[WorkerInfo, ...] = ()
+    pools: tuple[PoolProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from wire.cluster import (
     Fingerprint,
     OrderKind,
     PairStatus,
+    PoolProgress,
     ProcessStatus,
     WorkerBeat,
     WorkerInfo,
@@ -139,13 +140,26 @@ def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:
     return control_pb2.ClusterSnapshot(
         version=snapshot.version,
         workers=[encode_worker_info(worker) for worker in snapshot.workers],
+        pools=[_encode_pool(pool) for pool in snapshot.pools],
     )
 
 
 def decode_snapshot(message: control_pb2.ClusterSnapshot) -> ClusterSnapshot:
     return ClusterSnapshot(
-        message.version, tuple(decode_worker_info(worker) for worker in message.workers)
+        message.version,
+        tuple(decode_worker_info(worker) for worker in message.workers),
+        tuple(_decode_pool(pool) for pool in message.pools),
     )
+
+
+def _encode_pool(pool: PoolProgress) -> control_pb2.PoolProgress:
+    return control_pb2.PoolProgress(
+        role=pool.role.value, wanted=pool.wanted, running=pool.running, starting=pool.starting
+    )
+
+
+def _decode_pool(message: control_pb2.PoolProgress) -> PoolProgress:
+    return PoolProgress(Role(message.role), message.wanted, message.running, message.starting)
 
 
 def encode_status(status: ClusterStatus) -> control_pb2.ClusterStatus:

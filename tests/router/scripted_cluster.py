@@ -17,6 +17,7 @@ from wire.cluster import (
     ControlOrder,
     Fingerprint,
     OrderKind,
+    PoolProgress,
     WorkerBeat,
     WorkerInfo,
 )
@@ -406,6 +407,7 @@ class ScriptedControl:
     def __init__(self) -> None:
         self.workers: dict[str, WorkerInfo] = {}
         self._version = 0
+        self.pools: tuple[PoolProgress, ...] = ()
         self._queues: list[asyncio.Queue[ClusterSnapshot]] = []
         self._server: rpc.Server | None = None
         self.port = 0
@@ -432,13 +434,17 @@ class ScriptedControl:
     def forget_all(self) -> None:
         self.workers.clear()
 
+    def tell_pools(self, *pools: PoolProgress) -> None:
+        self.pools = pools
+        self._publish()
+
     def _publish(self) -> None:
         self._version += 1
         for queue in self._queues:
             queue.put_nowait(self._snapshot())
 
     def _snapshot(self) -> ClusterSnapshot:
-        return ClusterSnapshot(self._version, tuple(self.workers.values()))
+        return ClusterSnapshot(self._version, tuple(self.workers.values()), self.pools)
 
     async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
         queue: asyncio.Queue[ClusterSnapshot] = asyncio.Queue()

@@ -15,6 +15,7 @@ from wire.cluster import (
     Fingerprint,
     OrderKind,
     PairStatus,
+    PoolProgress,
     ProcessStatus,
     WorkerBeat,
     WorkerInfo,
@@ -156,7 +157,7 @@ def test_a_beat_survives_the_wire(beat: WorkerBeat) -> None:
     assert cluster_codec.decode_beat(cluster_codec.encode_beat(beat)) == beat
 
 
-@given(build(ClusterSnapshot, workers=tuples(INFO)))
+@given(build(ClusterSnapshot, workers=tuples(INFO), pools=tuples(build(PoolProgress))))
 def test_a_snapshot_survives_the_wire(snapshot: ClusterSnapshot) -> None:
     assert cluster_codec.decode_snapshot(cluster_codec.encode_snapshot(snapshot)) == snapshot
 

@@ -117,13 +117,27 @@ class WatchRequest(_message.Message):
     client_id: str
     def __init__(self, client_id: _Optional[str] = ...) -> None: ...
 
+class PoolProgress(_message.Message):
+    __slots__ = ("role", "wanted", "running", "starting")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    STARTING_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    wanted: int
+    running: int
+    starting: int
+    def __init__(self, role: _Optional[str] = ..., wanted: _Optional[int] = ..., running: _Optional[int] = ..., starting: _Optional[int] = ...) -> None: ...
+
 class ClusterSnapshot(_message.Message):
-    __slots__ = ("version", "workers")
+    __slots__ = ("version", "workers", "pools")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
     version: int
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
-    def __init__(self, version: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ...) -> None: ...
+    pools: _containers.RepeatedCompositeFieldContainer[PoolProgress]
+    def __init__(self, version: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolProgress, _Mapping]]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
