@@ -33,7 +33,8 @@ Schema = dict[str, Any]
 # What the chart decides itself, or what has no meaning in a pod.
 OWN = {
     GatewayConfig: "model host port served_model_name control_address drain_s tenants_file"
-    " tls_certificate tls_key router_redis tenants_redis grpc_port parent_pid processes group_dir group_number",
+    " tls_certificate tls_key router_redis tenants_redis grpc_port parent_pid processes group_dir"
+    " group_number",
     ControlConfig: "host port http_port metrics_port plan planner_file prometheus_url"
     " gateway_metrics audit_file election kube_namespace kube_lease kube_prefill kube_decode"
     " kubeconfig actuator ready_timeout_s identity redis_url parent_pid",

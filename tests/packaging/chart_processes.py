@@ -6,30 +6,42 @@ cluster's machines is rewritten: host names, ports, and the folders that volumes
 
 import base64
 import os
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
-from chart_objects import NAMESPACE, ROOT, Object, named, of_kind
+from chart_objects import NAMESPACE, ROOT, Object, named, of_kind, pod_templates
 
 from runtime.lifecycle import free_port
 from runtime.settings import user_cache_dir
 
 READY_TIMEOUT_S = 90.0
 _POLL_S = 0.05
+_OWNERS = ("Deployment", "StatefulSet", "LeaderWorkerSet")
+ANY_CERTIFICATE = ssl._create_unverified_context()  # the kubelet's probes check none
 
 
 class LocalPods:
-    """Whoever makes it stops it. things: rendered objects of one release."""
+    """Whoever makes it stops it.
 
-    def __init__(self, things: tuple[Object, ...], folder: Path) -> None:
+    things: rendered objects of one release, and Secrets that are there before it. environ:
+    variables of every process beside its own, for what stands in a pod without a variable.
+    """
+
+    def __init__(
+        self, things: tuple[Object, ...], folder: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
         self._things = things
         self._folder = folder
+        self._more_environ = environ or {}
         self._processes: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._ports: dict[tuple[str, int], int] = {}
         for owner, container in self._containers():
@@ -38,10 +50,17 @@ class LocalPods:
                 self._ports[(owner, port)] = free_port()
 
     def _containers(self) -> list[tuple[str, Object]]:
-        return [
-            (thing["metadata"]["name"], thing["spec"]["template"]["spec"]["containers"][0])
-            for thing in of_kind(self._things, "Deployment", "StatefulSet")
-        ]
+        return [(owner, pod["containers"][0]) for owner, pod in self._pods().items()]
+
+    def _pods(self) -> dict[str, Object]:
+        return {
+            owner.partition("/")[2]: template["spec"]
+            for owner, template in pod_templates(tuple(of_kind(self._things, *_OWNERS)))
+        }
+
+    @property
+    def owners(self) -> list[str]:
+        return list(self._pods())
 
     def port(self, owner: str, port: int) -> int:
         return self._ports[(owner, port)]
@@ -60,19 +79,15 @@ class LocalPods:
             self._wait_ready(owner)
 
     def _launch(self, owner: str) -> None:
-        [thing] = [
-            thing
-            for thing in of_kind(self._things, "Deployment", "StatefulSet")
-            if thing["metadata"]["name"] == owner
-        ]
-        pod = thing["spec"]["template"]["spec"]
+        pod = self._pods()[owner]
         container = pod["containers"][0]
         folder = self._folder / owner
         self._mount(owner, pod, folder)
         words = container.get("command") or [sys.executable, "-m", "baton"]
         words = [*words, *container.get("args", ())]
         words = [self._local(owner, word, folder) for word in words]
-        environ = {**os.environ, **self._environ(owner, container, folder), "OMP_NUM_THREADS": "1"}
+        environ = {**os.environ, **self._more_environ, "OMP_NUM_THREADS": "1"}
+        environ |= self._environ(owner, container, folder)
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(words, env=environ, stdout=log, stderr=log, cwd=ROOT)
         self._processes[owner] = (process, pod.get("terminationGracePeriodSeconds", 30))
@@ -116,9 +131,11 @@ class LocalPods:
                     for name, text in files.items():
                         (target / name).write_text(self._local(owner, text, folder))
                 if "secret" in source:
-                    for item in source["secret"]["items"]:
-                        text = self.secret(source["secret"]["secretName"], item["key"])
-                        (target / item["path"]).write_text(text)
+                    name = source["secret"]["secretName"]
+                    keys = named(self._things, "Secret", name).get("stringData", ())
+                    whole = [{"key": key, "path": key} for key in keys]
+                    for item in source["secret"].get("items", whole):
+                        (target / item["path"]).write_text(self.secret(name, item["key"]))
 
     def _environ(self, owner: str, container: Object, folder: Path) -> dict[str, str]:
         fields = {"metadata.name": f"{owner}-0", "status.podIP": "127.0.0.1"}
@@ -150,12 +167,14 @@ class LocalPods:
                 text = str(local) if text == str(port) else text
         folders = {
             "/etc/baton-tenants": folder / "tenants",
+            "/etc/baton-tls": folder / "tls",
             "/etc/baton": folder / "settings",
             "/var/lib/baton": folder / "audit",
             "/opt/baton/demo_model": ROOT / "baton" / "demo_model",
             "/cache/baton": user_cache_dir(),
             "/cache": folder / "cache",
         }
+        text = re.sub(r"/models/model[-\w/.]*", str(ROOT / "baton" / "demo_model"), text)
         for path, local_path in folders.items():
             text = text.replace(path, str(local_path))
         return str(folder / "tmp") if text == "/tmp" else text.replace("0.0.0.0", "127.0.0.1")
@@ -178,8 +197,9 @@ class LocalPods:
             if "tcpSocket" in probe:
                 socket.create_connection(("127.0.0.1", local), 1).close()
                 return True
-            url = f"http://127.0.0.1:{local}{action['path']}"
-            with urllib.request.urlopen(url, timeout=probe["timeoutSeconds"]) as reply:
+            url = f"{action.get('scheme', 'HTTP').lower()}://127.0.0.1:{local}{action['path']}"
+            timeout_s = probe["timeoutSeconds"]
+            with urllib.request.urlopen(url, timeout=timeout_s, context=ANY_CERTIFICATE) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -57,11 +57,11 @@ def ask(pods: LocalPods, key: str) -> dict:
         return {**json.load(reply), "headers": dict(reply.headers)}
 
 
-def test_the_trial_answers_with_the_key_that_was_made_and_by_both_pools(pods: LocalPods):
+def test_the_trial_answers_with_the_key_that_was_made(pods: LocalPods):
     answer = ask(pods, pods.secret("baton-api-key", "api-key"))
     assert answer["choices"][0]["message"]["content"]
     assert answer["model"] == "baton-demo"
-    assert answer["headers"]["x-baton-decode-worker"] == "baton-decode-0"
+    assert answer["headers"]["x-baton-decode-worker"] in {f"{owner}-0" for owner in WORKERS}
 
 
 def test_the_trial_refuses_another_key(pods: LocalPods):

@@ -1,5 +1,6 @@
 """A real Prometheus answers every panel: over a live cluster, and over one where all goes wrong."""
 
+import asyncio
 import contextlib
 import json
 import math
@@ -19,6 +20,10 @@ from typing import Any
 import httpx
 import pytest
 
+from dashboard.config import DashboardConfig
+from dashboard.history import EXPRESSIONS
+from dashboard.server import DashboardServer
+from runtime.clock import SystemClock
 from runtime.lifecycle import free_port
 from runtime.metrics import (
     CONTROL_METRICS,
@@ -60,6 +65,7 @@ class Prometheus:
 
     def __init__(self, directory: Path, targets: Sequence[str]) -> None:
         self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
         shutil.copy(RULES / "recording.yaml", directory)
         rules = (RULES / "alerts.yaml").read_text()
         (directory / "alerts.yaml").write_text(rules)
@@ -73,7 +79,7 @@ class Prometheus:
         command += [f"--storage.tsdb.path={directory / 'data'}", "--log.level=error"]
         command += [f"--web.listen-address=127.0.0.1:{self._port}"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._port}")
+        self._client = httpx.Client(base_url=self.url)
 
     def ask(self, expression: str) -> list[float]:
         """The values of an instant query; none while the server is starting."""
@@ -214,6 +220,11 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     process.wait(60)
 
 
+def operator_url(state: Path) -> str:
+    """Of the control plane that `baton up` started with this state directory."""
+    return str(json.loads((state / "cluster.json").read_text())["operator_url"])
+
+
 def _serves(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=2.0).status_code == 200
@@ -227,6 +238,14 @@ def test_every_panel_of_normal_running_has_data_over_a_live_cluster(
 ) -> None:
     url, targets = cluster
     server = start_prometheus(targets)
+    with four_at_a_time(url) as load:
+        assert not server.without_data(queries(also_of_events=False), load)
+    assert not server.ask('ALERTS{alertstate="firing",severity="page"}')
+
+
+@contextlib.contextmanager
+def four_at_a_time(url: str) -> Iterator[Callable[[], None]]:
+    """A function that asks the cluster four questions and waits for the answers."""
     numbers = iter(range(1_000_000))
 
     def ask(number: int) -> None:
@@ -234,9 +253,41 @@ def test_every_panel_of_normal_running_has_data_over_a_live_cluster(
         body = {"model": "baton-demo", "prompt": text, "max_tokens": 12}
         assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 200
 
-    def load() -> None:
-        list(pool.map(ask, [next(numbers) for _ in range(4)]))
-
     with ThreadPoolExecutor(4) as pool:
-        assert not server.without_data(queries(also_of_events=False), load)
-    assert not server.ask('ALERTS{alertstate="firing",severity="page"}')
+        yield lambda: list(pool.map(ask, [next(numbers) for _ in range(4)])).clear()
+
+
+@pytest.mark.slow
+async def test_the_page_has_every_column_of_its_history_from_prometheus_over_a_live_cluster(
+    cluster: tuple[str, list[str]],
+    start_prometheus: Callable[[Sequence[str]], Prometheus],
+    tmp_path: Path,
+) -> None:
+    url, targets = cluster
+    server = start_prometheus(targets)
+    config = DashboardConfig(
+        port=0,
+        operator_url=operator_url(tmp_path / "state"),
+        gateway_urls="",  # what the page saw itself fills no gap here
+        prometheus_url=server.url,
+    )
+    page = DashboardServer(config, SystemClock())
+    await page.start()
+    try:
+        empty = set(EXPRESSIONS)
+        deadline_s = time.monotonic() + DEADLINE_S
+        with four_at_a_time(url) as load:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{page.port}") as http:
+                while empty:
+                    assert time.monotonic() < deadline_s, sorted(empty)
+                    await asyncio.to_thread(load)
+                    history = (await http.get("/api/v1/history?minutes=2", timeout=20)).json()
+                    assert history["source"] == "Prometheus"
+                    series = history["series"].items()
+                    empty = {name for name, column in series if not any_number(column)}
+    finally:
+        await page.stop()
+
+
+def any_number(column: Sequence[float | None]) -> bool:
+    return any(value is not None for value in column)
