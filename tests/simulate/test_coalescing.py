@@ -19,7 +19,7 @@ def mailbox_times(times_s):
     loop, told = EventLoop(), []
 
     async def read():
-        mailbox = Mailbox(PAUSE_S, lambda item: item != "end")
+        mailbox = Mailbox(lambda: PAUSE_S, lambda item: item != "end")
 
         def put(*items):
             for item in items:
