@@ -13,9 +13,10 @@ from wire.cluster import (
     WorkerInfo,
     WorkerStatus,
 )
-from wire.codec import decode_address, decode_report, encode_address, encode_report
 from wire.gen import control_pb2
+from wire.kv_codec import decode_address, encode_address
 from wire.messages import Role
+from wire.report_codec import decode_report, encode_report
 
 
 def encode_worker_info(info: WorkerInfo) -> control_pb2.WorkerInfo:

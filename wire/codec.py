@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from wire.errors import BatonError, ErrorCode
 from wire.gen import worker_pb2
-from wire.kv import FabricAddress, KVHandle
+from wire.kv_codec import decode_handle, encode_handle
 from wire.messages import (
     BlockEvent,
     BlockSnapshot,
@@ -23,13 +23,11 @@ from wire.messages import (
     LegPublished,
     LegTokens,
     LegTransferred,
-    Role,
     SnapshotRequest,
     StartLeg,
-    StepTotals,
     WorkerFrame,
-    WorkerReport,
 )
+from wire.report_codec import decode_report, encode_report
 from wire.sampling_codec import decode_sampling, decode_tokens, encode_sampling, encode_tokens
 
 
@@ -105,7 +103,7 @@ def _encode_start(leg: StartLeg) -> worker_pb2.StartLeg:
         sampling=encode_sampling(request.sampling),
         block_hashes=_pack_u64(request.block_hashes),
         prefill_only=leg.prefill_only,
-        handle=None if leg.handle is None else _encode_handle(leg.handle),
+        handle=None if leg.handle is None else encode_handle(leg.handle),
         priority=request.priority,
         cache_salt=request.cache_salt,
         share=leg.share,
@@ -131,53 +129,9 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
         request=request,
         output_tokens=_unpack_u32(message.output_tokens),
         prefill_only=message.prefill_only,
-        handle=_decode_handle(message.handle) if message.HasField("handle") else None,
+        handle=decode_handle(message.handle) if message.HasField("handle") else None,
         share=message.share,
         waits=message.waits,
-    )
-
-
-def encode_address(address: FabricAddress) -> worker_pb2.FabricAddress:
-    return worker_pb2.FabricAddress(
-        host=address.host,
-        port=address.port,
-        host_id=address.host_id,
-        shm_path=address.shm_path,
-        transports=address.transports,
-        tls=address.tls,
-    )
-
-
-def decode_address(message: worker_pb2.FabricAddress) -> FabricAddress:
-    return FabricAddress(
-        message.host,
-        message.port,
-        message.host_id,
-        message.shm_path,
-        tuple(message.transports),
-        message.tls,
-    )
-
-
-def _encode_handle(handle: KVHandle) -> worker_pb2.KVHandle:
-    return worker_pb2.KVHandle(
-        handle_id=handle.handle_id,
-        worker_id=handle.worker_id,
-        epoch=handle.epoch,
-        address=encode_address(handle.address),
-        num_tokens=handle.num_tokens,
-        lease_s=handle.lease_s,
-    )
-
-
-def _decode_handle(message: worker_pb2.KVHandle) -> KVHandle:
-    return KVHandle(
-        handle_id=message.handle_id,
-        worker_id=message.worker_id,
-        epoch=message.epoch,
-        address=decode_address(message.address),
-        num_tokens=message.num_tokens,
-        lease_s=message.lease_s,
     )
 
 
@@ -228,7 +182,7 @@ def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:
         accepted = worker_pb2.LegAccepted(num_cached_tokens=event.num_cached_tokens)
         return worker_pb2.LegEvent(leg_id=event.leg_id, accepted=accepted)
     if isinstance(event, LegPublished):
-        return worker_pb2.LegEvent(leg_id=event.leg_id, published=_encode_handle(event.handle))
+        return worker_pb2.LegEvent(leg_id=event.leg_id, published=encode_handle(event.handle))
     if isinstance(event, LegFinished):
         finished = worker_pb2.LegFinished(
             reason=event.reason.value,
@@ -288,71 +242,9 @@ def _decode_transferred(message: worker_pb2.LegEvent) -> LegEvent:
 
 _EVENT_DECODERS: dict[str, Callable[[worker_pb2.LegEvent], LegEvent]] = {
     "accepted": lambda m: LegAccepted(m.leg_id, m.accepted.num_cached_tokens),
-    "published": lambda m: LegPublished(m.leg_id, _decode_handle(m.published)),
+    "published": lambda m: LegPublished(m.leg_id, decode_handle(m.published)),
     "finished": _decode_finished,
     "failed": lambda m: LegFailed(m.leg_id, ErrorCode(m.failed.code), m.failed.message),
     "transferred": _decode_transferred,
     "move": lambda m: LegMove(m.leg_id, m.move.reason, m.move.only_to_room),
 }
-
-
-def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
-    totals = report.totals
-    return worker_pb2.WorkerReport(
-        role=report.role.value,
-        num_steps=report.num_steps,
-        has_work=report.has_work,
-        draining=report.draining,
-        num_running=report.num_running,
-        num_waiting=report.num_waiting,
-        waiting_tokens=report.waiting_tokens,
-        num_blocks=report.num_blocks,
-        num_free_blocks=report.num_free_blocks,
-        context_tokens=report.context_tokens,
-        num_exports=report.num_exports,
-        num_imports=report.num_imports,
-        step_s=report.step_s,
-        progress=report.progress,
-        role_epoch=report.role_epoch,
-        flipping=report.flipping,
-        totals=worker_pb2.StepTotals(
-            num_steps=totals.num_steps,
-            num_prefill_steps=totals.num_prefill_steps,
-            step_s=totals.step_s,
-            num_decode_tokens=totals.num_decode_tokens,
-            num_context_tokens=totals.num_context_tokens,
-            num_prefill_tokens=totals.num_prefill_tokens,
-            num_prefill_pairs=totals.num_prefill_pairs,
-        ),
-    )
-
-
-def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
-    totals = message.totals
-    return WorkerReport(
-        role=Role(message.role),
-        num_steps=message.num_steps,
-        has_work=message.has_work,
-        draining=message.draining,
-        num_running=message.num_running,
-        num_waiting=message.num_waiting,
-        waiting_tokens=message.waiting_tokens,
-        num_blocks=message.num_blocks,
-        num_free_blocks=message.num_free_blocks,
-        context_tokens=message.context_tokens,
-        num_exports=message.num_exports,
-        num_imports=message.num_imports,
-        step_s=message.step_s,
-        progress=message.progress,
-        role_epoch=message.role_epoch,
-        flipping=message.flipping,
-        totals=StepTotals(
-            num_steps=totals.num_steps,
-            num_prefill_steps=totals.num_prefill_steps,
-            step_s=totals.step_s,
-            num_decode_tokens=totals.num_decode_tokens,
-            num_context_tokens=totals.num_context_tokens,
-            num_prefill_tokens=totals.num_prefill_tokens,
-            num_prefill_pairs=totals.num_prefill_pairs,
-        ),
-    )
