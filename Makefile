@@ -14,7 +14,7 @@ help:  ## list the targets
 up: $(STAMP)  ## install, start a local cluster on the bundled model, print the URLs, and stay
 	$(BIN)/baton up $(ARGS)
 
-down: $(STAMP)  ## stop a cluster started with `baton up --detach`
+down: $(STAMP)  ## stop the cluster that runs on this host
 	$(BIN)/baton down
 
 status: $(STAMP)  ## what the local cluster is doing
@@ -59,6 +59,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml constraints-cpu.txt | $(BIN)/python
+	@echo 'Installing into $(VENV) (1.3 GB with torch); the first time this takes minutes.'
 	$(INSTALL) torch
 	$(INSTALL) -e .
 	touch $@

@@ -1,7 +1,11 @@
 """What `baton up` says when the cluster serves."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from baton.preflight import ModelFacts
 from baton.state_dir import ClusterState
@@ -41,8 +45,16 @@ def banner(
     pools = f"{_count(config.prefill, 'prefill')} and {_count(config.decode, 'decode')}"
     return (
         f"Baton serves {model.name} with {pools}.\n\n{table}\n\n"
-        f"Try it:\n\n{_curl(state.http_url, model)}\n\nCtrl-C or `baton down` stops it."
+        f"Try it:\n\n{_curl(state.http_url, model)}\n\n{_how_to_stop()} stops it."
     )
+
+
+def _how_to_stop() -> str:
+    """With the command as the user has to type it, who may have no `baton` on the path."""
+    beside = os.path.relpath(Path(sys.executable).with_name("baton"))
+    down = f"`{'baton' if shutil.which('baton') else beside} down`"
+    has_own_session = os.getsid(0) == os.getpid()  # detached: no terminal's Ctrl-C comes here
+    return down if has_own_session else f"Ctrl-C or {down}"
 
 
 def _worker_line(config: UpConfig, info: WorkerInfo, kv_memory: str) -> str:

@@ -15,7 +15,8 @@ def summary(view: StatusView) -> list[str]:
 def _pool(pool: PoolView) -> str:
     wanted = f" of {pool.desired}" if pool.desired != pool.actual else ""
     advice = f", {pool.recommended} recommended" if pool.recommended >= 0 else ""
-    return f"{pool.role}: {pool.actual}{wanted} workers{advice}"
+    workers = "worker" if max(pool.actual, pool.desired) == 1 else "workers"
+    return f"{pool.role}: {pool.actual}{wanted} {workers}{advice}"
 
 
 def _planner(planner: PlannerView) -> str:

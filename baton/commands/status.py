@@ -48,12 +48,17 @@ def command(as_json: JsonFlag = False, control_address: AddressFlag = "") -> Non
 
 
 def _summary(control_address: str) -> list[str]:
-    """What only the operator API knows; nothing for a cluster that does not run here."""
-    client = None if control_address else operator_client("")
+    """Addresses and what only the operator API knows; nothing for a cluster that is elsewhere."""
+    state = None if control_address else StateDir.of_environment().running()
+    if state is None:
+        return []
+    page = f", dashboard {state.dashboard_url}" if state.dashboard_url else ""
+    addresses = f"API {state.http_url}/v1{page}"
+    client = operator_client("")
     try:
-        return summary(client.get("status", StatusView)) if client else []
+        return [addresses, *(summary(client.get("status", StatusView)) if client else [])]
     except OperatorError as error:
-        return [f"the operator API does not help: {error}"]
+        return [addresses, f"the operator API does not help: {error}"]
 
 
 def where(control_address: str) -> tuple[str, str]:

@@ -226,7 +226,7 @@ def test_status_shows_workers_and_processes(state_dir: StateDir, whole_model: Pa
         table = run("status").stdout
         status = json.loads(run("status", "--json").stdout)
         refused = run("status", "--control-address", state.control_address)
-    for text in ("prefill-0", "decode-0", "gateway", "running", "25%"):
+    for text in ("prefill-0", "decode-0", "gateway", "running", "25%", f"API {state.http_url}/v1"):
         assert text in table
     assert {process["state"] for process in status["processes"]} == {"running"}
     assert refused.returncode == 1
@@ -256,7 +256,9 @@ def test_a_detached_cluster_serves_until_down(
     assert start_detached(state_dir, flags, FAKE_BATON) == 0
     state = state_dir.running()
     assert state is not None and state.is_ready
-    assert f"{state.http_url}/v1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{state.http_url}/v1" in said
+    assert "down` stops it." in said and "Ctrl-C" not in said
     family = [psutil.Process(state.pid), *psutil.Process(state.pid).children()]
     assert len(family) == 4
     assert run("status").returncode == 0
