@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from runtime.lifecycle import free_port
 
@@ -29,6 +29,7 @@ FLAGS = [
     "--disable-sync",
 ]
 OPERATOR_TOKEN = "operator-secret"
+expect.set_options(timeout=30_000)
 
 
 @dataclass
@@ -65,7 +66,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         )
     cluster = Served(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{page}", log)
     deadline = time.monotonic() + 90
-    while b"Ctrl-C" not in log.read_bytes():
+    while b"stops it." not in log.read_bytes():
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)
     yield cluster
@@ -116,7 +117,7 @@ def look(browser: Browser) -> Iterator[Callable[..., Look]]:
             one = Look(context.new_page())
             one.watch()
             one.page.goto(url)
-            one.page.locator("#link[data-state=live]").wait_for(timeout=20_000)
+            one.page.locator("#link[data-state=live]").wait_for(timeout=30_000)
             return one
 
         yield open_page
