@@ -272,5 +272,6 @@ def supposed_traffic(load: SupposedLoad, live: Traffic | None) -> Traffic:
         uncached_pairs=2 * cached * uncached + squares,
         cached_tokens=cached,
         output_tokens=load.output_tokens,
+        local_share=live.local_share if live is not None else 0.0,
         context_tokens=load.prompt_tokens + load.output_tokens / 2,
     )

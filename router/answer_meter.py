@@ -14,12 +14,14 @@ class AnswerMeter:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def began(self, prompt: int, cached: int) -> None:
-        """A first token: of `prompt` tokens, `cached` were not computed."""
+    def began(self, prompt: int, cached: int, is_local: bool = False) -> None:
+        """A first token: of `prompt` tokens, `cached` were not computed. is_local: by choice, a
+        decode worker computed the others."""
         count, uncached = self._metrics.counter, max(0, prompt - cached)
         count("baton_answers_begun_total").inc()
         count("baton_answer_cached_tokens_total").inc(cached)
         count("baton_uncached_tokens_total").inc(uncached)
+        count("baton_local_tokens_total").inc(uncached if is_local else 0)
         count("baton_uncached_token_squares_total").inc(uncached**2)
         count("baton_prefill_pairs_total").inc(prompt**2 - cached**2 if uncached else 0)
 

@@ -25,7 +25,7 @@ class Placement:
     """prefill is None when `decode` computes the prompt itself; both are worker ids.
 
     pull_from: the peer whose cache gives the prompt's first pull_tokens to the worker that computes
-    the rest; empty: all that this worker does not hold is computed.
+    the rest; empty: all that this worker does not hold is computed. maker: that worker's role.
     """
 
     prefill: str | None
@@ -35,6 +35,12 @@ class Placement:
     ranking: tuple[Pair, ...] = ()  # this pair and the next best, where they were predicted
     pull_from: str = ""
     pull_tokens: int = 0
+    maker: Role = Role.PREFILL
+
+    @property
+    def spares_prefill(self) -> bool:
+        """By choice, a decode worker computes the prompt."""
+        return self.kind is PlacementKind.LOCAL and self.maker is Role.DECODE
 
 
 def place(
@@ -98,8 +104,9 @@ def place_pair(facts: RequestFacts, ranking: tuple[Pair, ...]) -> Placement:
         explanation += f"; {pull_tokens} tokens from {peer} in {1e3 * forecast.pull_s:.0f} ms"
     source = None if chosen.prefill is None else chosen.prefill.worker_id
     kind = PlacementKind.LOCAL if source is None else PlacementKind.REMOTE
+    maker = chosen.prefill or chosen.decode
     decode = chosen.decode.worker_id
-    return Placement(source, decode, kind, explanation, ranking, peer, pull_tokens)
+    return Placement(source, decode, kind, explanation, ranking, peer, pull_tokens, maker.role)
 
 
 def _allowed(pool: Sequence[Candidate], facts: RequestFacts) -> Sequence[Candidate]:
@@ -119,7 +126,8 @@ def _place_degraded(
 
 
 def _whole(facts: RequestFacts, worker: Candidate, kind: PlacementKind, why: str) -> Placement:
-    return Placement(None, worker.worker_id, kind, f"{why}; {_cost(facts, worker)}")
+    why = f"{why}; {_cost(facts, worker)}"
+    return Placement(None, worker.worker_id, kind, why, maker=worker.role)
 
 
 def _cost(facts: RequestFacts, worker: Candidate) -> str:

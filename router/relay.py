@@ -108,7 +108,7 @@ class Relay:
             async for delta in deltas:
                 if not is_begun and delta.tokens:
                     is_begun = True
-                    self._traces.began(len(self._request.prompt_tokens), delta.num_cached_tokens)
+                    self._count_prompt(delta.num_cached_tokens)
                 if not self._first_s and delta.tokens:
                     self._first_s = self._clock.now()
                     self._learn_path()
@@ -121,6 +121,11 @@ class Relay:
             if is_admitted:
                 self._admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
             self._traces.put(self._request.request_id, self._final or self.trace())
+
+    def _count_prompt(self, num_cached: int) -> None:
+        assert self._attempt is not None, "somebody gave the token"
+        is_local = self._attempt.placement.spares_prefill
+        self._traces.began(len(self._request.prompt_tokens), num_cached, is_local)
 
     def _learn_path(self) -> None:
         """What this first token took beside queue and prefill is expected of the next one."""

@@ -44,9 +44,10 @@ class Traces:
         """Those that took longest to their first token, or to their end where none came."""
         return nlargest(count, self._by_id.items(), key=lambda item: _slowness_s(item[1]))
 
-    def began(self, num_prompt: int, num_cached: int) -> None:
-        """A request has its first token; so many of its prompt's tokens were cached."""
-        self._answers.began(num_prompt, num_cached)
+    def began(self, num_prompt: int, num_cached: int, is_local: bool) -> None:
+        """A request has its first token; so many of its prompt's tokens were cached. is_local: by
+        choice, a decode worker computed the others."""
+        self._answers.began(num_prompt, num_cached, is_local)
 
     def put(self, request_id: str, trace: RequestTrace) -> None:
         """The request has ended; a trace of the same id gives way."""

@@ -60,6 +60,7 @@ GATEWAY_METRICS = (
     MetricSpec("baton_answers_begun_total", "counter", "Answers whose first token came; what the sums of prompt tokens below are over."),
     MetricSpec("baton_answer_cached_tokens_total", "counter", "Cached prompt tokens of those answers."),
     MetricSpec("baton_uncached_tokens_total", "counter", "Prompt tokens u of those answers that had to be computed."),
+    MetricSpec("baton_local_tokens_total", "counter", "Of those, what decode workers computed by choice: no work of the prefill pool."),
     MetricSpec("baton_uncached_token_squares_total", "counter", "Sum of u^2: the second moment that queues grow with."),
     MetricSpec("baton_prefill_pairs_total", "counter", "Sum of (p + u)^2 - p^2 behind p cached tokens: what attention over them costs."),
     MetricSpec("baton_context_token_steps_total", "counter", "Tokens held in KV, summed over the decode steps of ended answers."),

@@ -13,6 +13,7 @@ from control_plane.observe.reading import (
     CONTEXT,
     COUNTERS,
     GOOD,
+    LOCAL,
     OBJECTIVES,
     OUTPUT,
     PAIRS,
@@ -85,7 +86,7 @@ def _answers(growth: Counts) -> float:
 # What is looked at for a change, the counters that are read over its stretch, and its variance.
 _GROUPS: tuple[tuple[str, tuple[str, ...], Callable[[Counts], float]], ...] = (
     (ACCEPTED, (ACCEPTED,), lambda growth: growth.get(ACCEPTED, 0.0)),
-    (UNCACHED, (BEGUN, UNCACHED, SQUARES, PAIRS, CACHED), _squares),
+    (UNCACHED, (BEGUN, UNCACHED, LOCAL, SQUARES, PAIRS, CACHED), _squares),
     (OUTPUT, (ANSWERS, OUTPUT, CONTEXT, *OBJECTIVES), _answers),
 )
 

@@ -13,6 +13,7 @@ ANSWERS = "baton_answers_total"
 OUTPUT = "baton_answer_tokens_total"
 CACHED = "baton_answer_cached_tokens_total"
 UNCACHED = "baton_uncached_tokens_total"
+LOCAL = "baton_local_tokens_total"
 SQUARES = "baton_uncached_token_squares_total"
 PAIRS = "baton_prefill_pairs_total"
 CONTEXT = "baton_context_token_steps_total"
@@ -26,6 +27,7 @@ COUNTERS = (
     OUTPUT,
     CACHED,
     UNCACHED,
+    LOCAL,
     SQUARES,
     PAIRS,
     CONTEXT,
@@ -82,6 +84,7 @@ def traffic_of(
             uncached_squares=rates.get(SQUARES, 0.0) / begun,
             uncached_pairs=rates.get(PAIRS, 0.0) / begun,
             cached_tokens=rates.get(CACHED, 0.0) / begun,
+            local_share=_share(rates.get(LOCAL, 0.0), rates.get(UNCACHED, 0.0)),
         )
     output = rates.get(OUTPUT, 0.0)
     if ended > 0 and output > 0:
@@ -94,3 +97,7 @@ def traffic_of(
             tpot_slo_s=rates.get(TPOT_OBJECTIVE, 0.0) / ended,
         )
     return traffic
+
+
+def _share(part: float, whole: float) -> float:
+    return min(1.0, part / whole) if whole > 0 else 0.0

@@ -177,7 +177,7 @@ def prefill_demand(traffic: Traffic, model: WorkerModel, objectives: Objectives)
     cv2 = _cv2(traffic)
     longest_s = service_s * (1 + _sigmas(objectives) * math.sqrt(cv2))
     slack_s = max(objectives.ttft_s - longest_s, _LEAST_SLACK * objectives.ttft_s)
-    load = traffic.requests_per_s * model.work_s(traffic)
+    load = traffic.requests_per_s * model.work_s(traffic) * (1 - traffic.local_share)
     return PrefillDemand(load, service_s, cv2, slack_s, late_share)
 
 
@@ -197,6 +197,7 @@ def decode_demand(
         service_s=traffic.output_tokens * full_s,
         slack_s=traffic.output_tokens * max(0.0, tpot_s - full_s),
         late_share=_late_share(objectives),
+        prompt_load=traffic.requests_per_s * model.work_s(traffic) * traffic.local_share,
     )
 
 

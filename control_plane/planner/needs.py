@@ -93,7 +93,7 @@ class Needs:
         """The prompts' work as the decode pool's: what aggregated serving asks."""
         prompts, answers = self.prefill.demand, self.decode.demand
         assert isinstance(prompts, PrefillDemand) and isinstance(answers, DecodeDemand)
-        both = replace(answers, prompt_load=prompts.load)
+        both = replace(answers, prompt_load=answers.prompt_load + prompts.load)
         return replace(
             self,
             prefill=replace(self.prefill, demand=prompts.scaled(0), observed=0.0),

@@ -24,6 +24,7 @@ def inputs_of(
         ("observed_decode", found.decode.observed),
         ("requests_per_s", traffic.requests_per_s),
         ("uncached_tokens", traffic.uncached_tokens),
+        ("local_share", traffic.local_share),
         ("output_tokens", traffic.output_tokens),
         ("context_tokens", traffic.context_tokens),
         ("ttft_attainment", shares[Role.PREFILL]),

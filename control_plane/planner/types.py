@@ -65,7 +65,8 @@ class Traffic:
     A request has p cached and u uncached prompt tokens, and o output tokens. uncached_pairs: the
     mean of (p + u)^2 - p^2. context_tokens: what a decoding sequence holds in KV on average over
     its decode. ttft_slo_s, tpot_slo_s: means of what the gateways hold requests to; 0 where they do
-    not say. num_waiting: requests that wait for any worker. age_s: of these figures.
+    not say. num_waiting: requests that wait for any worker. age_s: of these figures. local_share:
+    of the uncached tokens, those that decode workers compute by the router's choice.
     """
 
     requests_per_s: float = 0.0
@@ -79,6 +80,7 @@ class Traffic:
     age_s: float = 0.0
     ttft_slo_s: float = 0.0
     tpot_slo_s: float = 0.0
+    local_share: float = 0.0
 
     @property
     def generated_per_s(self) -> float:

@@ -1,6 +1,7 @@
 """Observations from real /metrics servers, a real Prometheus, and workers' reports."""
 
 import asyncio
+import itertools
 import math
 import shutil
 import subprocess
@@ -54,13 +55,15 @@ class Gateway:
         self.metrics = Metrics(GATEWAY_METRICS)
         self.server = MetricsServer("127.0.0.1", 0, self.metrics.exposition)
         self.url = f"http://127.0.0.1:{self.server.port}/metrics"
+        self._numbers = itertools.count()
         self.server.start()
 
     def answer(self, count: int, trace: RequestTrace = ANSWER) -> None:
         meter = AnswerMeter(self.metrics)
         for _ in range(count):
             self.metrics.counter("baton_requests_accepted_total").inc()
-            meter.began(ANSWER.num_prompt_tokens, ANSWER.num_cached_tokens)
+            is_local = next(self._numbers) % 4 == 0
+            meter.began(ANSWER.num_prompt_tokens, ANSWER.num_cached_tokens, is_local)
             meter.ended(trace)
             self.metrics.counter("baton_output_tokens_total").inc(ANSWER.num_output_tokens)
 
@@ -85,6 +88,7 @@ async def test_a_scrape_gives_rates_and_length_moments(gateway: Gateway) -> None
     assert traffic.uncached_tokens == pytest.approx(600)
     assert traffic.uncached_squares == pytest.approx(360_000)
     assert traffic.uncached_pairs == pytest.approx(1000**2 - 400**2)
+    assert traffic.local_share == pytest.approx(0.25)
     assert traffic.context_tokens == pytest.approx(1025)
     assert (traffic.ttft_slo_s, traffic.tpot_slo_s) == pytest.approx((2.0, 0.05))
     assert reading.output_tokens_per_s == pytest.approx(1000)
@@ -244,6 +248,7 @@ async def test_a_prometheus_server_gives_the_same_figures(
     assert reading.traffic.requests_per_s > 0
     assert reading.traffic.uncached_tokens == pytest.approx(600)
     assert reading.traffic.uncached_squares == pytest.approx(360_000)
+    assert 0.1 < reading.traffic.local_share < 0.4
     assert reading.traffic.context_tokens == pytest.approx(1025)
     assert reading.traffic.age_s < 5
     assert reading.prefill.attainment == pytest.approx(1.0)

@@ -86,6 +86,18 @@ def test_the_second_moment_of_the_prompts_asks_for_more() -> None:
     assert uneven.desired.prefill > even.desired.prefill
 
 
+def test_prompts_that_decode_workers_compute_are_work_of_the_decode_pool() -> None:
+    apart = traffic(20, 6000, 100)
+    local = replace(apart, local_share=0.5)
+    planner = Planner(PlannerConfig())
+    decisions = [planner.what_if(seen(0.0, 4, 4, load), load) for load in (apart, local)]
+    prefill = [decision.input("needed_prefill") for decision in decisions]
+    decode = [decision.input("needed_decode") for decision in decisions]
+    assert prefill[1] < prefill[0] and decode[1] > decode[0]
+    assert abs(sum(d.desired.total for d in decisions[:1]) - decisions[1].desired.total) <= 1
+    assert decisions[1].input("local_share") == 0.5
+
+
 def test_cached_tokens_ask_for_less() -> None:
     full = traffic(30, 6000, 100)
     hit = replace(full, uncached_tokens=1000, uncached_squares=2e6, uncached_pairs=12e6)

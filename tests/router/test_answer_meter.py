@@ -39,9 +39,18 @@ def test_lengths_and_their_second_moment_are_summed() -> None:
     meter.ended(trace())
     assert value(metrics, "baton_answers_total") == 1
     assert value(metrics, "baton_uncached_tokens_total") == 60
+    assert value(metrics, "baton_local_tokens_total") == 0
     assert value(metrics, "baton_uncached_token_squares_total") == 3600
     assert value(metrics, "baton_prefill_pairs_total") == 100**2 - 40**2
     assert value(metrics, "baton_context_token_steps_total") == pytest.approx(10 * 105)
+
+
+def test_what_the_decoding_worker_computes_by_choice_is_counted_apart() -> None:
+    metrics = Metrics(GATEWAY_METRICS)
+    AnswerMeter(metrics).began(100, 40, is_local=True)
+    AnswerMeter(metrics).began(500, 0)
+    assert value(metrics, "baton_uncached_tokens_total") == 560
+    assert value(metrics, "baton_local_tokens_total") == 60
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,22 @@ def test_the_kind_follows_from_the_pools_and_the_uncached_rest(facts, names, wan
     assert placed.explanation
 
 
+@pytest.mark.parametrize(
+    ("facts", "names", "spares"),
+    [
+        (LONG, "p0 d0", False),
+        (LONG, "d0", False),  # by need: a prefill worker is missed
+        (RequestFacts(64, 100), "p0 d0", True),
+        (RequestFacts(1000, 1), "p0 d0", False),  # on a prefill worker
+    ],
+)
+def test_a_prompt_spares_the_prefill_pool_where_a_decode_worker_is_chosen_for_it(
+    facts, names, spares
+):
+    placed = decide(facts, view(*(worker(name) for name in names.split())))
+    assert placed.spares_prefill == spares
+
+
 def test_only_equal_fingerprints_pair():
     cluster = view(worker("p0", group=1), worker("d0", group=2), worker("d1", group=1, seqs=50))
     placed = decide(LONG, cluster)
