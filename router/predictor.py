@@ -35,6 +35,8 @@ _PACE_QUANTILE = 0.85
 _LEAST_PACES = 16
 _MAX_PACE_MARGIN = 2.0
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+Grid = tuple[Indices, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,8 @@ class StepPredictor:
             prefill = self._expert("knows_prefill")
             if decode is None or prefill is None:
                 return None
-            fitted = [*decode.coefficients()[:3], *prefill.coefficients()[3:]]
-            self._costs = StepCosts(*(float(value) for value in fitted))
+            decoding, prefilling = decode.coefficients().tolist(), prefill.coefficients().tolist()
+            self._costs = StepCosts(*decoding[:3], *prefilling[3:])
         return self._costs
 
     def coefficients(self) -> Floats:
@@ -158,7 +160,7 @@ class StepPredictor:
         if last is None or totals.num_steps < last.num_steps:
             return
         self._costs = None
-        work = _work(totals) - _work(last)
+        work = _work(totals, last)
         if passed_s > 0:
             prefill_s = float(work[3:] @ self.coefficients()[3:])
             kept = math.exp(-passed_s / _SHARE_WINDOW_S)
@@ -182,10 +184,10 @@ class StepPredictor:
         error = 1 - float(scaled @ self._fit)
         weight = 1.0 if abs(error) <= _HUBER else _HUBER / abs(error)
         weighted = scaled * math.sqrt(weight)
-        kept, renewed = _forgetting((work > 0).tobytes())
+        kept, renewed, diagonal = _forgetting((work > 0).tobytes())
         self._information *= kept
         self._information += weighted[:, None] * weighted + renewed
-        wanted = scaled * (weight * error) + renewed.diagonal() * (1 - self._fit)
+        wanted = scaled * (weight * error) + diagonal * (1 - self._fit)
         self._fit = self._fit + np.linalg.solve(self._information, wanted)
         self._factors = _not_negative(self._fit, self._information)
         self._costs = None
@@ -214,23 +216,34 @@ def _not_negative(fit: Floats, information: Floats) -> Floats:
     without its way back.)  # [6], [6, 6] -> [6]
     """
     bounded = fit
-    while (bounded < 0).any():
-        out = bounded <= 0
-        kept = ~out
-        moved = information[np.ix_(kept, out)] @ fit[out]
+    while bounded.min() < 0:
+        kept, out, rows_out, rows_kept = _parts((bounded <= 0).tobytes())
+        moved = information[rows_out] @ fit[out]
         bounded = np.zeros_like(fit)
-        bounded[kept] = fit[kept] + np.linalg.solve(information[np.ix_(kept, kept)], moved)
+        bounded[kept] = fit[kept] + np.linalg.solve(information[rows_kept], moved)
     return bounded
 
 
 @lru_cache(maxsize=64)
-def _forgetting(exercised: bytes) -> tuple[Floats, Floats]:
-    """What stays of the information, and the prior that comes back.  # [6, 6] both
+def _parts(left_out: bytes) -> tuple[Indices, Indices, Grid, Grid]:
+    """Who is kept and who is not, and the matrix's rows of those kept by the columns of each.
 
-    exercised: a byte of 0 or 1 for each coefficient.
+    left_out: a byte of 0 or 1 for each coefficient. np.ix_ takes longer than the sums.
+    """
+    mask = np.frombuffer(left_out, bool)
+    kept, out = np.flatnonzero(~mask), np.flatnonzero(mask)
+    return kept, out, np.ix_(kept, out), np.ix_(kept, kept)
+
+
+@lru_cache(maxsize=64)
+def _forgetting(exercised: bytes) -> tuple[Floats, Floats, Floats]:
+    """What stays of the information, the prior that comes back, and its diagonal.
+
+    [6, 6], [6, 6], [6]; exercised: a byte of 0 or 1 for each coefficient.
     """
     kept = np.where(np.frombuffer(exercised, bool), math.sqrt(_FORGETTING), 1.0)
-    return np.outer(kept, kept), np.diag(_PRIOR_WEIGHT * (1 - kept))
+    renewed = _PRIOR_WEIGHT * (1 - kept)
+    return np.outer(kept, kept), np.diag(renewed), renewed
 
 
 def _vector(costs: StepCosts) -> Floats:
@@ -246,15 +259,16 @@ def _vector(costs: StepCosts) -> Floats:
     )
 
 
-def _work(totals: StepTotals) -> Floats:
+def _work(totals: StepTotals, last: StepTotals) -> Floats:
+    """What was done between two totals.  # [6]"""
     return np.array(
         [
-            totals.num_steps,
-            totals.num_decode_tokens,
-            totals.num_context_tokens,
-            totals.num_prefill_steps,
-            totals.num_prefill_tokens,
-            totals.num_prefill_pairs,
+            totals.num_steps - last.num_steps,
+            totals.num_decode_tokens - last.num_decode_tokens,
+            totals.num_context_tokens - last.num_context_tokens,
+            totals.num_prefill_steps - last.num_prefill_steps,
+            totals.num_prefill_tokens - last.num_prefill_tokens,
+            totals.num_prefill_pairs - last.num_prefill_pairs,
         ],
         dtype=np.float64,
     )

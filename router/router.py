@@ -72,6 +72,11 @@ class Router:
         self._shared = self._shared_state() if config.redis_url else None
         self._watch = parts.watch(config, self._sessions.update)
 
+    @property
+    def num_under_way(self) -> int:
+        """Requests that were admitted and have not ended."""
+        return self._admission.num_under_way
+
     async def start(self) -> None:
         """Follows the control plane from here on; workers join as they are found."""
         self._sessions.start()

@@ -1,5 +1,6 @@
 """When the tokens of an answer go to the client: those that come fast go out together."""
 
+from array import array
 from bisect import bisect_right
 
 import numpy as np
@@ -8,18 +9,38 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-def event_times(times_s: Floats, pause_s: float) -> Floats:
-    """As `router.mailbox.Mailbox` hands tokens on: one that comes within pause_s of the event
+class Pauses:
+    """How long a pause is that begins at some time, at any time up to the present."""
+
+    def __init__(self, pause_s: float) -> None:
+        self._since_s = array("d", (0.0,))
+        self._pauses_s = array("d", (pause_s,))
+
+    def note(self, now_s: float, pause_s: float) -> None:
+        """From now on; the times come in their order."""
+        if pause_s != self._pauses_s[-1]:
+            self._since_s.append(now_s)
+            self._pauses_s.append(pause_s)
+
+    def at(self, at_s: float) -> float:
+        if at_s >= self._since_s[-1]:
+            return self._pauses_s[-1]
+        return self._pauses_s[bisect_right(self._since_s, at_s) - 1]
+
+
+def event_times(times_s: Floats, pauses: Pauses) -> Floats:
+    """As `router.mailbox.Mailbox` hands tokens on: one that comes within a pause of the event
     before waits for the pause's end, with all that come until then; the last one never waits.
 
     times_s: rising.  # [num_tokens] -> [num_events], the first and the last time the same
     """
-    if len(times_s) < 3 or not pause_s or float(np.diff(times_s).min()) >= pause_s:
+    if len(times_s) < 3:
         return times_s
     ready_s: list[float] = times_s.tolist()
     end_s, until_s, told_s, place = ready_s[-1], ready_s[0], [], 0
     while (at_s := max(ready_s[place], until_s)) < end_s:
         told_s.append(at_s)
-        until_s = at_s + pause_s
-        place = bisect_right(ready_s, at_s, place)
+        until_s = at_s + pauses.at(at_s)
+        while ready_s[place] <= at_s:
+            place += 1
     return np.array([*told_s, end_s])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from loadtest.record import RequestRecord, StageTimes
 from router.output import OutputDelta, RequestTrace
 from router.router import Router
-from simulate.coalescing import event_times
+from simulate.coalescing import Pauses, event_times
 from simulate.event_loop import EventLoop
 from simulate.leg import Leg
 from simulate.leg_book import LegBook
@@ -51,7 +51,7 @@ class SimulatedGateway:
     """Hands requests to the router and follows their answers.
 
     Every request ends in one record, through on_end. max_tokens: prompt and answer that a request
-    may have together, else it is refused.
+    may have together, else it is refused. pause_s: between two pieces of an answer that comes fast.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class SimulatedGateway:
         overheads: Overheads,
         on_end: Callable[[Arrival, RequestRecord], None],
         max_tokens: int,
+        pause_s: Callable[[], float],
     ) -> None:
         self._loop = loop
         self._router = router
@@ -69,6 +70,8 @@ class SimulatedGateway:
         self._overheads = overheads
         self._on_end = on_end
         self._max_tokens = max_tokens
+        self._pause_s = pause_s
+        self._pauses = Pauses(pause_s())
         self._tasks: set[asyncio.Task[None]] = set()
         self.num_under_way = 0
 
@@ -86,6 +89,7 @@ class SimulatedGateway:
 
     def _begin(self, arrival: Arrival) -> None:
         task = self._loop.create_task(self._serve(arrival))
+        self._loop.call_soon(self._note_pause)  # by then the task waits for its turn, or runs
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -101,13 +105,18 @@ class SimulatedGateway:
                 num_tokens += len(last.tokens)
         except BatonError as refused:
             error = refused
+        self._note_pause()
         legs = self._legs.take(arrival.request.request_id)
-        reply_s = self._overheads.hop_s + self._overheads.reply_s
-        times = _token_times(legs, num_tokens) + reply_s
-        now_s = self._loop.now() + self._overheads.reply_s
+        reply_s = self._overheads.reply_s
+        times_s = _token_times(legs, num_tokens) + self._overheads.hop_s
+        if self._overheads.coalesce_s:
+            times_s = event_times(times_s, self._pauses)
         self.num_under_way -= 1
-        events_s = event_times(times, self._overheads.coalesce_s)
-        self._on_end(arrival, _record(arrival, events_s, len(times), now_s, last, error))
+        now_s = self._loop.now() + reply_s
+        self._on_end(arrival, _record(arrival, times_s + reply_s, num_tokens, now_s, last, error))
+
+    def _note_pause(self) -> None:
+        self._pauses.note(self._loop.now(), self._pause_s())
 
     def _refuse(self, arrival: Arrival, error: str) -> None:
         self.num_under_way -= 1

@@ -13,6 +13,7 @@ from router.config import RouterConfig
 from router.outlook import WorkerForecast
 from router.parts import Parts
 from router.predictor import StepPredictor
+from router.relay import event_pause_s
 from router.router import Router
 from router.stream import StreamOwner
 from runtime.metrics import Metrics
@@ -94,7 +95,13 @@ class Simulation:
         )
         self._router = router_of(spec, self._pools, self._loop, metrics)
         self._gateway = SimulatedGateway(
-            self._loop, self._router, legs, spec.overheads, self._ended, spec.max_tokens
+            self._loop,
+            self._router,
+            legs,
+            spec.overheads,
+            self._ended,
+            spec.max_tokens,
+            lambda: event_pause_s(spec.overheads.coalesce_s, self._router.num_under_way),
         )
 
     def run(self) -> Outcome:

@@ -20,7 +20,7 @@ class Overheads:
     request_s, prompt_token_s: in the gateway, from a request's arrival to its placement, and on
     the way to the worker's queue. hop_s: one message between gateway and worker. reply_s: in the
     gateway, from a worker's frame to the client. pull_s: opening and closing a KV transfer.
-    coalesce_s: the gateway's setting coalesce_ms.
+    coalesce_s: the gateway's setting coalesce_ms; 0: each token goes out by itself.
     docs/simulation.md says how they were found.
     """
 
