@@ -116,9 +116,15 @@ class Placer:
             return
         terms, priority = request.terms, request.priority
         is_stated = self._config.states_slos or terms.ttft_slo_s > 0 or terms.tpot_slo_s > 0
-        slos = facts.ttft_slo_s, facts.tpot_slo_s
         refusal = self._prospects.refusal(
-            pair.forecast, *slos, priority, pair.decode.outlook, facts.waited_s, is_stated
+            pair.forecast,
+            facts.ttft_slo_s,
+            facts.tpot_slo_s,
+            priority,
+            pair.decode.outlook,
+            facts.waited_s,
+            is_stated,
+            pair.spread_s,
         )
         if refusal is not None:
             raise refusal

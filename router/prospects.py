@@ -41,11 +41,13 @@ class Prospects:
         decode: Outlook | None = None,
         waited_s: float = 0.0,
         is_stated: bool = False,
+        spread_s: float = 0.0,
     ) -> BatonError | None:
         """OVERLOADED with the time until the objective can be met again, or None.
 
         decode: of the worker that is to decode. waited_s: of the time to its first token that has
-        passed. is_stated: the objectives are the request's own, or the operator's.
+        passed. is_stated: the objectives are the request's own, or the operator's. spread_s: as
+        Pair has it; no margin of the decode steps applies to it.
         """
         limit = self._limit(priority, is_stated)
         if limit <= 0:
@@ -57,7 +59,8 @@ class Prospects:
         tpot_s, alone_s = forecast.tpot_s, 0.0
         if decode is not None:
             alone_s = decode.costs.itl_s(1, 0)
-            tpot_s += (decode.pace_margin - 1) * min(tpot_s, _LOAD_WEIGHT * (tpot_s - alone_s))
+            pace_s = tpot_s - spread_s
+            tpot_s += (decode.pace_margin - 1) * min(pace_s, _LOAD_WEIGHT * (pace_s - alone_s))
         allowed_s = _allowed_s(limit, tpot_slo_s, alone_s)
         if tpot_s > allowed_s:
             message = f"rejected: {1e3 * tpot_s:.0f} ms a token are predicted"

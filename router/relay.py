@@ -141,8 +141,9 @@ class Relay:
         placement, num_gaps = attempt.placement, self._stitcher.num_sent - 1
         is_own = self._num_attempts == 1 and not attempt.num_moves
         if placement.ranking and is_own and num_gaps >= _LEAST_GAPS:
-            taken_s = (self._clock.now() - self._first_s) / num_gaps
-            attempt.finisher.decoded(placement.ranking[0].forecast.tpot_s, taken_s)
+            pair, exposed_s = placement.ranking[0], attempt.times.exposed_s
+            taken_s = (self._clock.now() - self._first_s - exposed_s) / num_gaps
+            attempt.finisher.decoded(pair.forecast.tpot_s - pair.spread_s, taken_s)
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:

@@ -65,12 +65,14 @@ class Pair(NamedTuple):
     """Workers for both phases; prefill is None where decode computes the prompt.
 
     pull_from: the worker whose cache gives the prompt's beginning to the one that computes it.
+    spread_s: of the forecast's tpot_s, the exposed transfer, spread over the answer's tokens.
     """
 
     prefill: Candidate | None
     decode: Candidate
     forecast: Forecast
     pull_from: str = ""
+    spread_s: float = 0.0
 
 
 @runtime_checkable

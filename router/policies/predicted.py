@@ -47,9 +47,10 @@ _Batch = tuple[float, float]
 _Pull = tuple[str, float]
 # A worker as the one that prefills: cost, queue_s, prefill_s, itself, and what it pulls.
 _Source = tuple[float, float, float, Candidate, Outlook, _Pull]
-# A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode.
 _Times = tuple[float, float, float, float, float, float]
-_Offer = tuple[float, _Times, Candidate | None, Candidate, _Pull]
+# A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode,
+# what is pulled, and what of a token's time is exposed transfer.
+_Offer = tuple[float, _Times, Candidate | None, Candidate, _Pull, float]
 _NO_PULL: _Pull = ("", 0.0)
 
 
@@ -214,7 +215,7 @@ class _Ask:
         tpot_s /= outlook.margin  # its own prefill is over by then
         queue_s, prefill_s = queue_s / outlook.margin, prefill_s / outlook.margin
         ttft_s = queue_s + outlook.path_s + prefill_s
-        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull)
+        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull, 0.0)
 
     def _remote(self, source: _Source, seat: _Seat) -> _Offer:
         source_cost, queue_s, prefill_s, maker, before, pull = source
@@ -232,12 +233,13 @@ class _Ask:
             behind_s += outlook.backlog_s - queue_s
         tail_s = link.tail_share * fetch_s
         exposed_s = latency_s + (tail_s if tail_s > behind_s else behind_s)
-        tpot_s += exposed_s / self._answer
+        spread_s = exposed_s / self._answer
+        tpot_s += spread_s
         cost += source_cost + _phi(tpot_s / self._tpot_s) - tpot
         queue_s, prefill_s = queue_s / before.margin, prefill_s / before.margin
         ttft_s, tpot_s = queue_s + before.path_s + prefill_s, tpot_s / outlook.margin
         times = (ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
-        return (cost, times, maker, worker, pull)
+        return (cost, times, maker, worker, pull, spread_s / outlook.margin)
 
     def _pulled(
         self, worker: Candidate, outlook: Outlook, own_s: float
@@ -353,8 +355,8 @@ def _chosen_first(facts: RequestFacts, offers: list[_Offer], rng: Random) -> Seq
     chosen = min(equals, key=_COST)
     ranked = (chosen, *(offer for offer in best if offer is not chosen))
     return [
-        Pair(prefill, decode, Forecast(*times, cost, pull[1]), pull[0])
-        for cost, times, prefill, decode, pull in ranked
+        Pair(prefill, decode, Forecast(*times, cost, pull[1]), pull[0], spread_s)
+        for cost, times, prefill, decode, pull, spread_s in ranked
     ]
 
 

@@ -312,6 +312,12 @@ def test_answers_that_were_slower_than_forecast_make_admission_cautious():
     assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, tardy) is not None
 
 
+def test_no_margin_of_decode_steps_applies_to_the_exposed_transfer():
+    forecast, tardy = Forecast(0.1, 0.065), outlook(20, pace_margin=1.5)
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, tardy) is not None
+    assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, tardy, spread_s=0.045) is None
+
+
 def test_the_time_since_its_arrival_is_of_a_requests_objective():
     forecast = Forecast(ttft_s=1.0, queue_s=0.5)
     assert Prospects(1.0).refusal(forecast, 2.0, 0.08, 0, waited_s=0.9) is None

@@ -77,7 +77,7 @@ def test_the_measured_way_decides_where_the_learned_links_are_equal():
 def test_an_idle_decode_worker_computes_what_would_wait_elsewhere():
     placement = decide(FACTS, worker("p0", queue=3.0, share=0.9), worker("d0"))
     assert pair(placement) == (None, "d0")
-    assert placement.kind is PlacementKind.LOCAL
+    assert placement.kind is PlacementKind.LOCAL and placement.spares_prefill
 
 
 def test_a_short_append_stays_on_the_worker_that_holds_the_conversation():
@@ -106,6 +106,15 @@ def test_a_slow_link_makes_the_prompt_be_computed_where_it_is_needed():
 def test_a_link_with_a_backlog_is_avoided():
     jammed = worker("d0", seqs=3, backlog=5.0)
     assert pair(decide(FACTS, worker("p0"), jammed, worker("d1", seqs=4)))[1] == "d1"
+
+
+def test_the_exposed_transfer_is_told_apart_from_the_pace():
+    slow, home = LinkCosts(1e-4, 5e-4), worker("d0", seqs=4)
+    placement = decide(FACTS, worker("p0"), replace(home, outlook=replace(home.outlook, link=slow)))
+    remote = next(pair for pair in placement.ranking if pair.prefill is not None)
+    assert remote.spread_s == pytest.approx(remote.forecast.exposed_s / 199)
+    assert remote.forecast.tpot_s - remote.spread_s == pytest.approx(COSTS.itl_s(5, 20_000))
+    assert all(pair.spread_s == 0 for pair in placement.ranking if pair.prefill is None)
 
 
 def test_a_worker_without_room_comes_last():
