@@ -7,7 +7,8 @@ from dataclasses import replace
 from baton.up_config import UpConfig
 from control_plane.actuators.actuator import Actuator
 from control_plane.actuators.process_spec import ProcessSpec
-from control_plane.actuators.ray import RayActuator, RayNeeds, connect, disconnect
+from control_plane.actuators.ray import RayActuator, RayNeeds
+from control_plane.actuators.ray_cluster import connect, disconnect
 from runtime.clock import Clock
 from runtime.lifecycle import new_id
 from wire.cluster import ProcessStatus

@@ -61,7 +61,7 @@ def actuator_of(
     builds: Mapping[str, Callable[[], RemoteActuator | None]] = {
         "advisory": lambda: None,
         "kubernetes": lambda: _kube_actuator(config, leadership),
-        "ray": lambda: _ray_actuator(config, serving),
+        "ray": lambda: _ray_actuator(config, leadership, serving),
     }
     if config.actuator not in builds:
         known = ", ".join(builds)
@@ -138,11 +138,11 @@ def _kube_leadership(config: ControlConfig, clock: Clock) -> Leadership:
 
 
 def _ray_actuator(
-    config: ControlConfig, serving: Callable[[], Mapping[str, Role]]
+    config: ControlConfig, leadership: Leadership, serving: Callable[[], Mapping[str, Role]]
 ) -> RemoteActuator:
     from control_plane.actuators.ray_platform import RayPlatform
 
-    return RayPlatform(config, SystemClock(), serving)
+    return RayPlatform(config, SystemClock(), serving, leadership.confirm)
 
 
 def _kube_actuator(config: ControlConfig, leadership: Leadership) -> RemoteActuator:

@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
-import signal
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +22,6 @@ from wire.messages import Role
 
 Template = Callable[[int], ProcessSpec]
 _CALL_S = 10.0
-_CONNECT_S = 5.0
 _log = get_logger("control_plane")
 
 
@@ -58,54 +54,8 @@ class RayNeeds:
         return {name: amount for name, amount in needed.items() if amount > 0}
 
 
-async def connect(address: str, namespace: str) -> str:
-    """Joins the Ray cluster at address, or starts one on this host for an empty one; gives this
-    node's address. Raises ActuatorRefused.
-
-    A cluster with token authentication takes the token from RAY_AUTH_TOKEN or its file.
-    """
-    if address not in ("", "auto"):
-        await _check_listens(address)
-    settings: dict[str, object] = {"address": address} if address else {"include_dashboard": False}
-    start = functools.partial(
-        ray.init, namespace=namespace, log_to_driver=False, logging_level="ERROR", **settings
-    )
-    try:
-        await asyncio.to_thread(start)
-        _take_signals_back()
-        return str(ray.util.get_node_ip_address())
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = f"at {address}" if address else "on this host"
-        raise ActuatorRefused(f"no Ray cluster {where}: {error}") from error
-
-
-def _take_signals_back() -> None:
-    """Ray puts a handler of its own before ours, which aborts the process 3 s after a SIGTERM,
-    in the middle of a drain."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handler = signal.getsignal(number)
-        if handler is not None:
-            signal.signal(number, handler)
-
-
-async def _check_listens(address: str) -> None:
-    """Ray ends the whole process, after a minute, where nobody listens. Raises ActuatorRefused."""
-    host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdecimal():
-        raise ActuatorRefused(f"{address!r} is no address of a Ray cluster, HOST:PORT or auto")
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            _, writer = await asyncio.open_connection(host, int(port))
-    except (OSError, TimeoutError, OverflowError) as error:
-        raise ActuatorRefused(f"no Ray cluster at {address}: {error}") from error
-    writer.close()
-
-
-async def disconnect() -> None:
-    """Leaves the cluster; one that `connect` started ends."""
-    await asyncio.to_thread(ray.shutdown)
+async def _no_term() -> int:
+    return 0
 
 
 class RayActuator:
@@ -114,6 +64,8 @@ class RayActuator:
     templates: specs by number; in their argv {python}, {host} and {pid} are the actor's. serving:
     the live workers' roles by id. A worker that is not ready within ready_timeout_s is given up
     and placed anew. detached: the actors outlive this process. Whoever starts it stops it.
+    confirm: asked before each change for this leader's fencing number, raises where this process
+    leads no longer; an actor that has heard a higher one ends for nobody with a lower one.
     """
 
     def __init__(
@@ -127,6 +79,7 @@ class RayActuator:
         serving: Callable[[], Mapping[str, Role]] = dict,
         ready_timeout_s: float = 600.0,
         detached: bool = True,
+        confirm: Callable[[], Awaitable[int]] = _no_term,
     ) -> None:
         self._templates = templates
         self._clock = clock
@@ -136,8 +89,10 @@ class RayActuator:
         self._serving = serving
         self._ready_timeout_s = ready_timeout_s
         self._lifetime = "detached" if detached else None
+        self._confirm = confirm
+        self._term = 0
         self._placed: dict[str, _Placed] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[bool]] = set()
 
     async def add(self, role: Role, count: int, hardware: str) -> None:
         """Raises ActuatorRefused over the quota, or where no node could ever hold a worker."""
@@ -148,6 +103,7 @@ class RayActuator:
                 "cannot be started; --max-workers sets it"
             )
         await asyncio.to_thread(self._check_nodes)
+        self._term = await self._confirm()
         free = (n for n in itertools.count() if f"{role.value}-{n}" not in self._placed)
         for number in itertools.islice(free, count):
             await self._place(role, self._templates[role](number))
@@ -159,6 +115,7 @@ class RayActuator:
             names = ", ".join(sorted(self._placed)) or "none"
             raise ActuatorRefused(f"no actor {worker_id!r} is kept; there are: {names}")
         if not placed.stopping:
+            self._term = await self._confirm()
             placed.stopping = True
             leaving = asyncio.create_task(self._end(placed), name=f"remove-{worker_id}")
             self._leaving.add(leaving)
@@ -201,6 +158,7 @@ class RayActuator:
 
     async def replace_unready(self) -> tuple[str, ...]:
         """Ends workers that took too long and places them anew; gives their names."""
+        self._term = await self._confirm()
         await self.refresh()
         serving = self._serving()
         overdue = [
@@ -211,7 +169,8 @@ class RayActuator:
             and self._clock.now() - placed.asked_at_s > self._ready_timeout_s
         ]
         for placed in overdue:
-            await self._end(placed)
+            if not await self._end(placed):
+                continue
             number = int(placed.name.rpartition("-")[2])
             await self._place(placed.role, self._templates[placed.role](number))
             self._placed[placed.name].why = f"not ready in {self._ready_timeout_s:.0f} s; again"
@@ -272,7 +231,8 @@ class RayActuator:
             scheduling_strategy=strategy,
         )
         try:
-            return group, wanted.remote(list(spec.argv), dict(spec.env), spec.drain_s)
+            words, env = list(spec.argv), dict(spec.env)
+            return group, wanted.remote(words, env, spec.drain_s, self._term)
         except ValueError:  # another control plane has placed the same worker
             remove_placement_group(group)
             raise
@@ -300,7 +260,7 @@ class RayActuator:
 
     async def _ask(self, placed: _Placed) -> None:
         try:
-            answer = placed.actor.status.remote()
+            answer = placed.actor.status.remote(self._term)
             placed.status = await asyncio.to_thread(ray.get, answer, timeout=_CALL_S)
             placed.heard, placed.why = True, ""
         except ray.exceptions.GetTimeoutError:
@@ -308,17 +268,24 @@ class RayActuator:
         except ray.exceptions.RayError as error:
             placed.heard, placed.why = False, f"its actor does not answer: {type(error).__name__}"
 
-    async def _end(self, placed: _Placed) -> None:
-        """The process drains, then actor and place go. An actor without a node is only removed."""
+    async def _end(self, placed: _Placed) -> bool:
+        """The process drains, then actor and place go. An actor without a node is only removed.
+        False where the actor obeys a later leader."""
         try:
-            if placed.heard:
-                limit_s = placed.drain_s + _CALL_S
-                await asyncio.to_thread(ray.get, placed.actor.stop.remote(), timeout=limit_s)
+            if placed.heard and not await self._drain(placed):
+                _log.warning("actor kept: a later leader has spoken", worker=placed.name)
+                placed.stopping = False
+                return False
         except ray.exceptions.RayError as error:
             _log.warning("actor not drained", worker=placed.name, reason=type(error).__name__)
         await asyncio.to_thread(self._destroy, placed)
         if self._placed.get(placed.name) is placed:
             del self._placed[placed.name]
+        return True
+
+    async def _drain(self, placed: _Placed) -> bool:
+        answer = placed.actor.stop.remote(self._term)
+        return bool(await asyncio.to_thread(ray.get, answer, timeout=placed.drain_s + _CALL_S))
 
     def _destroy(self, placed: _Placed) -> None:
         ray.kill(placed.actor, no_restart=True)

@@ -1,11 +1,12 @@
 """Ray for a control plane of its own: actors that outlive it, and that the next one takes over."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from control_plane.actuators.actuator import ActuatorRefused, PoolStatus
 from control_plane.actuators.process_spec import ProcessSpec
-from control_plane.actuators.ray import RayActuator, RayNeeds, connect, disconnect
+from control_plane.actuators.ray import RayActuator, RayNeeds
+from control_plane.actuators.ray_cluster import connect, disconnect
 from control_plane.config import ControlConfig
 from runtime.clock import Clock
 from wire.messages import Role
@@ -14,13 +15,18 @@ _DRAIN_S = 60.0
 
 
 class RayPlatform:
-    """An `Actuator` for `baton control`. serving: the live workers' roles by id.
+    """An `Actuator` for `baton control`. serving: the live workers' roles by id. confirm: gives
+    this leader's fencing number, raises NotLeader.
 
     Several control planes may keep the same actors: each looks which there are before it acts.
     """
 
     def __init__(
-        self, config: ControlConfig, clock: Clock, serving: Callable[[], Mapping[str, Role]]
+        self,
+        config: ControlConfig,
+        clock: Clock,
+        serving: Callable[[], Mapping[str, Role]],
+        confirm: Callable[[], Awaitable[int]],
     ) -> None:
         self._address = config.ray_address
         self._namespace = config.ray_namespace
@@ -31,6 +37,7 @@ class RayPlatform:
             needs=RayNeeds(config.ray_cpus, config.ray_gpus),
             serving=serving,
             ready_timeout_s=config.ready_timeout_s,
+            confirm=confirm,
         )
 
     async def start(self) -> None:

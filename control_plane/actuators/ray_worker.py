@@ -22,10 +22,11 @@ class RayWorker:
     it again when it dies. An actor that Ray restarts, here or on another node, starts a new one.
 
     argv: words in which {python}, {host} and {pid} stand for this node's interpreter, its address
-    and the actor's process id. env is added to the environment; secrets travel in it.
+    and the actor's process id. env is added to the environment; secrets travel in it. term: the
+    fencing number of the leader that placed it.
     """
 
-    def __init__(self, argv: list[str], env: dict[str, str], drain_s: float) -> None:
+    def __init__(self, argv: list[str], env: dict[str, str], drain_s: float, term: int) -> None:
         names = {
             "{python}": sys.executable,
             "{host}": ray.util.get_node_ip_address(),
@@ -34,6 +35,8 @@ class RayWorker:
         self._argv = [names.get(word, word) for word in argv]
         self._env = {**os.environ, **env}
         self._drain_s = drain_s
+        self._term = term  # the highest that was heard
+        self._term_lock = threading.Lock()
         self._node = ray.get_runtime_context().get_node_id()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._num_starts = 0
@@ -43,8 +46,9 @@ class RayWorker:
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._keeper.start()
 
-    def status(self) -> dict[str, object]:
-        """Of the process: pid 0 while none runs."""
+    def status(self, term: int) -> dict[str, object]:
+        """Of the process: pid 0 while none runs. term: of the leader that asks."""
+        self._is_current(term)
         process = self._process
         running = process is not None and process.poll() is None
         return {
@@ -55,19 +59,28 @@ class RayWorker:
             "node": self._node,
         }
 
-    def stop(self) -> int:
-        """SIGTERM, the drain time, SIGKILL; gives the exit code."""
+    def stop(self, term: int) -> bool:
+        """SIGTERM, the drain time, SIGKILL. False, and nothing is done, where the leader of a later
+        term has spoken."""
+        if not self._is_current(term):
+            return False
         self._stopping.set()
         process = self._process
         if process is None:
-            return 0
+            return True
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            return process.wait(self._drain_s)
+            process.wait(self._drain_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            return process.wait()
+            process.wait()
+        return True
+
+    def _is_current(self, term: int) -> bool:
+        with self._term_lock:
+            self._term = max(self._term, term)
+            return term == self._term
 
     def _keep(self) -> None:
         delay_s = _FIRST_DELAY_S

@@ -13,7 +13,8 @@ from ray.cluster_utils import Cluster
 
 from control_plane.actuators.actuator import ActuatorRefused
 from control_plane.actuators.process_spec import ProcessSpec
-from control_plane.actuators.ray import RayActuator, RayNeeds, connect, disconnect
+from control_plane.actuators.ray import RayActuator, RayNeeds
+from control_plane.actuators.ray_cluster import connect, disconnect
 from runtime.clock import SystemClock
 from wire.cluster import ProcessStatus
 from wire.messages import Role
@@ -116,6 +117,28 @@ async def test_a_worker_lives_in_an_actor_and_what_no_node_could_hold_is_refused
     with pytest.raises(ActuatorRefused, match="no actor 'decode-0' is kept; there are: none"):
         await actuator.remove("decode-0")
     await actuator.close()
+
+
+async def test_who_confirmed_its_term_before_a_later_leader_spoke_ends_no_worker(actors: Actors):
+    terms = {"old": 1, "new": 2}
+    old, new = (Actors(confirm=lambda name=name: told(terms[name])) for name in terms)
+    await old.actuator.add(Role.DECODE, 1, "")
+    pids = await old.until_running(1)
+    await new.actuator.adopt()
+    assert await new.actuator.replace_unready() == ()  # it looks, and the actor hears its term
+    await old.actuator.remove("decode-0")
+    await old.actuator.ended()
+    assert old.actuator.processes()[0].state == "running"
+    assert (await new.until_running(1)) == pids
+    await new.actuator.remove("decode-0")
+    await new.actuator.ended()
+    await old.actuator.adopt()
+    assert old.actuator.processes() == new.actuator.processes() == ()
+    assert not psutil.pid_exists(pids["decode-0"])
+
+
+async def told(term: int) -> int:
+    return term
 
 
 @pytest.mark.slow
