@@ -25,12 +25,17 @@ from runtime.settings import user_cache_dir
 
 READY_TIMEOUT_S = 90.0
 _POLL_S = 0.05
-_OWNERS = ("Deployment", "StatefulSet", "LeaderWorkerSet")
+_OWNERS = ("Deployment", "StatefulSet", "LeaderWorkerSet", "RayCluster")
 ANY_CERTIFICATE = ssl._create_unverified_context()  # the kubelet's probes check none
 
 
+def _own_container(pod: Object) -> Object:
+    [found] = [one for one in pod["containers"] if not one["name"].startswith("ray-")]
+    return dict(found)
+
+
 class LocalPods:
-    """Whoever makes it stops it.
+    """Whoever makes it stops it. Ray's own containers, which KubeRay gives a command, are not run.
 
     things: rendered objects of one release, and Secrets that are there before it. environ:
     variables of every process beside its own, for what stands in a pod without a variable.
@@ -50,12 +55,13 @@ class LocalPods:
                 self._ports[(owner, port)] = free_port()
 
     def _containers(self) -> list[tuple[str, Object]]:
-        return [(owner, pod["containers"][0]) for owner, pod in self._pods().items()]
+        return [(owner, _own_container(pod)) for owner, pod in self._pods().items()]
 
     def _pods(self) -> dict[str, Object]:
         return {
             owner.partition("/")[2]: template["spec"]
             for owner, template in pod_templates(tuple(of_kind(self._things, *_OWNERS)))
+            if any(not one["name"].startswith("ray-") for one in template["spec"]["containers"])
         }
 
     @property
@@ -80,7 +86,7 @@ class LocalPods:
 
     def _launch(self, owner: str) -> None:
         pod = self._pods()[owner]
-        container = pod["containers"][0]
+        container = _own_container(pod)
         folder = self._folder / owner
         self._mount(owner, pod, folder)
         words = container.get("command") or [sys.executable, "-m", "baton"]

@@ -279,6 +279,7 @@ initContainers:
     command:
       - curl
       - --fail
+      - --fail-early
       - --location
       - --silent
       - --show-error
