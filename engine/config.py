@@ -9,6 +9,7 @@ from engine.errors import ModelError
 from engine.families import FAMILIES
 from engine.gemma_config import GemmaConfig, global_rope, read_gemma
 from engine.json_fields import JsonFields
+from engine.latent_config import LatentConfig, read_latent
 from engine.moe_config import MoeConfig
 from engine.rope_config import RopeConfig, read_rope
 
@@ -17,7 +18,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape of one decoder-only model. Sizes count elements; lengths count tokens."""
+    """The shape of one decoder-only model. Sizes count elements; lengths count tokens.
+
+    Over a latent cache the key-value heads are one, and head_dim is what it holds of a token.
+    """
 
     architecture: str
     num_layers: int
@@ -42,6 +46,7 @@ class ModelConfig:
     moe: MoeConfig | None = None
     fused_projections: bool = False
     gemma: GemmaConfig | None = None
+    latent: LatentConfig | None = None
 
     @classmethod
     def from_directory(cls, path: Path | str) -> "ModelConfig":
@@ -60,9 +65,14 @@ class ModelConfig:
         return max((w for w in self.layer_windows if w is not None), default=None)
 
     @property
+    def waits_for_device(self) -> bool:
+        """Whether a step reads sizes on the host, as experts and latent attention do."""
+        return self.moe is not None or self.latent is not None
+
+    @property
     def num_parameters(self) -> int:
         """Weights of the linear layers and the token table; norms and biases are left out."""
-        attention = self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
+        attention = self._attention_parameters()
         tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
         return self.num_layers * attention + mlps + tables
@@ -71,11 +81,17 @@ class ModelConfig:
         """The experts of a layer; None when its feed-forward is dense."""
         return self.moe if self.moe is not None and layer in self.moe.sparse_layers else None
 
+    def _attention_parameters(self) -> int:
+        if self.latent is not None:
+            return self.latent.num_parameters(self.hidden_size, self.num_heads)
+        return self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
+
     def _mlp_parameters(self, layer: int) -> int:
         experts = self.experts_of(layer)
         if experts is None:
             return 3 * self.hidden_size * self.intermediate_size
-        return experts.num_experts * self.hidden_size * (3 * experts.intermediate_size + 1)
+        routed = experts.num_experts * (3 * experts.intermediate_size + 1)
+        return self.hidden_size * (routed + 3 * experts.shared_size)
 
     @property
     def kv_variant(self) -> str:
@@ -97,15 +113,31 @@ class ModelConfig:
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
 
+    @property
+    def rope_size(self) -> int:
+        """Elements of a head that the rotary table is for."""
+        return self.head_dim if self.latent is None else self.latent.rope_dim
+
+    @property
+    def out_size(self) -> int:
+        """Columns of the attention's output projection."""
+        return self.q_size if self.latent is None else self.num_heads * self.latent.value_dim
+
+    @property
+    def kv_parts(self) -> int:
+        """Keys and values, or the latents alone."""
+        return 2 if self.latent is None else 1
+
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Bytes of keys and values that one token takes in all layers."""
-        return self.num_layers * 2 * self.kv_size * dtype.itemsize
+        """Bytes of keys and values, or latents, that one token takes in all layers."""
+        return self.num_layers * self.kv_parts * self.kv_size * dtype.itemsize
 
     def kv_shape(
         self, num_blocks: int, block_size: int = 16
     ) -> tuple[int, int, int, int, int, int]:
-        """[num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim]"""
-        return self.num_layers, num_blocks, 2, self.num_kv_heads, block_size, self.head_dim
+        """[num_layers, num_blocks, 2 or, for latents, 1, num_kv_heads, block_size, head_dim]"""
+        heads = self.num_kv_heads
+        return self.num_layers, num_blocks, self.kv_parts, heads, block_size, self.head_dim
 
 
 def _generation(directory: Path) -> JsonFields:
@@ -141,20 +173,26 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
     max_positions = config.integer("max_position_embeddings", 4096)
     attention_bias = family.reads_attention_bias and config.flag("attention_bias", False)
     bos = config.token_ids("bos_token_id") or generation.token_ids("bos_token_id")
+    rope = (
+        global_rope(config, max_positions)
+        if family.is_gemma
+        else read_rope(config, max_positions, family.partial_rotary)
+    )
+    latent = read_latent(config, rope) if family.is_latent else None
     model = ModelConfig(
         architecture=architecture,
         num_layers=num_layers,
         hidden_size=hidden_size,
         num_heads=num_heads,
-        num_kv_heads=config.integer("num_key_value_heads", num_heads),
-        head_dim=config.integer(
+        num_kv_heads=1 if latent else config.integer("num_key_value_heads", num_heads),
+        head_dim=latent.cached_dim
+        if latent
+        else config.integer(
             "head_dim", 256 if family.is_gemma else max(hidden_size // num_heads, 1)
         ),
         intermediate_size=config.integer("intermediate_size"),
         vocab_size=config.integer("vocab_size"),
-        rope=global_rope(config, max_positions)
-        if family.is_gemma
-        else read_rope(config, max_positions, family.partial_rotary),
+        rope=rope,
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         tie_word_embeddings=config.flag("tie_word_embeddings", family.is_gemma),
         qk_norm=family.qk_norm,
@@ -169,6 +207,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         moe=family.experts(config, num_layers) if family.experts is not None else None,
         fused_projections=family.fused_projections,
         gemma=read_gemma(config, max_positions) if family.is_gemma else None,
+        latent=latent,
     )
     _check(config, model)
     return model
@@ -180,11 +219,11 @@ def _check(config: JsonFields, model: ModelConfig) -> None:
             config.path,
             f"{model.num_heads} attention heads cannot share {model.num_kv_heads} key-value heads",
         )
-    rotary_dim = model.rope.rotary_dim(model.head_dim)
-    if model.head_dim % 2 or rotary_dim % 2 or rotary_dim == 0:
+    rotary_dim = model.rope.rotary_dim(model.rope_size)
+    if model.rope_size % 2 or rotary_dim % 2 or rotary_dim == 0:
         raise ModelError(
             config.path,
-            f"head_dim {model.head_dim}, of which {rotary_dim} rotate, must be even for rotary "
+            f"head_dim {model.rope_size}, of which {rotary_dim} rotate, must be even for rotary "
             "encoding",
         )
     for factors in (model.rope.short_factors, model.rope.long_factors):

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
-from engine.moe_config import MoeConfig, mixtral_experts, qwen3_experts
+from engine.moe_config import (
+    MoeConfig,
+    deepseek_v2_experts,
+    deepseek_v3_experts,
+    mixtral_experts,
+    qwen3_experts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class Family:
     partial_rotary: bool = False
     fused_projections: bool = False  # qkv_proj and gate_up_proj are one tensor each
     is_gemma: bool = False
+    is_latent: bool = False  # multi-head latent attention
     experts: Callable[[JsonFields, int], MoeConfig] | None = None
 
 
@@ -95,4 +102,10 @@ FAMILIES: Mapping[str, Family] = {
         _gemma_windows, qk_norm=True, reads_attention_bias=True, is_gemma=True
     ),
     "Phi3ForCausalLM": Family(_stated_window, partial_rotary=True, fused_projections=True),
+    "DeepseekV2ForCausalLM": Family(
+        _no_window, reads_attention_bias=True, is_latent=True, experts=deepseek_v2_experts
+    ),
+    "DeepseekV3ForCausalLM": Family(
+        _no_window, reads_attention_bias=True, is_latent=True, experts=deepseek_v3_experts
+    ),
 }

@@ -41,6 +41,13 @@ class JsonFields:
             raise self._wrong(name, "a positive integer")
         return value
 
+    def count(self, name: str, default: int) -> int:
+        """An integer that is not negative."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self._wrong(name, "an integer from 0")
+        return value
+
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number; without a default the field is required."""
         value = self._value(name, default)

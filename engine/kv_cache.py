@@ -26,13 +26,15 @@ def kv_layout(
         block_size=block_size,
         head_dim=config.head_dim,
         dtype=_NAMES[dtype],
+        is_latent=config.latent is not None,
     )
 
 
 def kv_tensor(buffer: memoryview | bytearray | Tensor, layout: KVLayout) -> Tensor:
     """A view of a flat, writable buffer as a KV cache; the buffer stays its owner's.
 
-    Returns [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the layout's dtype.
+    Returns [num_layers, num_blocks, parts, num_kv_heads, block_size, head_dim] in the layout's
+    dtype.
     Raises ValueError when the buffer is smaller than the layout, naming both sizes.
     """
     flat = buffer if isinstance(buffer, Tensor) else torch.frombuffer(buffer, dtype=torch.uint8)
@@ -53,7 +55,7 @@ def _shape(layout: KVLayout) -> tuple[int, int, int, int, int, int]:
     return (
         layout.num_layers,
         layout.num_blocks,
-        2,
+        layout.num_parts,
         layout.num_kv_heads,
         layout.block_size,
         layout.head_dim,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.kernels.reference import FP8_LARGEST
-from engine.models.build import TensorSource
+from engine.models.parts import TensorSource
 
 SCALING = "fp8.1"  # part of a worker's fingerprint: caches that were scaled otherwise do not mix
 _HEADROOM = 32.0  # standard deviations of a head's largest element below fp8's largest value

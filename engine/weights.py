@@ -13,8 +13,9 @@ from engine.config import ModelConfig
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
 from engine.kv_scaling import ScaledHeads
-from engine.models.build import TensorSource, build_model
+from engine.models.build import build_model
 from engine.models.model import Model
+from engine.models.parts import TensorSource
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -36,6 +37,8 @@ def load(
     shape than config.json says.
     """
     source: TensorSource = Checkpoint.open(Path(path))
+    if fp8_kv and config.latent is not None:
+        raise ModelError(Path(path), "a latent cache cannot be kept in fp8")
     if fp8_kv:
         source = ScaledHeads(config, source)
     return build_model(config, source, dtype, torch.device(device), kernels)

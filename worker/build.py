@@ -223,8 +223,8 @@ def _pools(
 
 
 def _with_graphs(model: ForwardModel, kv: Tensor, options: EngineConfig) -> ForwardModel:
-    """On CUDA, graphs for decode batches of 1, 2, 4 and so on; experts wait for the device."""
-    if not isinstance(model, Model) or model.device.type != "cuda" or model.config.moe is not None:
+    """On CUDA, graphs for decode batches of 1, 2, 4 and so on."""
+    if not isinstance(model, Model) or model.device.type != "cuda" or model.config.waits_for_device:
         return model
     sizes = [1 << bit for bit in range(options.max_running.bit_length())]
     return GraphedModel(model, kv, sizes, options.max_table_blocks)

@@ -1,7 +1,6 @@
 """`baton profile`: fits a profile from the workers of a live cluster while they are under load."""
 
 import asyncio
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +17,6 @@ from wire.block_hash import BLOCK_SIZE
 from wire.cluster import WorkerInfo, WorkerStatus
 from wire.kv import KVLayout
 from wire.messages import StepTotals
-
-_LAYOUT = re.compile(r"L(\d+)H(\d+)B(\d+)D(\d+):(\w+)")
 
 OutArgument = Annotated[Path, typer.Argument(help="The TOML file to write.")]
 SecondsFlag = Annotated[float, typer.Option(help="How long to watch.")]
@@ -87,11 +84,10 @@ def _note(seen: dict[str, tuple[WorkerInfo, list[StepTotals]]], worker: WorkerSt
 
 
 def _profile(name: str, info: WorkerInfo, fit: StepFit, link_bytes_per_s: int) -> Profile:
-    match = _LAYOUT.fullmatch(info.fingerprint.kv_layout)
-    if match is None:
-        raise SimulationError(f"the KV layout {info.fingerprint.kv_layout!r} is not understood")
-    layers, heads, block, dim = (int(number) for number in match.groups()[:4])
-    layout = KVLayout(layers, 1, heads, block, dim, match[5])
+    try:
+        layout = KVLayout.from_signature(info.fingerprint.kv_layout, num_blocks=1)
+    except ValueError as error:
+        raise SimulationError(str(error)) from error
     return Profile(
         name=name,
         source=f"baton profile of {info.fingerprint.model}: {fit.num_samples} samples of live "
@@ -103,8 +99,8 @@ def _profile(name: str, info: WorkerInfo, fit: StepFit, link_bytes_per_s: int) -
         prefill_token_s=fit.prefill_token_s,
         prefill_pair_s=fit.prefill_pair_s,
         kv_tokens=info.num_blocks * BLOCK_SIZE,
-        kv_bytes_per_token=layout.block_bytes // block,
-        num_layers=layers,
+        kv_bytes_per_token=layout.block_bytes // layout.block_size,
+        num_layers=layout.num_layers,
         max_model_len=info.max_model_len,
         link_bytes_per_s=float(link_bytes_per_s),
         prefill_batch_tokens=512,

@@ -8,6 +8,7 @@ from engine.kernels.cpu_library import load_operators
 from engine.kernels.cpu_linear import cpu_linear
 from engine.kernels.huge_pages import huge_empty
 from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.latent import LatentKernels
 from engine.kernels.reference import ReferenceKernels
 
 BLOCK_SIZE = 16  # what the C++ kernels are written for
@@ -21,6 +22,7 @@ class CpuKernels:
     def __init__(self) -> None:
         self._library = load_operators()
         self._reference = ReferenceKernels()
+        self.latents: LatentKernels = self._reference.latents
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._checked: BatchInput | None = None  # the step whose indices are known to be right
 

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
+from engine.kernels.latent import LatentKernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class KernelSet(Protocol):
 
     `layer_kv` is one layer of the cache, [num_blocks, 2, num_kv_heads, block_size, head_dim].
     """
+
+    latents: LatentKernels  # for a cache of latents, in the place of store_kv and attention
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
         """Lay out a weight [out_features, in_features]; the caller drops its own reference.

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.latent import LatentKernels, ReferenceLatents
+from engine.kernels.rotary import rotate
 
 FP8 = torch.float8_e4m3fn
 FP8_LARGEST = 448.0
@@ -33,15 +35,11 @@ def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * scale * weight.float()).to(x.dtype)
 
 
-def rotate(x: Tensor, rope_rows: Tensor) -> Tensor:
-    """Rotate x [T, heads, head_dim] by its tokens' angles; rope_rows is [T, head_dim] float32."""
-    cos, sin = rope_rows.unsqueeze(1).chunk(2, dim=-1)  # each [T, 1, head_dim / 2]
-    low, high = x.float().chunk(2, dim=-1)
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(x.dtype)
-
-
 class ReferenceKernels:
     """Plain torch on any device. Correct at every shape, and slow over many sequences."""
+
+    def __init__(self) -> None:
+        self.latents: LatentKernels = ReferenceLatents()
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
         return PlainLinear(weight, bias, wide)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.kernels import BatchInput, HeadShape, KernelSet, Linear
+from engine.kernels import BatchInput, KernelSet, Linear
+from engine.layers.attention import GroupedAttention, LatentAttention
 from engine.layers.mlp import DenseMlp, SparseMlp
 
 
@@ -14,11 +15,9 @@ class DecoderLayer:
     """The weights of one layer. A call keeps no state but what it writes into the cache."""
 
     kernels: KernelSet
-    heads: HeadShape
-    window: int | None
+    attention: GroupedAttention | LatentAttention
     rms_norm_eps: float
     input_norm: Tensor  # [hidden]
-    qkv: Linear
     out: Linear
     post_norm: Tensor  # [hidden]
     mlp: DenseMlp | SparseMlp
@@ -39,8 +38,7 @@ class DecoderLayer:
         With `rows` [L] all T tokens are stored in the cache, and the rest is computed for L.
         """
         x, residual = self.kernels.rms_norm(x, residual, self.input_norm, self.rms_norm_eps)
-        q = self.kernels.store_kv(self.qkv(x), self.heads, rope, batch, layer_kv)
-        x = self.kernels.attention(q, batch, layer_kv, self.window)
+        x = self.attention(x, rope, batch, layer_kv)
         if rows is not None:
             x, residual = x[rows], residual[rows]
         x = self.normed(self.out(x), self.after_attention)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.kernels import KernelSet, Linear
+from engine.layers.routing import Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +33,24 @@ def gelu_mul(gate_up: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class SparseMlp:
-    """Experts behind a softmax router (arXiv 2401.04088, section 2.1).
+    """Experts behind a router, and beside them one that every token takes, where there is one.
 
     Tokens are sorted by expert, and each expert that has any gets one product over them. The
     sizes of these groups are read on the host: a call waits for a device once.
     """
 
-    router: Tensor  # [num_experts, hidden]
+    router: Router
     experts: tuple[DenseMlp, ...]
-    experts_per_token: int
-    normalise: bool
+    shared: DenseMlp | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> the same shape. A token's experts are added in float32."""
         if x.shape[0] == 0:
             return x
-        weights, chosen = self.route(x)
+        weights, chosen = self.router(x)
         flat = chosen.flatten()
         order = flat.argsort(stable=True)  # [T * k], the (token, choice) pairs by expert
-        rows = x[order // self.experts_per_token]
+        rows = x[order // chosen.shape[1]]
         sizes = flat.bincount(minlength=len(self.experts)).tolist()
         parts = [
             expert(part)
@@ -60,12 +60,5 @@ class SparseMlp:
         out = torch.empty_like(rows)
         out[order] = torch.cat(parts)
         shares = out.float().view(*chosen.shape, -1) * weights.unsqueeze(-1)  # [T, k, hidden]
-        return shares.sum(1).to(x.dtype)
-
-    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights, float32, and the numbers of each token's experts, both [T, k]."""
-        scores = functional.linear(x, self.router).float().softmax(-1)
-        weights, chosen = scores.topk(self.experts_per_token, dim=-1)
-        if self.normalise:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return weights, chosen
+        routed = shares.sum(1).to(x.dtype)
+        return routed if self.shared is None else routed + self.shared(x)

@@ -1,76 +1,28 @@
 """Assembles a model from named tensors: fuses projections and lays them out for the device."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels import HeadShape, KernelSet, Linear, kernel_set
-from engine.kernels.huge_pages import huge_empty
+from engine.kernels import HeadShape, Linear, kernel_set
+from engine.layers.attention import GroupedAttention, LatentAttention
 from engine.layers.decoder_layer import DecoderLayer, Embedding
 from engine.layers.mlp import DenseMlp, SparseMlp
 from engine.layers.rope import pair_order, rope_table
+from engine.layers.routing import GroupRouter, Router, SoftmaxRouter
+from engine.models.latent import latent_attention
 from engine.models.model import Model
+from engine.models.parts import PartBuilder, TensorSource
+from engine.moe_config import MoeConfig
 
 DENSE = ("gate_proj", "up_proj", "down_proj")
 
 
-class TensorSource(Protocol):
-    """Where the tensors of a checkpoint come from, under the names that transformers gives them."""
-
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor of that name and shape. Raises ModelError when there is none."""
-
-
 @dataclass(frozen=True, slots=True)
-class _Builder:
-    config: ModelConfig
-    source: TensorSource
-    dtype: torch.dtype
-    device: torch.device
-    kernels: KernelSet
-
-    def vector(self, name: str, size: int) -> Tensor:
-        return self.source.tensor(name, (size,)).to(self.device, self.dtype)
-
-    def norm(self, name: str, size: int) -> Tensor:
-        """The factors of a norm; Gemma stores them less one."""
-        if self.config.gemma is None:
-            return self.vector(name, size)
-        return (self.source.tensor(name, (size,)).float() + 1.0).to(self.device, self.dtype)
-
-    def linear(
-        self,
-        prefix: str,
-        parts: Sequence[str],
-        sizes: Sequence[int],
-        in_features: int,
-        bias: bool,
-        rows: Tensor | None = None,
-    ) -> Linear:
-        """Fuse the projections `prefix.part` of these output sizes into one weight, its rows in
-        that order."""
-        names = [f"{prefix}.{part}" for part in parts]
-        weights = [
-            self.source.tensor(f"{name}.weight", (size, in_features))
-            for name, size in zip(names, sizes, strict=True)
-        ]
-        fused = stack(weights) if len(weights) > 1 else weights[0]
-        biases = [
-            self.vector(f"{name}.bias", size)
-            for name, size in zip(names, sizes, strict=True)
-            if bias
-        ]
-        joined = torch.cat(biases) if biases else None
-        if rows is not None:
-            fused = fused[rows]
-            joined = None if joined is None else joined[rows.to(self.device)]
-        return self.kernels.linear(fused.to(self.device, self.dtype), joined)
-
+class _Builder(PartBuilder):
     def heads(self, prefix: str) -> HeadShape:
         config, dim = self.config, self.config.head_dim
         return HeadShape(
@@ -100,16 +52,24 @@ class _Builder:
         gemma = config.gemma is not None
         return DecoderLayer(
             kernels=self.kernels,
-            heads=self.heads(attention),
-            window=config.layer_windows[index],
+            attention=self.attention(index, attention),
             rms_norm_eps=config.rms_norm_eps,
             input_norm=norm("input"),
-            qkv=self.qkv(attention),
-            out=self.linear(attention, ("o_proj",), (hidden,), config.q_size, config.o_bias),
+            out=self.linear(attention, ("o_proj",), (hidden,), config.out_size, config.o_bias),
             post_norm=norm("pre_feedforward" if gemma else "post_attention"),
             mlp=self.mlp(index, prefix),
             after_attention=norm("post_attention") if gemma else None,
             after_mlp=norm("post_feedforward") if gemma else None,
+        )
+
+    def attention(self, index: int, prefix: str) -> GroupedAttention | LatentAttention:
+        if self.config.latent is not None:
+            return latent_attention(self, self.config.latent, prefix)
+        return GroupedAttention(
+            kernels=self.kernels,
+            heads=self.heads(prefix),
+            window=self.config.layer_windows[index],
+            qkv=self.qkv(prefix),
         )
 
     def qkv(self, prefix: str) -> Linear:
@@ -137,15 +97,35 @@ class _Builder:
         if moe is None:
             return self.dense(f"{prefix}.mlp", DENSE, self.config.intermediate_size)
         block = f"{prefix}.{moe.block}"
-        shape = (moe.num_experts, self.config.hidden_size)
         return SparseMlp(
-            router=self.source.tensor(f"{block}.gate.weight", shape).to(self.device, self.dtype),
+            router=self.router(moe, f"{block}.gate"),
             experts=tuple(
                 self.dense(f"{block}.experts.{expert}", moe.parts, moe.intermediate_size)
                 for expert in range(moe.num_experts)
             ),
+            shared=self.dense(f"{block}.shared_experts", DENSE, moe.shared_size)
+            if moe.shared_size
+            else None,
+        )
+
+    def router(self, moe: MoeConfig, name: str) -> Router:
+        weight = self.source.tensor(
+            f"{name}.weight", (moe.num_experts, self.config.hidden_size)
+        ).to(self.device)
+        groups = moe.groups
+        if groups is None:
+            return SoftmaxRouter(weight.to(self.dtype), moe.experts_per_token, moe.normalise)
+        bias = None
+        if groups.has_bias:
+            bias = self.source.tensor(f"{name}.e_score_correction_bias", (moe.num_experts,))
+        return GroupRouter(
+            weight=weight.float(),
+            bias=None if bias is None else bias.to(self.device, torch.float32),
             experts_per_token=moe.experts_per_token,
+            num_groups=groups.num_groups,
+            groups_kept=groups.groups_kept,
             normalise=moe.normalise,
+            scale=groups.scale,
         )
 
     def dense(self, prefix: str, parts: tuple[str, str, str], inner: int) -> DenseMlp:
@@ -178,22 +158,11 @@ class _Builder:
     def ropes(self) -> tuple[Tensor, ...]:
         """The rotary table of each layer; layers with the same encoding share one."""
         config, length = self.config, self.config.max_position_embeddings
-        table = rope_table(config.rope, config.head_dim, length).to(self.device)
+        table = rope_table(config.rope, config.rope_size, length).to(self.device)
         if config.gemma is None:
             return (table,) * config.num_layers
         local = rope_table(config.gemma.local_rope, config.head_dim, length).to(self.device)
         return tuple(table if window is None else local for window in config.layer_windows)
-
-
-def stack(weights: Sequence[Tensor]) -> Tensor:
-    """The rows of all weights, in memory that goes back to the system when the result is dropped;
-    a heap would keep what layers take in passing."""
-    if weights[0].device.type != "cpu":
-        return torch.cat(tuple(weights))
-    rows = sum(weight.shape[0] for weight in weights)
-    shape, dtype = (rows, weights[0].shape[1]), weights[0].dtype
-    memory = huge_empty(rows * shape[1] * dtype.itemsize).view(dtype).view(shape)
-    return torch.cat(tuple(weights), out=memory)
 
 
 def build_model(

@@ -24,7 +24,7 @@ class Model:
     layers: tuple[DecoderLayer, ...]
     final_norm: Tensor  # [hidden]
     lm_head: Linear
-    ropes: tuple[Tensor, ...]  # one a layer, [max_positions, head_dim] float32
+    ropes: tuple[Tensor, ...]  # one a layer, [max_positions, rope_size] float32
 
     @torch.inference_mode()
     def forward(
@@ -32,7 +32,7 @@ class Model:
     ) -> Tensor:
         """Store the keys and values of the batch's tokens and return logits [L, vocab] float32.
 
-        kv is [num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim] in the model's dtype,
+        kv is of `config.kv_shape` in the model's dtype,
         or in fp8 for a model whose heads are scaled for it (engine/kv_scaling.py).
         `on_layers(n)` is called when the keys and values of the first n layers are in the cache.
         """

@@ -59,6 +59,20 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 256,
 }
 _WITHOUT_HEAD_DIM = {name: value for name, value in _COMMON.items() if name != "head_dim"}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1,
+}
 
 ARCHITECTURES: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "llama2": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**_COMMON)),
@@ -74,6 +88,9 @@ ARCHITECTURES: dict[str, Callable[[], transformers.PreTrainedModel]] = {
         transformers.Qwen3MoeConfig(
             **_COMMON, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48
         )
+    ),
+    "deepseek_v3": lambda: transformers.DeepseekV3ForCausalLM(
+        transformers.DeepseekV3Config(**_WITHOUT_HEAD_DIM | _LATENT)
     ),
 }
 

@@ -13,7 +13,16 @@ LENGTHS = (1, 2, 15, 16, 17, 33, 100, 257, 700, 2000)
 
 
 @pytest.mark.parametrize(
-    "architecture", ["llama2", "llama3", "mistral", "qwen2", "qwen3", "qwen3_moe"]
+    "architecture",
+    [
+        "llama2",
+        "llama3",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        pytest.param("deepseek_v3", marks=pytest.mark.slow),
+    ],
 )
 async def test_two_pools_answer_as_transformers_does(
     architecture: str,

@@ -37,6 +37,20 @@ SHAPE = {
     "pad_token_id": 0,
 }
 KINDS: dict[str, dict[str, object]] = {
+    "DeepseekV3": {
+        "kv_lora_rank": 32,
+        "q_lora_rank": 24,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "num_key_value_heads": 4,
+        "first_k_dense_replace": 1,
+    },
     "Llama": {},
     "Mistral": {"sliding_window": 48},
     "Qwen2": {},

@@ -37,6 +37,25 @@ QWEN_MOE: dict[str, Any] = {
 }
 
 
+LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK_V2 = {**LATENT, "architectures": ["DeepseekV2ForCausalLM"]}
+DEEPSEEK_V3 = {**LATENT, "architectures": ["DeepseekV3ForCausalLM"]}
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny Qwen3 in one file, and the same in several."""
@@ -243,6 +262,19 @@ def test_windows_follow_the_architecture(
         ({**GEMMA, "hidden_activation": "relu"}, "hidden_activation 'relu' is not"),
         ({**PHI3, "partial_rotary_factor": 1.5}, "partial_rotary_factor 1.5 is not in"),
         ({**PHI3, "partial_rotary_factor": 0.2}, "of which 3 rotate, must be even"),
+        ({**DEEPSEEK_V2, "topk_method": "best"}, "topk_method 'best' is not supported"),
+        ({**DEEPSEEK_V2, "norm_topk_prob": True}, "norm_topk_prob is not supported"),
+        ({**DEEPSEEK_V2, "num_experts_per_tok": 9}, "too small for num_experts_per_tok 9"),
+        ({**DEEPSEEK_V2, "kv_lora_rank": "drop"}, "'kv_lora_rank' is missing"),
+        ({**DEEPSEEK_V2, "first_k_dense_replace": -1}, "must be an integer from 0"),
+        ({**DEEPSEEK_V3, "scoring_func": "softmax"}, "scoring_func 'softmax' is not supported"),
+        ({**DEEPSEEK_V3, "n_group": 3}, "8 experts cannot form 3 groups of which 2 are kept"),
+        ({**DEEPSEEK_V3, "topk_group": 5}, "cannot form 4 groups of which 5 are kept"),
+        ({**DEEPSEEK_V3, "num_experts_per_tok": 5}, "too small for num_experts_per_tok 5"),
+        ({**DEEPSEEK_V3, "n_group": 8}, "2 groups of 1 experts are too small"),
+        ({**DEEPSEEK_V3, "moe_layer_freq": 2}, "moe_layer_freq other than 1"),
+        ({**DEEPSEEK_V3, "qk_rope_head_dim": 5}, "head_dim 5, of which 5 rotate, must be even"),
+        ({**DEEPSEEK_V3, "mlp_bias": True}, "mlp_bias is not supported"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "'short_factor' is missing"),
         ({"rope_parameters": {**LONGROPE, "long_factor": [1.0]}}, "needs 8 factors, has 1"),
         ({"rope_parameters": {**LONGROPE, "short_factor": [0] * 8}}, "must be a list of positive"),
@@ -270,6 +302,23 @@ def test_a_sparse_model_counts_all_its_experts(directory: Path) -> None:
     change(directory, **QWEN_MOE, mlp_only_layers=[0])
     experts = 16 * (3 * 24 + 1) * SHAPE["hidden_size"]
     assert read(directory).num_parameters == dense - 3 * 48 * SHAPE["hidden_size"] + experts
+
+
+@pytest.mark.parametrize("query_rank", [None, 12])
+def test_a_latent_model_is_counted_and_cached_as_it_is(
+    directory: Path, query_rank: int | None
+) -> None:
+    change(directory, **DEEPSEEK_V3)
+    change(directory, q_lora_rank=query_rank, head_dim="drop", dtype="float32")
+    config = read(directory)
+    shape = {name: value for name, value in LATENT.items() if name != "num_key_value_heads"}
+    sizes = {**SHAPE, **shape, "num_key_value_heads": 4, "q_lora_rank": query_rank}
+    model = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**sizes))
+    weights = sum(w.numel() for w in model.parameters() if w.dim() > 1)
+    assert config.num_parameters == weights
+    assert config.kv_shape(3) == (2, 3, 1, 1, 16, 20)
+    assert config.kv_bytes_per_token(torch.bfloat16) == 2 * 20 * 2
+    assert config.waits_for_device and config.latent is not None
 
 
 def test_a_missing_directory_or_config_is_named(tmp_path: Path) -> None:

@@ -59,6 +59,23 @@ GEMMA = {
 EXPERTS = {"num_experts": 8, "moe_intermediate_size": 32, "head_dim": 16}
 
 
+LATENT = {
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "num_key_value_heads": 4,
+    "first_k_dense_replace": 1,
+}
+GROUPS = {"n_group": 4, "topk_group": 2}
+SHARP_YARN = {**YARN, "mscale": 0.7, "mscale_all_dim": 1.0}
+
+
 def make_config(kind: str, **changes: object) -> transformers.PreTrainedConfig:
     return getattr(transformers, f"{kind}Config")(**{**SHAPE, **changes})
 
@@ -106,6 +123,29 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
         },
     ),
+    "deepseek-v2": lambda: make_config(
+        "DeepseekV2",
+        **LATENT,
+        **GROUPS,
+        topk_method="group_limited_greedy",
+        routed_scaling_factor=1.5,
+        rope_parameters=SHARP_YARN,
+    ),
+    "deepseek-v2-lite": lambda: make_config(
+        "DeepseekV2", **{**LATENT, "q_lora_rank": None}, attention_bias=True
+    ),
+    "deepseek-v3": lambda: make_config(
+        "DeepseekV3", **LATENT, **GROUPS, rope_parameters=SHARP_YARN
+    ),
+    "deepseek-v3-apart": lambda: make_config(
+        "DeepseekV3",
+        **LATENT,
+        n_group=1,
+        topk_group=1,
+        norm_topk_prob=False,
+        rope_interleave=False,
+        attention_bias=True,
+    ),
     "qwen3-wide": lambda: make_config("Qwen3", head_dim=128, num_attention_heads=6),
 }
 
@@ -142,6 +182,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     for name, weight in reference.named_parameters():
         if name.endswith(("norm.weight", ".bias")):
             torch.nn.init.normal_(weight, mean=float("bias" not in name), std=0.2)
+    for name, values in reference.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            torch.nn.init.normal_(values, std=0.3)
     reference.save_pretrained(directory)
     model = load(directory, ModelConfig.from_directory(directory), torch.float32)
     return Pair(reference, model)

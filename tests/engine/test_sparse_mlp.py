@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from engine.kernels import KernelSet, kernel_set
 from engine.kernels.reference import ReferenceKernels
 from engine.layers.mlp import DenseMlp, SparseMlp
+from engine.layers.routing import SoftmaxRouter
 
 HIDDEN, INNER = 32, 48
 
@@ -28,12 +29,12 @@ def make_mlp(
         )
         for _ in range(num_experts)
     )
-    return SparseMlp(weight(num_experts, HIDDEN), experts, taken, normalise)
+    return SparseMlp(SoftmaxRouter(weight(num_experts, HIDDEN), taken, normalise), experts)
 
 
 def one_by_one(mlp: SparseMlp, x: torch.Tensor) -> torch.Tensor:
     """Each token on its own, its experts in the order of their weights."""
-    weights, chosen = mlp.route(x)
+    weights, chosen = mlp.router(x)
     out = torch.zeros_like(x, dtype=torch.float64)
     for row in range(x.shape[0]):
         for weight, expert in zip(weights[row], chosen[row].tolist(), strict=True):
@@ -59,7 +60,7 @@ def test_groups_of_any_size_give_what_tokens_alone_give(
 
 def test_weights_of_a_token_add_up_to_one_when_normalised() -> None:
     x = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(1))
-    weights, chosen = make_mlp(ReferenceKernels(), 6, 2, True, torch.float32).route(x)
+    weights, chosen = make_mlp(ReferenceKernels(), 6, 2, True, torch.float32).router(x)
     assert torch.allclose(weights.sum(-1), torch.ones(5))
     assert all(len(set(row)) == 2 for row in chosen.tolist())
 

@@ -17,6 +17,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 import engine.kernels.triton_kernels.decode_attention as decode  # noqa: E402
+import engine.kernels.triton_kernels.latent_decode as latent  # noqa: E402
 import engine.kernels.triton_kernels.norm as norm  # noqa: E402
 import engine.kernels.triton_kernels.rope_cache as rope_cache  # noqa: E402
 import engine.kernels.triton_kernels.row_product as product  # noqa: E402
@@ -29,7 +30,7 @@ from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  
 from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
 from engine.kernels.triton_kernels.row_product import row_product  # noqa: E402
 
-CHAINED = (decode, norm, rope_cache, product, silu)
+CHAINED = (decode, latent, norm, rope_cache, product, silu)
 CHAIN = {"chained": True, "launch_pdl": True}
 OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -139,6 +140,13 @@ def blocks(dtype: torch.dtype) -> None:
     scatter_blocks(gather_blocks(kv, ids), ids, kv)
 
 
+def latents(dtype: torch.dtype) -> None:
+    """DeepSeek-V3's heads, which take several tiles."""
+    kv = torch.zeros((5, 1, 1, 16, 576), dtype=dtype)
+    q = torch.zeros((TOKENS, 128, 576), dtype=dtype)
+    latent.latent_decode(q, 512, 0.1, batch(), kv, num_processors=132)
+
+
 def draws(dtype: torch.dtype) -> None:
     ones = np.ones(2, np.float32)
     draw_rows(
@@ -152,7 +160,7 @@ def cache(dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "launch", [norms, gates, products, stores, attention, fp8_cache, blocks, draws]
+    "launch", [norms, gates, products, stores, attention, fp8_cache, latents, blocks, draws]
 )
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]

@@ -15,6 +15,7 @@ FILES = [
     "test_triton_model.py",
     "test_triton_drawing.py",
     "test_triton_fp8.py",
+    "test_triton_latent.py",
 ]
 
 

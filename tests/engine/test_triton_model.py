@@ -45,6 +45,20 @@ KINDS: dict[str, dict[str, object]] = {
     "Qwen3Moe": {"head_dim": 32, "num_experts": 8, "moe_intermediate_size": 32},
     "Mixtral": {"num_local_experts": 4},
     "Phi3": {"rope_parameters": PARTIAL},
+    "DeepseekV3": {
+        "kv_lora_rank": 32,
+        "q_lora_rank": 24,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "num_key_value_heads": 4,
+        "first_k_dense_replace": 1,
+    },
     "Gemma3Text": {"head_dim": 32, "sliding_window": 24, "layer_types": LAYERS},
 }
 

@@ -1,6 +1,5 @@
 """The Triton operators behind the interface that the layers use."""
 
-import functools
 from types import ModuleType
 
 import torch
@@ -9,12 +8,15 @@ from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.latent import LatentKernels
 from engine.kernels.triton_kernels.decode_attention import decode_attention
+from engine.kernels.triton_kernels.latent_decode import TritonLatents
 from engine.kernels.triton_kernels.norm import rms_norm
 from engine.kernels.triton_kernels.prefill_attention import prefill_attention
 from engine.kernels.triton_kernels.rope_cache import store_kv
 from engine.kernels.triton_kernels.row_product import RowLinear
 from engine.kernels.triton_kernels.silu import silu_mul
+from engine.kernels.triton_kernels.tile import num_processors
 
 # The releases that the Gluon kernel was compiled with; others take the portable kernel.
 GLUON_RELEASES = ("3.6.", "3.7.", "3.8.")
@@ -25,6 +27,7 @@ class TritonKernels:
     for the device, so that a decode step can be captured in a CUDA graph."""
 
     def __init__(self) -> None:
+        self.latents: LatentKernels = TritonLatents()
         self._hopper = hopper_support(triton.__version__)
 
     def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
@@ -66,11 +69,3 @@ def hopper_support(release: str) -> ModuleType | None:
     from engine.kernels.triton_kernels import hopper_prefill
 
     return hopper_prefill
-
-
-@functools.cache
-def num_processors(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device; 1 in the interpreter."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count

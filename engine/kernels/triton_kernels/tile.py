@@ -1,7 +1,10 @@
 """How an attention kernel cuts its work, and what both of them derive from the shapes."""
 
+import functools
 import math
 from dataclasses import dataclass
+
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +30,11 @@ def padded_dim(head_dim: int) -> int:
 def softmax_scale(head_dim: int) -> float:
     """What scores are multiplied with, for a softmax in base 2."""
     return math.log2(math.e) / math.sqrt(head_dim)
+
+
+@functools.cache
+def num_processors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 1 in the interpreter."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,78 @@
+"""Named tensors of a checkpoint as the parts that a layer is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.kernels import KernelSet, Linear
+from engine.kernels.huge_pages import huge_empty
+
+
+class TensorSource(Protocol):
+    """Where the tensors of a checkpoint come from, under the names that transformers gives them."""
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name and shape. Raises ModelError when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBuilder:
+    """Reads named tensors and lays them out for a device."""
+
+    config: ModelConfig
+    source: TensorSource
+    dtype: torch.dtype
+    device: torch.device
+    kernels: KernelSet
+
+    def vector(self, name: str, size: int) -> Tensor:
+        return self.source.tensor(name, (size,)).to(self.device, self.dtype)
+
+    def norm(self, name: str, size: int) -> Tensor:
+        """The factors of a norm; Gemma stores them less one."""
+        if self.config.gemma is None:
+            return self.vector(name, size)
+        return (self.source.tensor(name, (size,)).float() + 1.0).to(self.device, self.dtype)
+
+    def linear(
+        self,
+        prefix: str,
+        parts: Sequence[str],
+        sizes: Sequence[int],
+        in_features: int,
+        bias: bool,
+        rows: Tensor | None = None,
+    ) -> Linear:
+        """Fuse the projections `prefix.part` of these output sizes into one weight, its rows in
+        that order."""
+        names = [f"{prefix}.{part}" for part in parts]
+        weights = [
+            self.source.tensor(f"{name}.weight", (size, in_features))
+            for name, size in zip(names, sizes, strict=True)
+        ]
+        fused = stack(weights) if len(weights) > 1 else weights[0]
+        biases = [
+            self.vector(f"{name}.bias", size)
+            for name, size in zip(names, sizes, strict=True)
+            if bias
+        ]
+        joined = torch.cat(biases) if biases else None
+        if rows is not None:
+            fused = fused[rows]
+            joined = None if joined is None else joined[rows.to(self.device)]
+        return self.kernels.linear(fused.to(self.device, self.dtype), joined)
+
+
+def stack(weights: Sequence[Tensor]) -> Tensor:
+    """The rows of all weights, in memory that goes back to the system when the result is dropped;
+    a heap would keep what layers take in passing."""
+    if weights[0].device.type != "cpu":
+        return torch.cat(tuple(weights))
+    rows = sum(weight.shape[0] for weight in weights)
+    shape, dtype = (rows, weights[0].shape[1]), weights[0].dtype
+    memory = huge_empty(rows * shape[1] * dtype.itemsize).view(dtype).view(shape)
+    return torch.cat(tuple(weights), out=memory)

@@ -1,0 +1,141 @@
+"""Two pools of a model with a cache of latents: its shape, its bytes, its answers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from engine.config import ModelConfig
+from engine.errors import ModelError
+from wire.block_hash import block_hashes
+from wire.kv import KVLayout
+from wire.messages import (
+    GenerateRequest,
+    LegPublished,
+    LegTokens,
+    LegTransferred,
+    Role,
+    SamplingParams,
+    StartLeg,
+)
+from worker.build import WorkerParts, build
+from worker.commands import Join, Start
+from worker.config import WorkerConfig
+
+VOCAB, RANK, ROPE_DIM, LAYERS, NUM_TOKENS = 512, 32, 8, 3, 24
+PROMPT = tuple(range(40, 139))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random DeepSeek-V3 of three layers."""
+    path = tmp_path_factory.mktemp("deepseek")
+    torch.manual_seed(9)
+    config = transformers.DeepseekV3Config(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        kv_lora_rank=RANK,
+        q_lora_rank=24,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=ROPE_DIM,
+        v_head_dim=12,
+        n_routed_experts=8,
+        n_group=4,
+        topk_group=2,
+        num_experts_per_tok=3,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def config(directory: Path) -> WorkerConfig:
+    return WorkerConfig(str(directory), kv_memory="2MiB", dtype="float32", threads=1)
+
+
+def request() -> GenerateRequest:
+    sampling = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
+    return GenerateRequest("r", PROMPT, sampling, block_hashes=tuple(block_hashes(PROMPT)))
+
+
+def run(parts: WorkerParts, leg: StartLeg) -> list[object]:
+    """The events of one leg, until it has its last token and its transfer."""
+    until = LegTransferred if leg.handle is not None else LegTokens
+    parts.core.apply(Join(1))
+    parts.core.apply(Start(1, leg))
+    found: list[object] = []
+    while True:
+        ran = parts.core.begin_step()
+        found.extend(parts.core.take_outbox().events.get(1, ()))
+        if ran is not None:
+            parts.core.run_step(ran)
+            found.extend(parts.core.take_outbox().events.get(1, ()))
+        elif any(isinstance(event, until) for event in found):
+            return found
+        else:
+            parts.core.apply(parts.inbox.take(block=True))  # type: ignore[arg-type]
+
+
+def tokens_of(events: list[object]) -> list[int]:
+    return [token for event in events if isinstance(event, LegTokens) for token in event.tokens]
+
+
+def reference_tokens(directory: Path) -> list[int]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    out = model.generate(
+        torch.tensor([PROMPT]),
+        attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),
+        max_new_tokens=NUM_TOKENS,
+        min_new_tokens=NUM_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    return out[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize("transport", ["", "tcp"])
+def test_latents_that_travel_give_the_answer_of_transformers(
+    directory: Path, config: WorkerConfig, transport: str
+) -> None:
+    config = replace(config, transport=transport) if transport else config
+    with build(replace(config, role=Role.PREFILL)) as prefill, build(config) as decode:
+        events = run(prefill, StartLeg(1, request(), prefill_only=True))
+        handle = next(event.handle for event in events if isinstance(event, LegPublished))
+        first = tokens_of(events)
+        events = run(decode, StartLeg(2, request(), handle=handle))
+        moved = next(event for event in events if isinstance(event, LegTransferred))
+        assert not moved.failure
+        # Whole blocks of 16 tokens: one vector of rank + rope_dim numbers a token and layer.
+        assert moved.num_bytes == 112 * LAYERS * (RANK + ROPE_DIM) * 4
+        rest = tokens_of(events)
+    assert [*first, *rest[-NUM_TOKENS + 1 :]] == reference_tokens(directory)
+
+
+def test_the_layout_that_a_worker_announces_is_of_latents(config: WorkerConfig) -> None:
+    with build(config) as parts:
+        layout = KVLayout.from_signature(parts.fingerprint.kv_layout, num_blocks=1)
+        assert layout.is_latent and layout.num_parts == layout.num_model_heads == 1
+        assert layout.head_dim == RANK + ROPE_DIM
+        read = ModelConfig.from_directory(config.model)
+        assert layout.block_bytes == 16 * read.kv_bytes_per_token(torch.float32)
+        assert parts.core.report().num_blocks == (2 << 20) // layout.block_bytes - 1
+
+
+def test_a_cache_of_latents_in_fp8_is_refused(config: WorkerConfig) -> None:
+    with (
+        pytest.raises(ModelError, match="a latent cache cannot be kept in fp8"),
+        build(replace(config, kv_dtype="fp8")),
+    ):
+        pass
