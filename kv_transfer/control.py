@@ -214,24 +214,28 @@ class FrameBuffer:
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes. Raises TransferError (MALFORMED)."""
-        self._bytes += data
+        rest = self._bytes
+        rest += data
         frames: list[Frame] = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
+        start = 0
+        while (end := self._end(start)) <= len(rest):
+            frames.append(_decode(rest[start + _LENGTH.size : end]))
+            start = end
+        del rest[:start]
         return frames
 
-    def _next(self) -> Frame | None:
-        if len(self._bytes) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack_from(self._bytes)
+    def _end(self, start: int) -> int:
+        """Where the frame ends that begins at `start`, at least."""
+        if len(self._bytes) < start + _LENGTH.size:
+            return start + _LENGTH.size
+        (length,) = _LENGTH.unpack_from(self._bytes, start)
         if length > self.max_bytes:
             raise TransferError(FailReason.MALFORMED, f"a frame of {length} bytes is too long")
-        end = _LENGTH.size + length
-        if len(self._bytes) < end:
-            return None
-        body = bytes(self._bytes[_LENGTH.size : end])
-        del self._bytes[:end]
-        try:
-            return _DECODER.decode(body)
-        except msgspec.MsgspecError as error:
-            raise TransferError(FailReason.MALFORMED, f"not a frame: {error}") from error
+        return start + _LENGTH.size + int(length)
+
+
+def _decode(body: bytearray) -> Frame:
+    try:
+        return _DECODER.decode(body)
+    except msgspec.MsgspecError as error:
+        raise TransferError(FailReason.MALFORMED, f"not a frame: {error}") from error

@@ -69,7 +69,7 @@ class DataSession(Session):
         self._sending.append(_Sending(frame.ticket, export, Cursor(piece), window, wire_format))
 
     def _send_round(self) -> bool:
-        """One piece of each read that has one; whether any had."""
+        """One piece of each read that has one; whether any had, and some may have more."""
         has_sent = False
         for _ in range(len(self._sending)):
             sending = self._sending.popleft()
@@ -82,7 +82,7 @@ class DataSession(Session):
                 self._source.exports.unpin(handle_id)
             if sending.cursor.num_left:
                 self._sending.append(sending)
-        return has_sent
+        return has_sent and bool(self._sending)
 
     def _send_piece(self, sending: _Sending) -> bool:
         layout, export = self._source.layout, sending.export

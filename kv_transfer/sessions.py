@@ -33,6 +33,7 @@ class Session:
         self._source = source
         self._waker = Waker()
         self._poller = Poller()
+        self._fds = [channel.fd, self._waker.fd]
         self._endings: deque[tuple[bytes, FailReason, str]] = deque()
 
     def wake(self) -> None:
@@ -47,10 +48,11 @@ class Session:
 
     def _wait(self, timeout_s: float | None = None) -> Sequence[Frame]:
         """Frames that came, none when something else did."""
-        readable = self._poller.wait([self._channel.fd, self._waker.fd], timeout_s)
-        if self._waker.fd in readable:
+        readable = self._poller.wait(self._fds, timeout_s)
+        channel_fd, waker_fd = self._fds
+        if waker_fd in readable:
             self._waker.clear()
-        return self._channel.receive() if self._channel.fd in readable else ()
+        return self._channel.receive() if channel_fd in readable else ()
 
 
 def checked_window(bounds: Bounds | None, layout: KVLayout, num_tokens: int) -> Window | None:
