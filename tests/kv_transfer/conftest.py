@@ -257,7 +257,7 @@ def nothing_is_left(transport_is_installed: None) -> Iterator[None]:
     """Every thread and descriptor that a test makes is gone after it."""
     threads, num_fds = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     yield
-    wait_until(lambda: set(threading.enumerate()) <= threads, 1.0)
+    wait_until(lambda: set(threading.enumerate()) <= threads)
     assert len(os.listdir("/proc/self/fd")) <= num_fds
 
 

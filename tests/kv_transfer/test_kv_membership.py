@@ -185,7 +185,7 @@ def test_a_data_connection_cannot_read_a_handle_that_nobody_attached(make_rig):
 def test_a_stranger_that_says_nothing_is_sent_away(make_rig):
     rig = make_rig(config=TransferConfig(connect_s=0.2))
     with socket.create_connection((rig.address.host, rig.address.port)) as silent:
-        silent.settimeout(5.0)
+        silent.settimeout(30.0)
         while silent.recv(4096):
             pass
 
@@ -194,7 +194,7 @@ def test_connections_over_the_limit_are_closed(make_rig):
     rig = make_rig(config=TransferConfig(max_connections=2))
     kept = [member(rig, "control") for _ in range(2)]
     with socket.create_connection((rig.address.host, rig.address.port)) as extra:
-        extra.settimeout(5.0)
+        extra.settimeout(30.0)
         assert extra.recv(4096) == b""
     for channel in kept:
         channel.close()
