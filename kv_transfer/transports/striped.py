@@ -1,17 +1,18 @@
 """The transport tcp over several connections: each read is cut into stripes that travel at once.
 
-One connection is served by one thread of the source and one queue of a network card; several use
-more of both. What is small goes whole, by one connection after the other.
+A connection is served by a thread of the source, a thread of the reader and a queue of a network
+card; several use more of each. What is small goes whole, by one connection after the other.
 """
 
 import itertools
-import select
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from kv_transfer.channel import Waker
 from kv_transfer.errors import TransferError
 from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
+from kv_transfer.transports.stripe import Stripe
 from kv_transfer.transports.tcp import TcpLane
 
 _STRIPE_BYTES = 1 << 20  # at least, of each layer
@@ -33,25 +34,25 @@ class StripedTcpLane:
     def __init__(self, context: LaneContext) -> None:
         """Raises TransferError when the source cannot be reached or refuses."""
         self._context = context
-        self._lanes: dict[int, TcpLane] = {}  # by descriptor
+        self._stripes: list[Stripe] = []
         self._parts: dict[int, _Part] = {}  # by the ticket under which it travels
         self._numbers = itertools.count(1)
-        self._poller = select.epoll()
+        self._waker = Waker()
         try:
             for _ in range(context.config.tcp_connections):
-                self._add(TcpLane(context))
+                self._stripes.append(Stripe(TcpLane(context), self._waker.wake))
         except TransferError:
             self.close()
             raise
-        self._next = itertools.cycle(self._lanes.values())
+        self._next = itertools.cycle(self._stripes)
 
     @property
     def fd(self) -> int:
-        return self._poller.fileno()
+        return self._waker.fd
 
     def post(self, read: ReadOp) -> None:
         region_bytes = self._context.source_layout.region_bytes
-        for piece in stripes(read.piece, region_bytes, len(self._lanes)):
+        for piece in stripes(read.piece, region_bytes, len(self._stripes)):
             part = replace(read, ticket=next(self._numbers), piece=piece)
             if not part.num_bytes:
                 continue  # the reader's share holds nothing of these blocks
@@ -59,29 +60,28 @@ class StripedTcpLane:
             next(self._next).post(part)
 
     def progress(self) -> list[Moved]:
-        readable = {fd for fd, _ in self._poller.poll(0)}
-        return [
-            self._told(moved)
-            for fd, lane in self._lanes.items()
-            if fd in readable or lane.wait_s() is not None
-            for moved in lane.progress()
-        ]
+        self._waker.clear()
+        moved = [moved for stripe in self._stripes for moved in stripe.take()]
+        return [self._told(part) for part in moved if part.ticket in self._parts]
 
     def wait_s(self) -> float | None:
-        waits = (lane.wait_s() for lane in self._lanes.values())
-        return min((wait for wait in waits if wait is not None), default=None)
+        return None
 
     def drop(self, ticket: int) -> None:
-        parts = [number for number, part in self._parts.items() if part.ticket == ticket]
+        parts = {number for number, part in self._parts.items() if part.ticket == ticket}
+        if not parts:
+            return
+        for fence in [stripe.drop(parts) for stripe in self._stripes]:
+            fence.wait()
         for number in parts:
-            for lane in self._lanes.values():
-                lane.drop(number)
             del self._parts[number]
 
     def close(self) -> None:
-        self._poller.close()
-        for lane in self._lanes.values():
-            lane.close()
+        for stripe in self._stripes:
+            stripe.begin_close()
+        for stripe in self._stripes:
+            stripe.close()
+        self._waker.close()
 
     def _told(self, moved: Moved) -> Moved:
         part = self._parts[moved.ticket]
@@ -89,10 +89,6 @@ class StripedTcpLane:
         if not part.left_bytes:
             del self._parts[moved.ticket]
         return replace(moved, ticket=part.ticket)
-
-    def _add(self, lane: TcpLane) -> None:
-        self._lanes[lane.fd] = lane
-        self._poller.register(lane.fd, select.EPOLLIN)
 
 
 def stripes(piece: Piece, region_bytes: int, num_connections: int) -> Iterator[Piece]:

@@ -69,9 +69,15 @@ class Request:
             self.rig.assert_copied(self.source, self.target, self.skip)
 
 
-@pytest.mark.parametrize("transport", ["memory", "shm", "tcp", "nixl", "ucx"])
-def test_every_pull_ends_once_and_every_block_comes_back(make_rig, until, transport):
-    rig = make_rig(transport=transport, config=TransferConfig(piece_bytes=10_000))
+@pytest.mark.parametrize(
+    ("transport", "num_connections"),
+    [("memory", 1), ("shm", 1), ("tcp", 1), ("tcp", 3), ("nixl", 1), ("ucx", 1)],
+)
+def test_every_pull_ends_once_and_every_block_comes_back(
+    make_rig, until, transport, num_connections
+):
+    config = TransferConfig(piece_bytes=10_000, tcp_connections=num_connections)
+    rig = make_rig(transport=transport, config=config)
     failures: list[BaseException] = []
     num_rounds, num_slots = 100, 6
 

@@ -1,5 +1,9 @@
 """How a read is cut into stripes, and that several connections carry one pull."""
 
+import os
+import select
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer.config import TransferConfig
+from kv_transfer.errors import TransferError
 from kv_transfer.plan import Piece
+from kv_transfer.transport import Moved, ReadOp
+from kv_transfer.transports.stripe import Stripe
 from kv_transfer.transports.striped import stripes
 from wire.kv import KVLayout
 
@@ -63,3 +70,48 @@ def test_a_cancelled_pull_leaves_the_other_stripes_alone(make_rig: Callable, unt
         rig.target.view[:] = 0
     until(lambda: len(rig.released) == 20)
     assert replace(layout, num_blocks=64) == rig.target.layout
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_source_that_ends_or_freezes_ends_every_stripe(start: Callable, number: int):
+    source = start("source")
+    reader = start("reader", transport="tcp", tcp_connections=3)
+    reader.tell(do="pull", handle=source.publish(64))
+    reader.wait_for_bytes()
+    source.signal(number)
+    result = reader.hear("result")
+    assert not result["ok"]
+    assert result["reason"] == ("peer_lost" if number == signal.SIGKILL else "peer_hung")
+
+
+class BrokenLane:
+    """Its first move is a mistake of ours."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0)
+
+    def wait_s(self) -> float | None:
+        return None
+
+    def post(self, read: object) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def progress(self) -> list[Moved]:
+        if not select.select([self.fd], [], [], 0)[0]:
+            return []
+        raise ZeroDivisionError("ours")
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def test_a_stripe_that_breaks_says_so_and_no_fence_waits_for_it():
+    told = threading.Event()
+    stripe = Stripe(BrokenLane(), told.set)
+    stripe.post(ReadOp(1, b"", Piece(0, 1, 0, 1), (), (), None))
+    assert told.wait(30.0)
+    with pytest.raises(TransferError, match="ours"):
+        stripe.take()
+    assert stripe.drop({1}).wait(0.0)
+    stripe.post(ReadOp(2, b"", Piece(0, 1, 0, 1), (), (), None))
+    stripe.close()
