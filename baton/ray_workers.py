@@ -8,7 +8,7 @@ from baton.up_config import UpConfig
 from control_plane.actuators.actuator import Actuator
 from control_plane.actuators.process_spec import ProcessSpec
 from control_plane.actuators.ray import RayActuator, RayNeeds
-from control_plane.actuators.ray_cluster import connect, disconnect
+from control_plane.actuators.ray_cluster import disconnect, join
 from runtime.clock import Clock
 from runtime.lifecycle import new_id
 from wire.cluster import ProcessStatus
@@ -27,7 +27,8 @@ class RayWorkers:
         templates: Mapping[Role, Callable[[int], ProcessSpec]],
         serving: Callable[[], Mapping[str, Role]],
     ) -> None:
-        self._address = config.ray_address
+        self._address, self._wait_s = config.ray_address, config.ray_wait_s
+        self._clock = clock
         self._namespace = new_id("baton")
         self._actors = RayActuator(
             {
@@ -46,7 +47,7 @@ class RayWorkers:
 
     async def connect(self) -> str:
         """Gives this node's address. Raises ActuatorRefused."""
-        return await connect(self._address, self._namespace)
+        return await join(self._address, self._namespace, self._clock, self._wait_s)
 
     async def stop(self) -> None:
         """Ends the actors, then leaves the cluster."""

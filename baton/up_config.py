@@ -44,6 +44,7 @@ class UpConfig:
     ray_address: str = ""  # with --ray, a cluster of its own on this host
     ray_cpus: float = 1.0
     ray_gpus: float = 0.0
+    ray_wait_s: float = 0.0
     max_workers: int = 0  # one a core, 64 with a profile
     plan: str = "advise"
     planner_file: str = ""  # the planner's defaults

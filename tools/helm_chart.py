@@ -42,9 +42,9 @@ OWN = {
     " control_address kv_memory kv_tls_ca kv_tls_cert kv_tls_key lease_s drain_timeout_s"
     " metrics_port parent_pid",
     UpConfig: "model served_model_name host port grpc_port gateways control_port http_port"
-    " dashboard_port metrics_port kv_memory ray ray_address ray_cpus ray_gpus prefill decode"
-    " max_workers plan planner_file drain_s ready_timeout_s tenants_file router_redis parent_pid"
-    " verbose",
+    " dashboard_port metrics_port kv_memory ray ray_address ray_cpus ray_gpus ray_wait_s prefill"
+    " decode max_workers plan planner_file drain_s ready_timeout_s tenants_file router_redis"
+    " parent_pid verbose",
 }
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _QUANTITY = {

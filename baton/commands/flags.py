@@ -38,6 +38,7 @@ HELP: Mapping[str, str] = {
     "ray_address": "Keep the workers on the nodes of this Ray cluster, such as HOST:6379 or auto.",
     "ray_cpus": "CPUs that a worker reserves on its Ray node.",
     "ray_gpus": "GPUs that a worker reserves on its Ray node.",
+    "ray_wait_s": "How long the Ray cluster and its first node may take to be there.",
     "redis_url": "Redis of several control planes, as redis://HOST:PORT/DB.",
     "audit_file": "File of operator actions as JSON lines; empty: none.",
     "beat_timeout_s": "Seconds without a heartbeat after which a worker is dropped.",

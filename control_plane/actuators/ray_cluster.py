@@ -8,8 +8,35 @@ import threading
 import ray
 
 from control_plane.actuators.actuator import ActuatorRefused
+from runtime.clock import Clock
 
 _CONNECT_S = 5.0
+_POLL_S = 0.5
+
+
+async def join(address: str, namespace: str, clock: Clock, wait_s: float) -> str:
+    """As `connect`, for a cluster that may still be starting: it and its first node that can hold
+    a worker have wait_s to be there; without such a node after that, it is for the caller to say
+    what is missing. Raises ActuatorRefused.
+    """
+    deadline_s = clock.now() + wait_s
+    while True:
+        try:
+            host = await connect(address, namespace)
+            break
+        except ActuatorRefused:
+            if clock.now() >= deadline_s:
+                raise
+        await asyncio.sleep(_POLL_S)
+    while not await asyncio.to_thread(_can_hold_workers) and clock.now() < deadline_s:
+        await asyncio.sleep(_POLL_S)
+    return host
+
+
+def _can_hold_workers() -> bool:
+    """Whether a node has any processor to give: a head often has none."""
+    offered = ray.cluster_resources()
+    return offered.get("CPU", 0.0) > 0.0 or offered.get("GPU", 0.0) > 0.0
 
 
 async def connect(address: str, namespace: str) -> str:

@@ -46,7 +46,7 @@ class LocalPods:
     ) -> None:
         self._things = things
         self._folder = folder
-        self._more_environ = environ or {}
+        self.more_environ = dict(environ or {})
         self._processes: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._ports: dict[tuple[str, int], int] = {}
         for owner, container in self._containers():
@@ -77,6 +77,10 @@ class LocalPods:
             return str(secret["stringData"][key])
         return base64.b64decode(secret["data"][key]).decode()
 
+    def environ(self, owner: str, container: Object) -> dict[str, str]:
+        """The variables of one of the owner's containers, with this host's folders."""
+        return self._environ(owner, container, self._folder / owner)
+
     def start(self, *owners: str) -> None:
         """Starts the pods' containers and waits until their startup and readiness probes pass."""
         for owner in owners:
@@ -92,7 +96,7 @@ class LocalPods:
         words = container.get("command") or [sys.executable, "-m", "baton"]
         words = [*words, *container.get("args", ())]
         words = [self._local(owner, word, folder) for word in words]
-        environ = {**os.environ, **self._more_environ, "OMP_NUM_THREADS": "1"}
+        environ = {**os.environ, **self.more_environ, "OMP_NUM_THREADS": "1"}
         environ |= self._environ(owner, container, folder)
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(words, env=environ, stdout=log, stderr=log, cwd=ROOT)

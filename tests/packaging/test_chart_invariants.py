@@ -29,6 +29,8 @@ FOREIGN = {
     "HOME",
     "TRITON_CACHE_DIR",
     "BATON_CACHE_DIR",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
 }  # read by libraries and by runtime.settings
 
 
@@ -286,6 +288,14 @@ def test_a_changed_setting_starts_the_pods_of_its_process_anew_and_no_others():
     assert {owner for owner in before if before[owner] != after[owner]} == {
         "Deployment/baton-gateway"
     }
+
+
+def test_every_container_of_a_ray_cluster_has_its_token():
+    for _, _, container in containers(objects(EXAMPLES["kuberay"])):
+        variables = {entry["name"]: entry for entry in container["env"]}
+        assert variables["RAY_AUTH_MODE"]["value"] == "token"
+        token = variables["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
+        assert token == {"name": "baton-tokens", "key": "cluster-token"}
 
 
 def test_secrets_come_by_reference_and_never_stand_in_a_file_or_an_argument():

@@ -114,6 +114,7 @@ dashboard:
   "ray_address" "auto"
   "ray_cpus" .Values.kuberay.workerCpus
   "ray_gpus" $workers.gpu.count
+  "ray_wait_s" $workers.startupSeconds
   "prefill" .Values.kuberay.prefill
   "decode" .Values.kuberay.decode
   "max_workers" (mul (int .Values.kuberay.nodes) 8)

@@ -154,6 +154,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
   valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}}
 {{- end -}}
 
+{{/* By default Ray lets everybody who reaches its ports run code. */}}
+{{- define "baton.rayTokenEnv" -}}
+- {name: RAY_AUTH_MODE, value: token}
+{{ include "baton.secretEnv" (dict "name" "RAY_AUTH_TOKEN" "secret" (include "baton.tokensSecret" .) "key" "cluster-token") }}
+{{- end -}}
+
 {{- define "baton.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ int .Values.securityContext.runAsUser }}
