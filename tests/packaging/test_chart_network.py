@@ -7,6 +7,7 @@ OUTSIDE: Object = {"app": "somebody"}
 PROMETHEUS: Object = {"app.kubernetes.io/name": "prometheus"}
 CASES = {"cpu-trial": EXAMPLES["cpu-trial"], "defaults": SWITCHES["defaults"]}
 CASES |= {"rdma": EXAMPLES["rdma"], "two-gpu-kinds": EXAMPLES["two-gpu-kinds"]}
+ALL_OUT = (53, 80, 443, 4317, 6379, 6443, 8265)
 PORTS = (53, 6379, 8000, 8001, 8080, 8090, 8091, 9000, 9001, 9090, 9100, 12345)
 
 
@@ -139,6 +140,22 @@ def test_spans_go_to_the_port_of_their_collector():
         assert allows(things, "out", parts(things)[part], OUTSIDE, 4317)
         assert not allows(silent, "out", parts(silent)[part], OUTSIDE, 4317)
     assert not allows(things, "out", parts(things)["control"], OUTSIDE, 4317)
+
+
+def test_ray_clusters_talk_among_themselves_and_to_what_is_named():
+    plain = objects(EXAMPLES["kuberay"] | {"model": {"source": "bundled"}})
+    fetching = objects(EXAMPLES["kuberay"])
+    spans = {"kuberay": {"settings": {"otlp_endpoint": "http://collector.tracing.svc:4317"}}}
+    tracing = objects(EXAMPLES["kuberay"] | spans)
+    head, node = parts(plain)["ray-head"], parts(plain)["ray-node"]
+    for one, other in ((head, node), (node, head), (node, node)):
+        for port in PORTS:
+            assert allows(plain, "out", one, other, port) and allows(plain, "in", other, one, port)
+    for pod in (head, node):
+        assert {port for port in ALL_OUT if allows(plain, "out", pod, OUTSIDE, port)} <= {53}
+        assert allows(fetching, "out", pod, OUTSIDE, 443)
+        assert allows(tracing, "out", pod, OUTSIDE, 4317)
+        assert {port for port in PORTS if allows(plain, "in", pod, OUTSIDE, port)} == {8000}
 
 
 def test_keys_and_state_in_redis_are_reached_and_named_by_a_secret():
