@@ -79,7 +79,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     started_s = wall_time_s()
     epoch = int(started_s * 1000)
     worker_id = config.worker_id or f"{config.role.value}-{os.getpid()}"
-    draft = read_draft(config)
+    draft, transfer = read_draft(config), transfer_config(config)
     plan, model = _load(config, draft)
     if draft is not None:
         draft.check_context(plan.max_model_len)
@@ -102,7 +102,6 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             _with_graphs(model, kv, options), kv, options, clock, grammars.open, speculator
         )
         secret = config.cluster_token.encode()
-        transfer = transfer_config(config)
         exporter = Exporter(
             plan.layout, memory, worker_id, epoch, clock, secret, transfer,
             on_released=lambda seq_id: inbox.post(Released(seq_id)),

@@ -36,6 +36,7 @@ class WorkerConfig:
     verify_share: float = 0.05
     wire_format: str = "auto"
     expected_bytes_s: float = 5e8
+    tcp_connections: int = 1
     kv_tls_ca: str = ""  # KV connections without TLS
     kv_tls_cert: str = ""  # with kv_tls_ca alone
     kv_tls_key: str = ""  # with kv_tls_ca alone

@@ -1,22 +1,55 @@
 """The fabric's settings, as a worker's settings ask for them."""
 
+import math
+
 from kv_transfer.config import TransferConfig
+from kv_transfer.pace import SETTINGS
 from kv_transfer.tls import Tls
+from kv_transfer.transports.registry import AUTO, TRANSPORTS
 from worker.config import WorkerConfig
 
 _UNENCRYPTED = ("nixl", "ucx")
+_LEAST_LEASE_S = 1.0  # two heartbeats
+_MAX_CONNECTIONS = 16
 
 
 def transfer_config(config: WorkerConfig) -> TransferConfig:
-    """Raises ValueError for TLS files that cannot be used, or that the transport cannot use."""
+    """Raises ValueError for a setting that is out of its bounds, and for TLS files that cannot be
+    used, or that the transport cannot use."""
+    _check_names(config)
+    _check_numbers(config)
     return TransferConfig(
         transport=config.transport,
         lease_s=config.lease_s,
         verify_share=config.verify_share,
         wire_format=config.wire_format,
         expected_bytes_s=config.expected_bytes_s,
+        tcp_connections=config.tcp_connections,
         tls=_tls(config),
     )
+
+
+def _check_names(config: WorkerConfig) -> None:
+    for name, given, known in (
+        ("transport", config.transport, (AUTO, *TRANSPORTS)),
+        ("wire_format", config.wire_format, SETTINGS),
+    ):
+        if given not in known:
+            raise ValueError(f"{name} {given!r} is not one of {', '.join(known)}")
+
+
+def _check_numbers(config: WorkerConfig) -> None:
+    """Written so that NaN is refused too."""
+    if not 0.0 <= config.verify_share <= 1.0:
+        raise ValueError(f"verify_share must be 0 to 1, is {config.verify_share:g}")
+    if not 0.0 < config.expected_bytes_s < math.inf:
+        text = "must be above 0 bytes a second"
+        raise ValueError(f"expected_bytes_s {text}, is {config.expected_bytes_s:g}")
+    if not _LEAST_LEASE_S <= config.lease_s < math.inf:
+        raise ValueError(f"lease_s must be at least {_LEAST_LEASE_S:g} s, is {config.lease_s:g}")
+    if not 1 <= config.tcp_connections <= _MAX_CONNECTIONS:
+        text = f"must be 1 to {_MAX_CONNECTIONS}"
+        raise ValueError(f"tcp_connections {text}, is {config.tcp_connections}")
 
 
 def _tls(config: WorkerConfig) -> Tls | None:

@@ -119,6 +119,7 @@ HELP: Mapping[str, str] = {
     "shadow_share": "Share of the placements that shadow policies are asked about.",
     "tenants_file": "TOML file of API keys and limits; empty: everybody may use the server.",
     "speculate": "Guess tokens ahead: off, lookup (in the text so far), or model (--draft-model).",
+    "tcp_connections": "TCP connections to each source of KV blocks, 1 to 16, a thread each.",
     "threads": "Threads of a worker; 0: the cores that there are.",
     "tpot_slo_ms": "Objective of the mean time of a token, which the policy aims at.",
     "trace_log": "File for every ended request as a line of JSON, bounded; empty: none.",

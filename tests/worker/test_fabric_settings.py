@@ -13,6 +13,13 @@ def test_without_files_connections_are_plain() -> None:
     assert transfer_config(WorkerConfig("m", lease_s=7.0)).lease_s == 7.0
 
 
+def test_what_a_worker_is_told_reaches_the_fabric() -> None:
+    settings = {"transport": "tcp", "wire_format": "packed", "verify_share": 1.0, "lease_s": 1.0}
+    numbers = {"expected_bytes_s": 1e6, "tcp_connections": 4}
+    config = transfer_config(WorkerConfig("m", **settings, **numbers))  # type: ignore[arg-type]
+    assert all(getattr(config, name) == value for name, value in {**settings, **numbers}.items())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -20,8 +27,16 @@ def test_without_files_connections_are_plain() -> None:
         ({**FILES, "transport": "nixl"}, "nixl does not encrypt"),
         ({**FILES, "transport": "ucx"}, "ucx does not encrypt"),
         (FILES, "authority 'ca.pem' cannot be used"),
+        ({"transport": "rdma"}, "transport 'rdma' is not one of auto, shm, tcp, nixl, ucx"),
+        ({"wire_format": "zip"}, "wire_format 'zip' is not one of as_is, auto"),
+        ({"verify_share": 1.5}, "verify_share must be 0 to 1, is 1.5"),
+        ({"verify_share": float("nan")}, "verify_share must be 0 to 1, is nan"),
+        ({"expected_bytes_s": 0.0}, "expected_bytes_s must be above 0 bytes a second, is 0"),
+        ({"lease_s": 0.5}, "lease_s must be at least 1 s, is 0.5"),
+        ({"tcp_connections": 0}, "tcp_connections must be 1 to 16, is 0"),
+        ({"tcp_connections": 17}, "tcp_connections must be 1 to 16, is 17"),
     ],
 )
-def test_settings_that_cannot_be_met_are_named(settings: dict[str, str], words: str) -> None:
+def test_settings_that_cannot_be_met_are_named(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         transfer_config(WorkerConfig("m", **settings))  # type: ignore[arg-type]
