@@ -301,6 +301,10 @@ class Attempt:
         self._decode_spoke = True
         self.times.transferred(event, self._metrics)
         if not event.failure:
+            if self.placement.ranking:
+                pair = self.placement.ranking[0]
+                predicted_s = pair.forecast.exposed_s - pair.latency_s
+                self._decode.exposed(predicted_s, event.exposed_s)
             self._is_pulled = True
             self._settle_export()
 

@@ -1,7 +1,7 @@
 """What the router expects of one worker at this moment, as values that a policy can read."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from statistics import median
 
@@ -91,7 +91,9 @@ class WorkerForecast:
         self._best_bytes_s = 0.0
         self._around_s: deque[float] = deque(maxlen=_NUM_ANSWERS)
         self._path_s = 0.0
-        self._paces = (pool or self.steps).paces
+        self._unexplained_s: deque[float] = deque(maxlen=_NUM_ANSWERS)
+        self._latency_s = link.latency_s
+        self._shared = pool or self.steps
 
     def reported(self, totals: StepTotals, now_s: float) -> None:
         self.steps.observe(totals, now_s)
@@ -100,27 +102,25 @@ class WorkerForecast:
         """The fastest way into this worker, as it has measured it; 0: it has not."""
         self._best_bytes_s = best_bytes_s
 
-    def transferred(
-        self, num_tokens: int, num_bytes: int, transfer_s: float, exposed_s: float
-    ) -> None:
+    def transferred(self, num_tokens: int, num_bytes: int, transfer_s: float) -> None:
         """A pull of num_tokens into this worker. Where nothing was measured, the fastest pull tells
         the link's rate; since pulls begin with their prefill, that is no more than a bound.
         """
         if num_tokens < 1 or num_bytes < 1:
             return
-        link = self._link
+        link, shared = self._link, self._shared
         token_bytes = max(num_bytes / num_tokens, link.token_bytes)  # less where some was cached
-        num_moved = num_bytes / token_bytes
-        token_s = transfer_s / num_moved
-        if self._best_bytes_s > 0:
-            token_s = token_bytes / self._best_bytes_s
-        elif self._has_link:
+        shared.token_bytes = max(token_bytes, shared.token_bytes)
+        token_s = transfer_s * token_bytes / num_bytes
+        if self._has_link:
             token_s = min(token_s, link.token_s * (1 + _FADE))
-        behind = link.tail_share if exposed_s < transfer_s else 1.0
-        rest_s = max(0.0, exposed_s - token_s * num_moved * behind)
-        latency_s = link.latency_s + _FADE * 5 * (rest_s - link.latency_s)
-        self._link = LinkCosts(token_s, latency_s, link.tail_share, token_bytes)
+        self._link = replace(link, token_s=token_s, token_bytes=token_bytes)
         self._has_link = True
+
+    def exposed(self, predicted_s: float, exposed_s: float) -> None:
+        """Of a pull exposed_s were exposed, of which rate and backlog explained predicted_s."""
+        self._unexplained_s.append(exposed_s - predicted_s)
+        self._latency_s = max(0.0, median(self._unexplained_s))
 
     def answered(self, predicted_s: float, taken_s: float) -> None:
         """A first token came taken_s after its placement; its queue and prefill were predicted."""
@@ -130,7 +130,7 @@ class WorkerForecast:
     def decoded(self, predicted_s: float, taken_s: float) -> None:
         """An answer's tokens took taken_s each; predicted_s was forecast."""
         if predicted_s > 0:
-            self._paces.add(taken_s / predicted_s)
+            self._shared.paces.add(taken_s / predicted_s)
 
     def outlook(self, load: WorkerLoad) -> Outlook | None:
         """None while the predictor is cold."""
@@ -139,7 +139,7 @@ class WorkerForecast:
             return None
         num_seqs, context, share = load.num_decoding, load.context_tokens, self.steps.prefill_share
         num_coming, coming_tokens = load.coming
-        token_s, pair_s = costs.prefill_token_s, costs.prefill_pair_s
+        token_s, pair_s, link = costs.prefill_token_s, costs.prefill_pair_s, self._link_costs()
         return Outlook(
             costs=costs,
             margin=self.steps.margin,
@@ -147,11 +147,19 @@ class WorkerForecast:
             context_tokens=context,
             queue_s=token_s * load.waiting_tokens + pair_s * load.waiting_pairs,
             prefill_share=share,
-            link=self._link,
-            backlog_s=load.pulling_tokens * self._link.token_s,
+            link=link,
+            backlog_s=load.pulling_tokens * link.token_s,
             tpot_s=costs.itl_s(num_seqs, context) / max(0.05, 1 - share),
             path_s=self._path_s,
             num_coming=num_coming,
             coming_tokens=coming_tokens,
-            pace_margin=self._paces.margin,
+            pace_margin=self._shared.paces.margin,
         )
+
+    def _link_costs(self) -> LinkCosts:
+        """A worker that has not pulled knows from others of its kind what a token weighs."""
+        token_s, token_bytes = self._link.token_s, self._link.token_bytes
+        token_bytes = token_bytes or self._shared.token_bytes
+        if self._best_bytes_s > 0 and token_bytes:
+            token_s = token_bytes / self._best_bytes_s
+        return LinkCosts(token_s, self._latency_s, self._link.tail_share, token_bytes)

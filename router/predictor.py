@@ -110,6 +110,7 @@ class StepPredictor:
         self._share = 0.0
         self._costs: StepCosts | None = None
         self.paces = Paces()
+        self.token_bytes = 0.0  # of a token's KV on the wire, as pulls have told it
 
     @property
     def knows_decode(self) -> bool:

@@ -23,6 +23,7 @@ from router.recording import (
     Elsewhere,
     Ended,
     Entry,
+    Exposed,
     Failed,
     Forgiven,
     FrameCame,
@@ -142,6 +143,10 @@ class RecordedSession(WorkerSession):
     def answered(self, predicted_s: float, taken_s: float) -> None:
         with self._then(Answered, predicted_s, taken_s):
             super().answered(predicted_s, taken_s)
+
+    def exposed(self, predicted_s: float, exposed_s: float) -> None:
+        with self._then(Exposed, predicted_s, exposed_s):
+            super().exposed(predicted_s, exposed_s)
 
     def decoded(self, predicted_s: float, taken_s: float) -> None:
         with self._then(Decoded, predicted_s, taken_s):

@@ -88,6 +88,12 @@ class Answered(Entry, frozen=True, tag="answered"):
     taken_s: float
 
 
+class Exposed(Entry, frozen=True, tag="exposed"):
+    worker: int
+    predicted_s: float
+    exposed_s: float
+
+
 class Decoded(Entry, frozen=True, tag="decoded"):
     worker: int
     predicted_s: float
@@ -182,6 +188,7 @@ AnyEntry = (
     | Forgiven
     | Elsewhere
     | Answered
+    | Exposed
     | Decoded
     | Reserved
     | Started

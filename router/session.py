@@ -208,6 +208,10 @@ class WorkerSession:
         """A first token came taken_s after its placement; its queue and prefill were predicted."""
         self.forecast.answered(predicted_s, taken_s)
 
+    def exposed(self, predicted_s: float, exposed_s: float) -> None:
+        """Of a pull exposed_s were exposed, of which rate and backlog explained predicted_s."""
+        self.forecast.exposed(predicted_s, exposed_s)
+
     def decoded(self, predicted_s: float, taken_s: float) -> None:
         """An answer's tokens took taken_s each; predicted_s was forecast."""
         self.forecast.decoded(predicted_s, taken_s)
@@ -295,9 +299,7 @@ class WorkerSession:
                 self.load.computed(event.leg_id)
                 self._changed()
         elif isinstance(event, LegTransferred) and not event.failure:
-            self.forecast.transferred(
-                leg.num_tokens, event.num_bytes, event.transfer_s, event.exposed_s
-            )
+            self.forecast.transferred(leg.num_tokens, event.num_bytes, event.transfer_s)
         elif isinstance(event, LegAccepted):
             self.accept_leg(event.leg_id, leg.num_tokens, event.num_cached_tokens)
         elif isinstance(event, LegFinished | LegFailed):

@@ -50,9 +50,7 @@ class BlindForecast(WorkerForecast):
     def reported(self, totals: StepTotals, now_s: float) -> None:
         """Nothing is learned."""
 
-    def transferred(
-        self, num_tokens: int, num_bytes: int, transfer_s: float, exposed_s: float
-    ) -> None:
+    def transferred(self, num_tokens: int, num_bytes: int, transfer_s: float) -> None:
         """Nothing is learned."""
 
     def outlook(self, load: WorkerLoad) -> Outlook | None:

@@ -66,6 +66,7 @@ class Pair(NamedTuple):
 
     pull_from: the worker whose cache gives the prompt's beginning to the one that computes it.
     spread_s: of the forecast's tpot_s, the exposed transfer, spread over the answer's tokens.
+    latency_s: of the forecast's exposed_s, what neither the link's rate nor its backlog explains.
     """
 
     prefill: Candidate | None
@@ -73,6 +74,7 @@ class Pair(NamedTuple):
     forecast: Forecast
     pull_from: str = ""
     spread_s: float = 0.0
+    latency_s: float = 0.0
 
 
 @runtime_checkable

@@ -49,8 +49,8 @@ _Pull = tuple[str, float]
 _Source = tuple[float, float, float, Candidate, Outlook, _Pull]
 _Times = tuple[float, float, float, float, float, float]
 # A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode,
-# what is pulled, and what of a token's time is exposed transfer.
-_Offer = tuple[float, _Times, Candidate | None, Candidate, _Pull, float]
+# what is pulled, what of a token's time is exposed transfer, and the transfer's latency.
+_Offer = tuple[float, _Times, Candidate | None, Candidate, _Pull, float, float]
 _NO_PULL: _Pull = ("", 0.0)
 
 
@@ -215,7 +215,7 @@ class _Ask:
         tpot_s /= outlook.margin  # its own prefill is over by then
         queue_s, prefill_s = queue_s / outlook.margin, prefill_s / outlook.margin
         ttft_s = queue_s + outlook.path_s + prefill_s
-        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull, 0.0)
+        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull, 0.0, 0.0)
 
     def _remote(self, source: _Source, seat: _Seat) -> _Offer:
         source_cost, queue_s, prefill_s, maker, before, pull = source
@@ -239,7 +239,7 @@ class _Ask:
         queue_s, prefill_s = queue_s / before.margin, prefill_s / before.margin
         ttft_s, tpot_s = queue_s + before.path_s + prefill_s, tpot_s / outlook.margin
         times = (ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
-        return (cost, times, maker, worker, pull, spread_s / outlook.margin)
+        return (cost, times, maker, worker, pull, spread_s / outlook.margin, latency_s)
 
     def _pulled(
         self, worker: Candidate, outlook: Outlook, own_s: float
@@ -355,8 +355,8 @@ def _chosen_first(facts: RequestFacts, offers: list[_Offer], rng: Random) -> Seq
     chosen = min(equals, key=_COST)
     ranked = (chosen, *(offer for offer in best if offer is not chosen))
     return [
-        Pair(prefill, decode, Forecast(*times, cost, pull[1]), pull[0], spread_s)
-        for cost, times, prefill, decode, pull, spread_s in ranked
+        Pair(prefill, decode, Forecast(*times, cost, pull[1]), pull[0], spread_s, latency_s)
+        for cost, times, prefill, decode, pull, spread_s, latency_s in ranked
     ]
 
 

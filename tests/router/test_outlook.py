@@ -43,11 +43,35 @@ def test_the_measured_way_tells_the_rate_that_pulls_beside_their_prefill_hide():
     forecast = WorkerForecast(COSTS)
     forecast.measured(1e10)
     for _ in range(5):
-        forecast.transferred(1000, 131_072_000, transfer_s=0.5, exposed_s=0.01)
+        forecast.transferred(1000, 131_072_000, transfer_s=0.5)
     outlook = forecast.outlook(WorkerLoad())
     assert outlook is not None
     assert outlook.link.token_s == pytest.approx(131_072 / 1e10)
     assert outlook.link.token_bytes == 131_072
+
+
+def test_a_worker_that_has_not_pulled_takes_a_tokens_weight_from_others_of_its_kind():
+    pool = StepPredictor(COSTS)
+    one, other = WorkerForecast(pool=pool), WorkerForecast(pool=pool)
+    other.measured(1e9)
+    one.transferred(1000, 131_072_000, transfer_s=0.5)
+    outlook = other.outlook(WorkerLoad())
+    assert outlook is not None
+    assert outlook.link.token_bytes == 131_072
+    assert outlook.link.token_s == pytest.approx(131_072 / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("unexplained_s", "latency_s"),
+    [([], 0.0), ([0.003] * 5 + [2.0], 0.003), ([-0.2] * 5, 0.0), ([1.0] * 9 + [0.01] * 32, 0.01)],
+)
+def test_what_neither_rate_nor_backlog_explains_of_most_pulls_is_latency(unexplained_s, latency_s):
+    forecast = WorkerForecast(COSTS)
+    for excess_s in unexplained_s:
+        forecast.exposed(0.4, 0.4 + excess_s)
+    outlook = forecast.outlook(WorkerLoad())
+    assert outlook is not None
+    assert outlook.link.latency_s == pytest.approx(latency_s)
 
 
 def outlook_of(num_seqs, num_coming, context=0, coming=0):

@@ -113,6 +113,7 @@ def test_the_exposed_transfer_is_told_apart_from_the_pace():
     placement = decide(FACTS, worker("p0"), replace(home, outlook=replace(home.outlook, link=slow)))
     remote = next(pair for pair in placement.ranking if pair.prefill is not None)
     assert remote.spread_s == pytest.approx(remote.forecast.exposed_s / 199)
+    assert remote.latency_s == 5e-4
     assert remote.forecast.tpot_s - remote.spread_s == pytest.approx(COSTS.itl_s(5, 20_000))
     assert all(pair.spread_s == 0 for pair in placement.ranking if pair.prefill is None)
 
