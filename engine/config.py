@@ -11,6 +11,7 @@ from engine.gemma_config import GemmaConfig, global_rope, read_gemma
 from engine.json_fields import JsonFields
 from engine.latent_config import LatentConfig, read_latent
 from engine.moe_config import MoeConfig
+from engine.quant_config import QuantConfig, read_quantisation
 from engine.rope_config import RopeConfig, read_rope
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}
@@ -47,6 +48,7 @@ class ModelConfig:
     fused_projections: bool = False
     gemma: GemmaConfig | None = None
     latent: LatentConfig | None = None
+    quantisation: QuantConfig | None = None
 
     @classmethod
     def from_directory(cls, path: Path | str) -> "ModelConfig":
@@ -208,6 +210,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         fused_projections=family.fused_projections,
         gemma=read_gemma(config, max_positions) if family.is_gemma else None,
         latent=latent,
+        quantisation=read_quantisation(config),
     )
     _check(config, model)
     return model

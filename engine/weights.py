@@ -16,9 +16,11 @@ from engine.kv_scaling import ScaledHeads
 from engine.models.build import build_model
 from engine.models.model import Model
 from engine.models.parts import TensorSource
+from engine.quantised import DequantisedTensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MIN_FLOAT_BYTES = 2  # a narrower one has scales beside it
 
 
 def load(
@@ -36,7 +38,10 @@ def load(
     Raises ModelError, naming the file and the tensor, for what is missing, corrupt or of another
     shape than config.json says.
     """
-    source: TensorSource = Checkpoint.open(Path(path))
+    source: TensorSource
+    source = checkpoint = Checkpoint.open(Path(path))
+    if config.quantisation is not None:
+        source = DequantisedTensors(config.quantisation, checkpoint, dtype)
     if fp8_kv and config.latent is not None:
         raise ModelError(Path(path), "a latent cache cannot be kept in fp8")
     if fp8_kv:
@@ -83,8 +88,11 @@ class Checkpoint:
                 raise ModelError(path, f"tensor {name!r} is missing, although {INDEX} lists it")
         return cls(file_of, index)
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A memory-mapped view of the tensor, in the file's dtype."""
+    def __contains__(self, name: str) -> bool:
+        return name in self.file_of
+
+    def stored(self, name: str) -> Tensor:
+        """A memory-mapped view of the tensor, in the file's shape and dtype."""
         path = self.file_of.get(name)
         if path is None:
             raise ModelError(self.index, f"tensor {name!r} is missing")
@@ -93,10 +101,16 @@ class Checkpoint:
                 tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ModelError(path, f"tensor {name!r} cannot be read: {error}") from error
+        return tensor
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """As stored; a tensor of another shape, or of integers or fp8, is not what it should be."""
+        tensor = self.stored(name)
+        path = self.file_of[name]
         if tuple(tensor.shape) != shape:
             raise ModelError(path, f"tensor {name!r} has shape {tuple(tensor.shape)}, not {shape}")
-        if not tensor.is_floating_point():
-            raise ModelError(path, f"tensor {name!r} has dtype {tensor.dtype}, not a float")
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < MIN_FLOAT_BYTES:
+            raise ModelError(path, f"tensor {name!r} has dtype {tensor.dtype}, not a plain float")
         return tensor
 
 
