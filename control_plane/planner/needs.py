@@ -149,8 +149,10 @@ def needs(
     queue = _queue_pressure(prefill, prefill_model, prompts.slack_s)
     full = _decode_pressure(decode, models, objectives.tpot_s)
     if latencies_count and not unreachable:
-        queue = max(queue, _late(seen.prefill.ratio_p90))
-        full = max(full, _late(seen.decode.ratio_p90))
+        alone = prompts.service_s / objectives.ttft_s
+        queue = max(queue, _late(seen.prefill.ratio_p90, alone))
+        alone = decode_model.itl_s(1, traffic.context_tokens) / objectives.tpot_s
+        full = max(full, _late(seen.decode.ratio_p90, alone))
     return Needs(
         PoolNeed(
             Role.PREFILL,
@@ -223,8 +225,13 @@ def _held_tokens(workers: tuple[WorkerFigures, ...]) -> float:
     return sum(worker.kv_use * worker.kv_tokens for worker in believed) / running
 
 
-def _late(ratio: float | None) -> float:
-    return 0.0 if ratio is None or not math.isfinite(ratio) else min(_MAX_OBSERVED, ratio)
+def _late(ratio: float | None, alone: float) -> float:
+    """ratio: of a latency to its objective. alone: the same of a request that is alone, below 1,
+    which no number of workers changes: only what is over it falls with more of them."""
+    if ratio is None or not math.isfinite(ratio):
+        return 0.0
+    crowding = (ratio - alone) / (1 - alone) if alone < 1 else ratio
+    return max(0.0, min(_MAX_OBSERVED, ratio, crowding))
 
 
 def _median(models: list[WorkerModel]) -> WorkerModel:

@@ -157,6 +157,15 @@ def test_late_first_tokens_press_prefill_alone_and_late_tokens_decode_alone() ->
     assert first.input("pressure_decode") < 1 and token.input("pressure_prefill") < 1
 
 
+def test_what_a_lone_request_takes_of_its_objective_presses_no_pool() -> None:
+    load = traffic(5, 500, 50)
+    alone = COSTS.itl_s(1, load.context_tokens) / PlannerConfig().objectives.tpot_s
+    few = replace(seen(5.0, 4, 4, load), decode=PoolFigures(ratio_p90=1.05 * alone))
+    many = replace(few, decode=PoolFigures(ratio_p90=(1 + alone) / 2))
+    pressures = [Planner(FIXED).on_tick(now).input("observed_decode") for now in (few, many)]
+    assert pressures[0] < 0.1 and pressures[1] == pytest.approx(0.5)
+
+
 def test_a_flip_that_is_in_flight_is_not_ordered_twice() -> None:
     planner, observation = Planner(FIXED), seen(0.0, 4, 4, LONG_PROMPTS)
     flips = []
