@@ -41,6 +41,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._tell_gone is not None:
             self._tell_gone()
+            self._tell_gone = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -116,7 +116,7 @@ class GenerateEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id(self._id_prefix)
         meter = self._services.meter.open(self._name)
-        write = scope.get("extensions", {}).get(WRITE)
+        write = scope.get("extensions", {}).pop(WRITE, None)  # it has the scope: no cycle is left
         reply = HttpReply(send, request_id, self._error_body, write)
         outcome = "cancelled"
         try:

@@ -84,6 +84,7 @@ class Generation:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._take_at_once = None  # whose owner has this generation
         for timer in self._timers:
             timer.cancel()
         running = [task for task in (self._watch, *self._pumps) if task and not task.done()]

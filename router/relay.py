@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from router.admission import Admission
@@ -12,15 +13,14 @@ from router.awaited import NoWorker
 from router.breaker import CircuitBreaker
 from router.config import RouterConfig
 from router.device_time import DeviceTime
-from router.migration import choose_target
 from router.output import CandidateTrace, OutputDelta, RequestTrace
 from router.patience import ask_patiently
 from router.placement import Placement
 from router.placer import Placer
 from router.policies.policy import Pair, RequestFacts
-from router.session import WorkerSession
 from router.sessions import Sessions
 from router.stitcher import Stitcher
+from router.targets import find_target
 from router.traces import Traces
 from runtime.clock import Clock
 from runtime.log import get_logger
@@ -207,25 +207,19 @@ class Relay:
             self._next_leg_id,
             self._metrics,
             self._config.rescue_s,
-            self._event_pause_s if self._config.coalesce_ms else None,
-            self._find_target,
+            self._event_pause(),
+            partial(find_target, self._sessions, self._breaker, self._clock, self._excluded),
         )
 
-    def _event_pause_s(self) -> float:
-        """Between the pieces of a fast answer: the more answers run, the fewer pieces of each."""
-        return event_pause_s(self._config.coalesce_ms / 1e3, self._admission.num_under_way)
+    def _event_pause(self) -> Callable[[], float] | None:
+        """Between the pieces of a fast answer: the more answers run, the fewer pieces of each.
 
-    def _find_target(
-        self, source: WorkerSession, num_tokens: int, only_to_room: bool
-    ) -> WorkerSession | None:
-        """Where a running sequence moves to."""
-        num_free_blocks = source.load.num_free_blocks if only_to_room else 0
-        excluded = self._excluded | self._breaker.open_workers(self._clock.now())
-        worker_id = source.info.worker_id
-        found = choose_target(
-            self._sessions.view(), worker_id, source.group, num_tokens, num_free_blocks, excluded
-        )
-        return None if found is None else self._sessions.get(found.worker_id)
+        Neither this nor what finds a target keeps the relay: what ends is freed by counting its
+        references, and the garbage collector, which stops everything, has little to find.
+        """
+        if not self._config.coalesce_ms:
+            return None
+        return partial(_pause_among, self._admission, self._config.coalesce_ms / 1e3)
 
     async def _ask_with_patience(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
         try:
@@ -357,6 +351,10 @@ def event_pause_s(least_s: float, num_answers: int) -> float:
     """An event costs some 40 us of a core, whatever it holds: 5,000 a second a fifth of one. Four
     times the least, 50 events a second with the default, is where it would show."""
     return max(least_s, min(num_answers / _EVENTS_A_SECOND, _LONGEST_PAUSE * least_s))
+
+
+def _pause_among(admission: Admission, least_s: float) -> float:
+    return event_pause_s(least_s, admission.num_under_way)
 
 
 def retry_pause_s(config: RouterConfig, num_attempts: int, rng: Random) -> float:
