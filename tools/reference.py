@@ -63,6 +63,16 @@ GATEWAY_ERRORS = {
     "not_found": (404, "No such route."),
     "method_not_allowed": (405, "The route does not take this method."),
 }
+VARIABLES = {
+    "BATON_STATE_DIR": "Folder of the cluster of this host: `up`, `down`, `status` and the others.",
+    "BATON_CACHE_DIR": "Folder of the operators that were compiled for this processor.",
+    "BATON_CLUSTER_TOKEN": "Of the cluster that `baton status --control-address` asks.",
+    "BATON_OPERATOR_TOKEN": "Of the operator API that `baton flip`, `drain` and so on ask.",
+    "BATON_API_KEY": "Key that `baton loadtest` shows the server.",
+    "BATON_TRACE": "Trace that `baton bench planner` replays.",
+    "BATON_VLLM_PYTHON": "Interpreter with vLLM, which `baton bench engine` measures beside.",
+    "BATON_DYNAMO_PYTHON": "Interpreter with Dynamo's runtime, for `baton bench router`.",
+}
 
 
 def text() -> str:
@@ -93,6 +103,14 @@ def _settings() -> Iterator[str]:
             )
             meaning = HELP.get(field.name, "Secret that every process of the cluster shares.")
             yield f"| `{name}` | {default if field.default != '' else ''} | {meaning} |"
+    yield ""
+    yield "### Variables of commands"
+    yield ""
+    yield "They have no flag."
+    yield ""
+    yield "| variable | meaning |"
+    yield "|---|---|"
+    yield from (f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items())
 
 
 def _metrics() -> Iterator[str]:
