@@ -35,6 +35,7 @@ _BARE = {
     "nixl": "bare NIXL READ loop",
     "ucx": "bare ucxx loop, packed",
 }
+_MANY = 4  # connections of tcp, beside the one that is the default
 _IDLE_S = 2.0
 _TIMEOUT_S = 60.0
 
@@ -42,10 +43,10 @@ _TIMEOUT_S = 60.0
 def run(repeats: int) -> list[Row]:
     """kv.{transport}.scattered: 512 blocks of 32 KiB, scattered on both sides, and .contiguous:
     256 MiB, in GB/s from the source's consent to the last byte; what digests add stands in
-    kv.digest. .cpu: seconds a GB, both sides. .latency: microseconds of a lane's read of 4 KiB.
-    kv.idle.*: per cent of a core of the busier side while a pull waits for prefill. A ratio above 1
-    is better than the baseline. Each transport has two processes of its own; where something cannot
-    be measured, one row says why.
+    kv.digest. kv.tcp.x4: by four connections, beside the same one socket. .cpu: seconds a GB, both
+    sides. .latency: microseconds of a lane's read of 4 KiB. kv.idle.*: per cent of a core of the
+    busier side while a pull waits for prefill. A ratio above 1 is better than the baseline. Each
+    transport has two processes of its own; where something cannot be measured, one row says why.
     """
     return [row for transport in _BARE for row in _in_process(transport, repeats)]
 
@@ -74,19 +75,27 @@ def _measure(transport: str, repeats: int, connection: Connection) -> None:
 
 def _rows(transport: str, repeats: int) -> list[Row]:
     _OPTIONAL.get(transport, lambda: None)()
-    name = f"kv.{transport}"
     with _rig(transport) as rig:
         idle = rows_or_reason(f"kv.idle.{transport}", lambda: [_idle(rig)])  # before bare peers
-        rows: list[Row] = []
-        for shape in LISTS:
-            measure = partial(_throughput, rig, shape, repeats)
-            rows += rows_or_reason(f"{name}.{shape}", measure)
-    latency = rows_or_reason(f"{name}.latency", lambda: latency_rows(transport, repeats))
+        rows = _shapes(rig, repeats)
+    if transport == "tcp":
+        with _rig(transport, _MANY) as rig:
+            rows += _shapes(rig, repeats)
+    latency = rows_or_reason(f"kv.{transport}.latency", lambda: latency_rows(transport, repeats))
     return [*rows, *latency, *idle]
+
+
+def _shapes(rig: "_Rig", repeats: int) -> list[Row]:
+    rows: list[Row] = []
+    for shape in LISTS:
+        measure = partial(_throughput, rig, shape, repeats)
+        rows += rows_or_reason(f"{rig.name}.{shape}", measure)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
 class _Rig:
+    name: str
     transport: str
     source: SourceProcess
     target: KVMemory
@@ -106,17 +115,18 @@ class _Rig:
 
 
 @contextlib.contextmanager
-def _rig(transport: str) -> Iterator[_Rig]:
+def _rig(transport: str, num_connections: int = 1) -> Iterator[_Rig]:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(source_process(transport))
         target, local = (KVMemory.allocate(POOL.pool_bytes) for _ in range(2))
         for memory in (target, local):
             stack.callback(memory.close)
             np.frombuffer(memory.buffer, np.uint8)[:] = 2
-        config = TransferConfig(transport=transport)
+        config = TransferConfig(transport=transport, tcp_connections=num_connections)
         importer = Importer(POOL, target, SystemClock(), SECRET, config)
         stack.callback(importer.close)
-        yield _Rig(transport, source, target, local, importer, stack)
+        name = f"kv.{transport}" + (f".x{num_connections}" if num_connections > 1 else "")
+        yield _Rig(name, transport, source, target, local, importer, stack)
 
 
 def _throughput(rig: _Rig, shape: str, repeats: int) -> list[Row]:
@@ -131,7 +141,7 @@ def _throughput(rig: _Rig, shape: str, repeats: int) -> list[Row]:
         for side in sides:
             side.round(repeat, _READS[shape], len(lists))
     num_bytes = lists[0].num_bytes
-    name = f"kv.{rig.transport}.{shape}"
+    name = f"{rig.name}.{shape}"
     rows = [_rate_row(name, _BARE[rig.transport], pulls, sides[-1], num_bytes)]
     if rig.transport == "nixl":
         rows.append(_rate_row(f"{name}.of_memcpy", _BARE["shm"], pulls, copy, num_bytes))
