@@ -20,11 +20,8 @@ def next_hash(parent: int, tokens: Sequence[int]) -> int:
 
 def block_hashes(tokens: Sequence[int], salt: str = "") -> list[int]:
     """The chained hashes of every full block of `tokens`; a rest shorter than a block has none."""
-    hashes: list[int] = []
     parent, digest = root_hash(salt), xxhash.xxh3_64_intdigest
     packed = array("I", tokens)
-    data, num_bytes = packed.tobytes(), BLOCK_SIZE * packed.itemsize
-    for start in range(0, len(data) - num_bytes + 1, num_bytes):
-        parent = digest(data[start : start + num_bytes], seed=parent)
-        hashes.append(parent)
-    return hashes
+    data, size = packed.tobytes(), BLOCK_SIZE * packed.itemsize
+    starts = range(0, len(data) - size + 1, size)
+    return [parent := digest(data[at : at + size], parent) for at in starts]

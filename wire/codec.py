@@ -29,6 +29,7 @@ from wire.messages import (
 )
 from wire.report_codec import decode_report, encode_report
 from wire.sampling_codec import decode_sampling, decode_tokens, encode_sampling, encode_tokens
+from wire.token_columns import put_columns, take_columns
 
 
 def _pack_u32(values: Sequence[int]) -> bytes:
@@ -71,7 +72,11 @@ def encode_client_frame(frame: ClientFrame) -> worker_pb2.ClientFrame:
         )
     if isinstance(frame, Hello):
         return worker_pb2.ClientFrame(
-            hello=worker_pb2.Hello(client_id=frame.client_id, protocol=frame.protocol)
+            hello=worker_pb2.Hello(
+                client_id=frame.client_id,
+                protocol=frame.protocol,
+                reads_columns=frame.reads_columns,
+            )
         )
     return worker_pb2.ClientFrame(snapshot=worker_pb2.SnapshotRequest())
 
@@ -87,7 +92,8 @@ def decode_client_frame(message: worker_pb2.ClientFrame) -> ClientFrame:
         told = message.continue_leg
         return ContinueLeg(told.leg_id, told.index, _unpack_u32(told.tokens))
     if kind == "hello":
-        return Hello(message.hello.client_id, message.hello.protocol)
+        hello = message.hello
+        return Hello(hello.client_id, hello.protocol, hello.reads_columns)
     if kind == "snapshot":
         return SnapshotRequest()
     raise BatonError(ErrorCode.INVALID_REQUEST, "a client frame of an unknown kind")
@@ -135,10 +141,13 @@ def _decode_start(message: worker_pb2.StartLeg) -> StartLeg:
     )
 
 
-def encode_worker_frame(frame: WorkerFrame) -> worker_pb2.WorkerFrame:
+def encode_worker_frame(frame: WorkerFrame, *, in_columns: bool = False) -> worker_pb2.WorkerFrame:
+    """in_columns: for a client that reads tokens in columns."""
     snapshot = frame.snapshot
+    columns, events = take_columns(frame.events) if in_columns else (None, frame.events)
     return worker_pb2.WorkerFrame(
-        events=[_encode_event(event) for event in frame.events],
+        events=[_encode_event(event) for event in events],
+        columns=columns,
         report=None if frame.report is None else encode_report(frame.report),
         block_events=[
             worker_pb2.BlockEvent(
@@ -157,13 +166,17 @@ def encode_worker_frame(frame: WorkerFrame) -> worker_pb2.WorkerFrame:
 
 
 def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
+    """Raises BatonError INVALID_REQUEST for what this version does not know or nothing can be."""
     snapshot = None
     if message.HasField("snapshot"):
         snapshot = BlockSnapshot(
             message.snapshot.sequence_number, _unpack_u64(message.snapshot.stored)
         )
+    events = tuple(map(_decode_event, message.events))
+    if message.HasField("columns"):
+        events = put_columns(message.columns, events)
     return WorkerFrame(
-        events=tuple(map(_decode_event, message.events)),
+        events=events,
         report=decode_report(message.report) if message.HasField("report") else None,
         block_events=tuple(map(_decode_blocks, message.block_events)),
         snapshot=snapshot,

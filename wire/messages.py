@@ -1,4 +1,4 @@
-"""The messages between a gateway's router and a worker: one frozen dataclass each.
+"""The messages between a gateway's router and a worker: one frozen record each.
 
 A *leg* is one request on one worker. Its life on the wire:
 
@@ -8,6 +8,8 @@ A *leg* is one request on one worker. Its life on the wire:
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from wire.errors import ErrorCode
 from wire.kv import KVHandle
@@ -155,6 +157,7 @@ class Hello:
 
     client_id: str
     protocol: int = PROTOCOL_VERSION
+    reads_columns: bool = True  # tokens may come in columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +193,13 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LegTokens:
+class LegTokens(msgspec.Struct, frozen=True, gc=False):
     """Output tokens index .. index + len(tokens) of the request.
 
     logprobs: one a token where the request asks for them, else empty. device_s: the leg's share of
     its worker's steps up to these tokens; 0 where the worker tells none with them.
+
+    No dataclass, of which one takes five times as long to make: gateways make one a token.
     """
 
     leg_id: int

@@ -14,7 +14,7 @@ from wire import cluster_codec, codec
 from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, WorkerBeat
 from wire.errors import BatonError, ErrorCode
 from wire.gen import control_pb2, control_pb2_grpc, worker_pb2, worker_pb2_grpc
-from wire.messages import ClientFrame, WorkerFrame
+from wire.messages import ClientFrame, Hello, WorkerFrame
 
 TOKEN_HEADER = "baton-cluster-token"
 MAX_MESSAGE_BYTES = 64 << 20
@@ -161,9 +161,18 @@ class _WorkerAdapter(worker_pb2_grpc.WorkerServicer):
     async def Session(
         self, request_iterator: AsyncIterator[worker_pb2.ClientFrame], context: Any
     ) -> AsyncIterator[worker_pb2.WorkerFrame]:
-        frames = _decoded(request_iterator, codec.decode_client_frame)
-        async for frame in self._service.session(frames):
-            yield codec.encode_worker_frame(frame)
+        in_columns = False
+
+        async def frames() -> AsyncIterator[ClientFrame]:
+            nonlocal in_columns
+            async for message in request_iterator:
+                frame = codec.decode_client_frame(message)
+                if isinstance(frame, Hello):
+                    in_columns = frame.reads_columns
+                yield frame
+
+        async for frame in self._service.session(frames()):
+            yield codec.encode_worker_frame(frame, in_columns=in_columns)
 
 
 class _ControlAdapter(control_pb2_grpc.ControlServicer):

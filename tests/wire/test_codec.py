@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,8 +61,9 @@ BY_TYPE: dict[Any, Any] = {str: TEXT, bool: st.booleans(), float: F64, int: U32}
 
 
 def build(cls: type, **fields: Any) -> Any:
-    """A strategy for a dataclass: by field name where given, else by the field's type."""
-    known = {f.name: fields.get(f.name, BY_TYPE.get(f.type)) for f in dataclasses.fields(cls)}
+    """A strategy for a record: by field name where given, else by the field's type."""
+    own: Any = msgspec.structs if issubclass(cls, msgspec.Struct) else dataclasses
+    known = {f.name: fields.get(f.name, BY_TYPE.get(f.type)) for f in own.fields(cls)}
     return st.builds(cls, **{name: value for name, value in known.items() if value is not None})
 
 
@@ -146,9 +148,9 @@ def test_a_client_frame_survives_the_wire(frame: Any) -> None:
     assert codec.decode_client_frame(worker_pb2.ClientFrame.FromString(data)) == frame
 
 
-@given(WORKER_FRAMES)
-def test_a_worker_frame_survives_the_wire(frame: WorkerFrame) -> None:
-    data = codec.encode_worker_frame(frame).SerializeToString()
+@given(WORKER_FRAMES, st.booleans())
+def test_a_worker_frame_survives_the_wire(frame: WorkerFrame, in_columns: bool) -> None:
+    data = codec.encode_worker_frame(frame, in_columns=in_columns).SerializeToString()
     assert codec.decode_worker_frame(worker_pb2.WorkerFrame.FromString(data)) == frame
 
 

@@ -21,12 +21,14 @@ class ClientFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., start: _Optional[_Union[StartLeg, _Mapping]] = ..., cancel: _Optional[_Union[CancelLeg, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., continue_leg: _Optional[_Union[ContinueLeg, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("client_id", "protocol")
+    __slots__ = ("client_id", "protocol", "reads_columns")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    READS_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     protocol: int
-    def __init__(self, client_id: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    reads_columns: bool
+    def __init__(self, client_id: _Optional[str] = ..., protocol: _Optional[int] = ..., reads_columns: _Optional[bool] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "max_tokens", "min_tokens", "ignore_eos", "stop_token_ids", "top_logprobs", "bias_tokens", "bias_values", "grammar_kind", "grammar")
@@ -151,16 +153,32 @@ class FabricAddress(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., host_id: _Optional[str] = ..., shm_path: _Optional[str] = ..., transports: _Optional[_Iterable[str]] = ..., tls: _Optional[bool] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("events", "report", "block_events", "snapshot")
+    __slots__ = ("events", "report", "block_events", "snapshot", "columns")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     BLOCK_EVENTS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[LegEvent]
     report: WorkerReport
     block_events: _containers.RepeatedCompositeFieldContainer[BlockEvent]
     snapshot: BlockSnapshot
-    def __init__(self, events: _Optional[_Iterable[_Union[LegEvent, _Mapping]]] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., block_events: _Optional[_Iterable[_Union[BlockEvent, _Mapping]]] = ..., snapshot: _Optional[_Union[BlockSnapshot, _Mapping]] = ...) -> None: ...
+    columns: TokenColumns
+    def __init__(self, events: _Optional[_Iterable[_Union[LegEvent, _Mapping]]] = ..., report: _Optional[_Union[WorkerReport, _Mapping]] = ..., block_events: _Optional[_Iterable[_Union[BlockEvent, _Mapping]]] = ..., snapshot: _Optional[_Union[BlockSnapshot, _Mapping]] = ..., columns: _Optional[_Union[TokenColumns, _Mapping]] = ...) -> None: ...
+
+class TokenColumns(_message.Message):
+    __slots__ = ("leg_ids", "indices", "tokens", "device_s", "places")
+    LEG_IDS_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    leg_ids: bytes
+    indices: bytes
+    tokens: bytes
+    device_s: bytes
+    places: bytes
+    def __init__(self, leg_ids: _Optional[bytes] = ..., indices: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., device_s: _Optional[bytes] = ..., places: _Optional[bytes] = ...) -> None: ...
 
 class LegEvent(_message.Message):
     __slots__ = ("leg_id", "accepted", "published", "tokens", "finished", "failed", "transferred", "move")
