@@ -68,10 +68,13 @@ class Answer:
         return text
 
     def _push_all(self, tokens: Sequence[int]) -> str:
+        if self._matcher is None:
+            self.num_output_tokens += len(tokens)
+            return self._detokenizer.push(tokens)
         pieces: list[str] = []
         for token in tokens:
             self.num_output_tokens += 1
-            pieces.append(self._through_stops(self._detokenizer.push(token)))
+            pieces.append(self._through_stops(self._detokenizer.push((token,))))
             if self.is_finished:
                 break
         return "".join(pieces)

@@ -1,7 +1,7 @@
-"""Token ids to text, one token at a time, never splitting a character."""
+"""Token ids to text as they come, never splitting a character."""
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -13,8 +13,8 @@ _MAX_CHARACTER_BYTES = 4
 class Detokenizer(Protocol):
     """The text of one answer. The pieces of push and flush, joined, are the whole text."""
 
-    def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is incomplete."""
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that the next tokens complete; empty while a character is incomplete."""
         ...
 
     def flush(self) -> str:
@@ -73,8 +73,8 @@ class _BytesDetokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._strips_space = strips_space
 
-    def push(self, token: int) -> str:
-        return self._stripped(self._decoder.decode(self._token_bytes(token)))
+    def push(self, tokens: Sequence[int]) -> str:
+        return self._stripped(self._decoder.decode(b"".join(map(self._token_bytes, tokens))))
 
     def flush(self) -> str:
         return self._stripped(self._decoder.decode(b"", final=True))
@@ -95,7 +95,10 @@ class _WindowDetokenizer:
         self._context: list[int] = []
         self._pending: list[int] = []
 
-    def push(self, token: int) -> str:
+    def push(self, tokens: Sequence[int]) -> str:
+        return "".join(map(self._push, tokens))
+
+    def _push(self, token: int) -> str:
         if token in self._special:
             return ""
         self._pending.append(token)

@@ -32,6 +32,8 @@ class Mailbox(Generic[T]):
 
     def put(self, item: T) -> None:
         self._items.append(item)
+        if self._is_due:
+            return
         if self._pause_s is not None and self._can_wait(item):
             self._wake_later()
         else:
@@ -57,7 +59,7 @@ class Mailbox(Generic[T]):
             self._waiter.set_result(None)
 
     def _wake_later(self) -> None:
-        if self._is_due or self._timer is not None:
+        if self._timer is not None:
             return
         if self._loop.time() < self._until_s:
             self._timer = self._loop.call_at(self._until_s, self._pause_over)
@@ -65,6 +67,7 @@ class Mailbox(Generic[T]):
             self._pause_over()
 
     def _pause_over(self) -> None:
+        self._timer = None
         if self._pause_s is not None:
             self._until_s = self._loop.time() + self._pause_s()
         self._wake()

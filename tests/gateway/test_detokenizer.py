@@ -62,9 +62,22 @@ def metaspace() -> Tokenizer:
     return tokenizer
 
 
-def pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+def pieces(tokenizer: Tokenizer, tokens: list[int], at_once: int = 1) -> list[str]:
     detokenizer = DetokenizerFactory(tokenizer, decoder_of(tokenizer)).open()
-    return [*(detokenizer.push(token) for token in tokens), detokenizer.flush()]
+    groups = [tokens[at : at + at_once] for at in range(0, len(tokens), at_once)]
+    return [*(detokenizer.push(group) for group in groups), detokenizer.flush()]
+
+
+@pytest.mark.parametrize("name", ["byte_level_tokenizer", "llama", "metaspace"])
+@given(data=st.data())
+def test_the_text_does_not_depend_on_how_many_tokens_come_at_once(
+    request: pytest.FixtureRequest, name: str, data: st.DataObject
+) -> None:
+    tokenizer = request.getfixturevalue(name)
+    ids = st.integers(0, tokenizer.get_vocab_size() - 1)
+    tokens = data.draw(st.lists(ids, max_size=40))
+    at_once = data.draw(st.integers(2, 9))
+    assert "".join(pieces(tokenizer, tokens, at_once)) == "".join(pieces(tokenizer, tokens))
 
 
 @given(data=st.data())
