@@ -30,6 +30,9 @@ class Stitcher:
     def push(self, index: int, tokens: Sequence[int]) -> tuple[int, ...]:
         """Takes tokens index .. index + len(tokens) and gives those that are now in turn."""
         start = len(self._sent)
+        if index == start and not self._early:  # nearly always
+            self._sent.extend(tokens)
+            return tuple(tokens)
         if index <= start:
             self._sent.extend(tokens[start - index :])
         else:
