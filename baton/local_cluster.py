@@ -249,6 +249,7 @@ class LocalCluster:
             "shadow_policies": config.shadow_policies or None,
             "shadow_share": config.shadow_share or None,
             "router_redis": config.router_redis or None,
+            "router_profile": config.router_profile or None,
             "trace_log": config.trace_log or None,
         }
         if config.gateways == 1:

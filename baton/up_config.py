@@ -55,6 +55,7 @@ class UpConfig:
     shadow_policies: str = ""  # none
     shadow_share: float = 0.0  # the gateway's
     router_redis: str = ""  # each gateway is alone
+    router_profile: str = ""  # the gateway learns from nothing
     trace_log: str = ""  # none; of several gateways each adds .NUMBER
     metrics_port: int = 0  # none; the control plane's, each worker takes one after it
     otlp_endpoint: str = ""  # no spans

@@ -17,7 +17,8 @@ class GatewayConfig:
     usage_log: file that gets a line per request, see gateway/usage.py; empty: none.
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
     2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log and
-    recording as router.config has them. router_redis: of the Redis that gateways share loads in.
+    recording as router.config has them, router_profile as its profile. router_redis: of the Redis
+    that gateways share loads in.
     coalesce_ms: tokens of one answer that come so soon behind others go to the client together.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
     cors_origins: parted by commas, "*" for all; empty: none.
@@ -62,6 +63,7 @@ class GatewayConfig:
     shadow_policies: str = ""
     shadow_share: float = 0.1
     router_redis: str = ""
+    router_profile: str = ""
     trace_log: str = ""
     recording: str = ""
     drain_s: float = 30.0

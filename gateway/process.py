@@ -136,6 +136,7 @@ def build(config: GatewayConfig, opened: Opened) -> Gateway:
             client_id=new_id("gateway"),
             cluster_token=config.cluster_token,
             policy=config.policy,
+            profile=config.router_profile,
             ttft_slo_ms=config.ttft_slo_ms,
             tpot_slo_ms=config.tpot_slo_ms,
             reject_ratio=config.reject_ratio,
@@ -179,10 +180,10 @@ def _group(config: GatewayConfig, metrics: Metrics) -> MetricsGroup | None:
 
 async def _serve(config: GatewayConfig, opened: Opened) -> int:
     stop = stop_event()
-    gateway = build(config, opened)
     try:
+        gateway = build(config, opened)
         grpc_server = _grpc_server(config, gateway)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         _log.error("the gateway cannot start", reason=str(error))
         return 1
     await gateway.router.start()

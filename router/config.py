@@ -11,6 +11,8 @@ class RouterConfig:
     """One router's settings; the gateway builds it once.
 
     client_id: names this router to workers and control plane, and seeds its random ties.
+    profile: whose step times predictors begin with, as profiles.catalog takes it; empty: they are
+    cold until they have seen steps.
     ttft_slo_ms: objective of the time to the first token of prompts up to ttft_slo_tokens, and
     ttft_slo_token_ms more for each token over them. tpot_slo_ms: of the mean time of a token.
     max_under_way, max_queued: requests past admission, and waiting for it, max_queue_wait_s at
@@ -39,6 +41,7 @@ class RouterConfig:
     client_id: str
     cluster_token: str = ""
     policy: str = "predicted"
+    profile: str = ""
     heartbeat_timeout_s: float = 2.5
     step_timeout_s: float = 4.5
     max_attempts: int = 4

@@ -41,7 +41,8 @@ class Core:
 def build_core(
     config: RouterConfig, clock: Clock, metrics: Metrics, parts: Parts, tell: Tell | None = None
 ) -> Core:
-    """Raises ValueError for a policy that does not exist, RecordingError for a bad recording."""
+    """Raises ValueError for a policy or profile that does not exist, RecordingError for a bad
+    recording."""
     if config.recording:
         return _recorded(config, Recorder(config, clock), metrics, parts, tell)
     prefix_map = parts.new_prefix_map(config.max_prefix_blocks)

@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from profiles.profile import Profile
 from wire.messages import StepTotals
 
 _FORGETTING = 0.98
@@ -59,6 +60,17 @@ class StepCosts:
         end = num_cached + num_tokens
         pairs = end * end - num_cached * num_cached
         return self.prefill_token_s * num_tokens + self.prefill_pair_s * pairs
+
+
+def profile_costs(profile: Profile) -> StepCosts:
+    return StepCosts(
+        profile.step_s,
+        profile.sequence_s,
+        profile.context_token_s,
+        profile.prefill_step_s,
+        profile.prefill_token_s,
+        profile.prefill_pair_s,
+    )
 
 
 # Orders of magnitude for hardware that nobody described; they scale the fit and weigh little.

@@ -22,7 +22,8 @@ class RouterServer:
     def __init__(
         self, config: RouterServerConfig, clock: Clock, new_id: Callable[[str], str]
     ) -> None:
-        """Raises ValueError for a policy that does not exist, TraceLogError for a bad trace log."""
+        """Raises ValueError for a policy or profile that does not exist, TraceLogError for a bad
+        trace log."""
         self.metrics = Metrics(GATEWAY_METRICS)
         self.metrics.gauge("baton_gateway_info", model="").set(1)
         self.router = Router(
@@ -31,6 +32,7 @@ class RouterServer:
                 client_id=new_id("router"),
                 cluster_token=config.cluster_token,
                 policy=config.policy,
+                profile=config.router_profile,
                 ttft_slo_ms=config.ttft_slo_ms,
                 tpot_slo_ms=config.tpot_slo_ms,
                 reject_ratio=config.reject_ratio,

@@ -7,7 +7,8 @@ from router.config import DEFAULT_TPOT_SLO_MS, DEFAULT_TTFT_SLO_MS
 
 @dataclass(frozen=True, slots=True)
 class RouterServerConfig:
-    """`baton router`. policy: as router.policies.named takes it; the rest is router.config's.
+    """`baton router`. policy: as router.policies.named takes it; the rest is router.config's, whose
+    profile is router_profile.
 
     drain_s: how long running answers may go on after SIGTERM. parent_pid: if set, this process
     ends when that one does.
@@ -24,6 +25,7 @@ class RouterServerConfig:
     shadow_policies: str = ""
     shadow_share: float = 0.1
     router_redis: str = ""
+    router_profile: str = ""
     trace_log: str = ""
     recording: str = ""
     drain_s: float = 30.0

@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from profiles.catalog import load_profile
 from router.candidates import Candidate, ClusterView, WorkerState
 from router.config import RouterConfig
 from router.load import NO_SHARE, LoadShare
 from router.pairs import PairLinks, pair_links
 from router.parts import LIVE_PARTS, Parts
 from router.pools import CandidatePools
-from router.predictor import StepPredictor
+from router.predictor import StepPredictor, profile_costs
 from router.prefix_map import PrefixMap
 from router.session import WorkerSession
 from runtime.clock import Clock
@@ -50,6 +51,7 @@ class Sessions:
         self._dropped: set[str] = set()  # not listed any more, but legs still run
         self._groups: dict[Fingerprint, int] = {}
         self._predictors: dict[int, StepPredictor] = {}  # by group, for what a worker never ran
+        self._seed = profile_costs(load_profile(config.profile)) if config.profile else None
         self._pools = CandidatePools()
         self._changed: set[str] = set()  # workers whose candidates may be others than in the view
         self._is_resorted = False  # the order of the workers may be another
@@ -166,7 +168,7 @@ class Sessions:
             self._clock,
             self._prefix_map,
             partial(self._on_change, info.worker_id),
-            self._predictors.setdefault(group, StepPredictor()),
+            self._predictors.setdefault(group, StepPredictor(self._seed)),
             self._parts,
         )
         self._by_id[info.worker_id] = session

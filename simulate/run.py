@@ -203,6 +203,7 @@ def router_of(
         control_address="",
         client_id=f"simulation-{spec.seed}",
         policy=spec.policy,
+        profile=spec.router_profile,
         local_prefill_max_tokens=spec.local_prefill_max_tokens,
         max_under_way=spec.max_under_way,
         max_queued=spec.max_queued,

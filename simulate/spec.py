@@ -52,8 +52,9 @@ class ClusterSpec:
     16; larger units make the simulation faster and the caches coarser. max_under_way, max_queued,
     reject_ratio: as in RouterConfig. learns: the router's predictors learn from reports, as they do
     live; without that a large simulation is faster, and only the number under way limits
-    admission. recording: as in RouterConfig; it needs units of 16 tokens, as live workers have
-    them. Raises SimulationError for numbers that make no cluster.
+    admission. router_profile: the router's predictors begin with that profile; empty: with
+    nothing. recording: as in RouterConfig; it needs units of 16 tokens, as live workers have them.
+    Raises SimulationError for numbers that make no cluster.
     """
 
     num_prefill: int
@@ -76,6 +77,7 @@ class ClusterSpec:
     max_queued: int = 1024
     reject_ratio: float = -1.0
     learns: bool = True
+    router_profile: str = ""
     pools: tuple[PoolSpec, ...] = ()
     classes: tuple[SloClass, ...] = ()
     faults: tuple[Fault, ...] = ()

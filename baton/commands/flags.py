@@ -112,6 +112,7 @@ HELP: Mapping[str, str] = {
     "ready_timeout_s": "Seconds until the cluster must serve.",
     "recording": "File for what reaches placement, for `baton simulate --replay`; empty: none.",
     "reject_ratio": "Forecast over objective that is refused; 0: none; -1: 1 if stated, else 3.",
+    "router_profile": "Profile whose step times forecasts begin with; empty: they are learned.",
     "router_redis": "URL of the Redis that gateways share loads through; empty: each is alone.",
     "served_model_name": "What clients call the model; empty: the directory's name.",
     "settle_s": "Seconds of heartbeats before the first snapshot is shown.",

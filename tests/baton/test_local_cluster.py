@@ -120,6 +120,7 @@ async def test_what_up_is_told_for_its_gateways_reaches_each_of_them(fake_progra
         "shadow_policies": "round_robin",
         "shadow_share": 0.5,
         "router_redis": "redis://127.0.0.1:6379/3",
+        "router_profile": "llama-3.1-8b@h200",
     }
     log = str(tmp_path / "trace.jsonl")
     async with cluster_of(fake_program, tmp_path, gateways=2, trace_log=log, **told) as (

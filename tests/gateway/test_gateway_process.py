@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from gateway.config import GatewayConfig
 from router.output import OutputDelta
@@ -23,16 +24,19 @@ MAIN = """
 import sys
 from gateway.config import GatewayConfig
 from gateway.process import run
+more = dict(zip(sys.argv[5::2], sys.argv[6::2]))
 sys.exit(run(GatewayConfig(model=sys.argv[1], port=int(sys.argv[2]), control_address=sys.argv[3],
-                           drain_s=5, parent_pid=int(sys.argv[4]))))
+                           drain_s=5, parent_pid=int(sys.argv[4]), **more)))
 """
 
 
 @contextmanager
 def gateway_process(
-    model: Path, port: int, control: str = "127.0.0.1:1", parent_pid: int = 0
+    model: Path, port: int, control: str = "127.0.0.1:1", parent_pid: int = 0, *more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    arguments = [sys.executable, "-c", MAIN, str(model), str(port), control, str(parent_pid)]
+    """more: names of further settings, each with its value."""
+    told = str(model), str(port), control, str(parent_pid), *more
+    arguments = [sys.executable, "-c", MAIN, *told]
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd()
     )
@@ -90,6 +94,13 @@ def test_a_missing_model_file_is_named_before_the_port_opens(tmp_path: Path) -> 
     with gateway_process(tmp_path, 0) as process:
         record = log_line(process, "the gateway cannot start")
         assert str(tmp_path / "config.json") in record["reason"]
+        assert process.wait(timeout=20) == 1
+
+
+@pytest.mark.parametrize("setting", ["policy", "shadow_policies", "router_profile"])
+def test_a_choice_that_there_is_none_of_is_named(model_path: Path, setting: str) -> None:
+    with gateway_process(model_path, 0, "127.0.0.1:1", 0, setting, "clever") as process:
+        assert "'clever'" in log_line(process, "the gateway cannot start")["reason"]
         assert process.wait(timeout=20) == 1
 
 

@@ -5,6 +5,10 @@ import asyncio
 import pytest
 from scripted_cluster import FINGERPRINT, answer, collect, expected, make_request, until
 
+from router.config import RouterConfig
+from router.router import Router
+from runtime.clock import SystemClock
+from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason, LegTokens, Role
 
@@ -194,3 +198,17 @@ async def test_an_empty_prompt_and_no_tokens_wanted_are_refused(start_cluster):
         with pytest.raises(BatonError) as caught:
             cluster.router.generate(request)
         assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+async def test_with_a_profile_the_first_request_is_predicted(start_cluster):
+    cold, warm = await start_cluster(), await start_cluster(profile="llama-3.1-8b@h200")
+    for cluster, is_warm in ((cold, False), (warm, True)):
+        _, last = await collect(cluster, make_request())
+        assert (last.trace.predicted is not None) is is_warm
+        await cluster.idle()
+
+
+def test_a_profile_that_there_is_none_of_is_named():
+    config = RouterConfig(control_address="127.0.0.1:1", client_id="test", profile="gpt@abacus")
+    with pytest.raises(ValueError, match="'gpt@abacus' is no profile"):
+        Router(config, SystemClock(), Metrics(GATEWAY_METRICS))
