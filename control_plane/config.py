@@ -23,7 +23,8 @@ class ControlConfig:
     advertise_url: where operators and the other control planes reach this one's operator API.
     state: where pause, pin, configuration, decisions and audit live, memory or redis; a worker's
     record there runs out after state_ttl_s.
-    kube_prefill, kube_decode: KIND/NAME of a Deployment or LeaderWorkerSet, empty for none.
+    kube_prefill, kube_decode: KIND/NAME of a Deployment or LeaderWorkerSet, one for each kind of
+    hardware and parted by commas, empty for none.
     ray_address: HOST:PORT of a Ray cluster, or auto; ray_namespace: where its actors are found
     again; ray_cpus, ray_gpus: what each reserves; ray_worker: the flags of `baton prefill` and
     `baton decode` there, such as --model; ray_control_address: where those workers register.

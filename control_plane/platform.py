@@ -151,7 +151,7 @@ def _kube_actuator(config: ControlConfig, leadership: Leadership) -> RemoteActua
 
     named = {Role.PREFILL: config.kube_prefill, Role.DECODE: config.kube_decode}
     try:
-        targets = {role: KubeTarget.parse(text) for role, text in named.items() if text}
+        targets = {role: KubeTarget.parse_all(text) for role, text in named.items()}
         api = connect(config.kubeconfig)
     except (KubeError, ValueError) as error:
         raise SettingsError(f"actuator: {error}") from error

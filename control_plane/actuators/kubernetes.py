@@ -1,7 +1,7 @@
 """Scales Deployments or LeaderWorkerSets; the pod that is to go is marked before they shrink."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,15 @@ class KubeTarget:
             raise ValueError(f"{text!r} is not deployment/NAME or leaderworkerset/NAME")
         return cls(kind.lower(), name)
 
+    @classmethod
+    def parse_all(cls, text: str) -> "tuple[KubeTarget, ...]":
+        """From several, parted by commas. Raises ValueError."""
+        return tuple(cls.parse(one.strip()) for one in text.split(",")) if text else ()
+
+    def is_of(self, hardware: str) -> bool:
+        """As a worker is of the kind that its id, its pod's name, begins with."""
+        return self.name == hardware or self.name.startswith(f"{hardware}-")
+
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
 
@@ -43,6 +52,7 @@ class KubeTarget:
 class KubernetesActuator:
     """An `Actuator` over the scale subresource. A worker's id is the name of its pod.
 
+    targets: those of a role are of different kinds of hardware, by the beginnings of their names.
     confirm: asked before each write, raises where this process leads no longer; a write carries
     the resourceVersion read after it, so that a leader that came since is never overwritten.
     wall_s: seconds since 1970; now_s: a monotonic clock; jitter: 0 to 1, for pauses. A pod that
@@ -54,7 +64,7 @@ class KubernetesActuator:
         self,
         api: client.ApiClient,
         namespace: str,
-        targets: Mapping[Role, KubeTarget],
+        targets: Mapping[Role, tuple[KubeTarget, ...]],
         *,
         wall_s: Callable[[], float],
         now_s: Callable[[], float],
@@ -72,34 +82,34 @@ class KubernetesActuator:
         self._ready_timeout_s = ready_timeout_s
         self._core = client.CoreV1Api(api)
         self._events = KubeEvents(self._core, namespace, wall_s)
-        self._watches: dict[Role, PodWatch] = {}
-        self._wanted: dict[Role, int] = {}
+        self._watches: dict[KubeTarget, PodWatch] = {}
+        self._wanted: dict[KubeTarget, int] = {}
 
     async def start(self) -> None:
-        """Reads both targets and follows their pods. Raises ActuatorRefused for one that is not
+        """Reads all targets and follows their pods. Raises ActuatorRefused for one that is not
         there or may not be read."""
-        for role, target in self._targets.items():
+        for _, target in self._every():
             scale = await self._read_scale(target)
-            self._wanted[role] = scale["spec"].get("replicas", 0)
+            self._wanted[target] = scale["spec"].get("replicas", 0)
             selector = scale.get("status", {}).get("selector") or scale["status"]["hpaPodSelector"]
-            self._watches[role] = PodWatch(
+            self._watches[target] = PodWatch(
                 self._core, self._namespace, selector, now_s=self._now_s, jitter=self._jitter
             )
-            self._watches[role].start()
+            self._watches[target].start()
 
     async def add(self, role: Role, count: int, hardware: str) -> None:
-        target = self._target(role)
-        size = await self._rescale(role, target, count)
+        """Of several targets, scales the one of this kind of hardware."""
+        target = self._target(role, hardware)
+        size = await self._rescale(target, count)
         await self._events.tell(
             target, "BatonScaledUp", f"{count} more {role.value} workers: {size}"
         )
 
     async def remove(self, worker_id: str) -> None:
         """Marks the pod as the first to go, then takes one replica away."""
-        role, pod = self._pod(worker_id)
-        target = self._target(role)
+        target, pod = self._pod(worker_id)
         if target.kind == "leaderworkerset":
-            self._check_is_last(role, pod)
+            self._check_is_last(target, pod)
         elif not pod.is_ending:
             await self._confirm()
             annotations = {"metadata": {"annotations": {DELETION_COST: _FIRST_TO_GO}}}
@@ -112,7 +122,7 @@ class KubernetesActuator:
             )
         if pod.is_ending:
             return  # asked for before: its replica is gone already
-        size = await self._rescale(role, target, -1)
+        size = await self._rescale(target, -1)
         await self._events.tell(target, "BatonScaledDown", f"{pod.name} drains: {size} are left")
 
     async def recommend(self, prefill: int, decode: int) -> None:
@@ -133,9 +143,9 @@ class KubernetesActuator:
         It also looks how many replicas somebody else has set since.
         """
         replaced: list[str] = []
-        for role, pods in self._watches.items():
-            scale = await self._read_scale(self._target(role))
-            self._wanted[role] = scale["spec"].get("replicas", 0)
+        for target, pods in self._watches.items():
+            scale = await self._read_scale(target)
+            self._wanted[target] = scale["spec"].get("replicas", 0)
             for pod in pods.pods():
                 if not self._is_overdue(pod):
                     continue
@@ -149,7 +159,7 @@ class KubernetesActuator:
                     body=options,
                 )
                 why = f"{pod.name} was not ready in {self._ready_timeout_s:.0f} s: {pod.why}"
-                await self._events.tell(self._target(role), "BatonReplacedUnready", why)
+                await self._events.tell(target, "BatonReplacedUnready", why)
                 replaced.append(pod.name)
         return tuple(replaced)
 
@@ -158,11 +168,11 @@ class KubernetesActuator:
         return not pod.is_ready and not pod.is_ending and unready_s > self._ready_timeout_s
 
     def _status(self, role: Role) -> PoolStatus:
-        watched = self._watches.get(role)
-        pods = [pod for pod in watched.pods() if not pod.is_ending] if watched else []
+        targets = [target for target in self._targets.get(role, ()) if target in self._watches]
+        pods = [p for target in targets for p in self._watches[target].pods() if not p.is_ending]
         late = [pod for pod in pods if self._is_overdue(pod)]
         ready = sum(pod.is_ready for pod in pods)
-        wanted = self._wanted.get(role, 0)
+        wanted = sum(self._wanted[target] for target in targets)
         return PoolStatus(
             role=role,
             wanted=wanted,
@@ -172,28 +182,36 @@ class KubernetesActuator:
             detail="; ".join(f"{pod.name}: {pod.why or 'not ready'}" for pod in late),
         )
 
-    def _target(self, role: Role) -> KubeTarget:
-        if role not in self._targets:
-            raise ActuatorRefused(f"no Deployment or LeaderWorkerSet is set for {role.value}")
-        return self._targets[role]
+    def _every(self) -> Iterator[tuple[Role, KubeTarget]]:
+        return ((role, target) for role, all_ in self._targets.items() for target in all_)
 
-    def _pod(self, worker_id: str) -> tuple[Role, KubePod]:
-        for role, watched in self._watches.items():
+    def _target(self, role: Role, hardware: str) -> KubeTarget:
+        targets = self._targets.get(role, ())
+        if not targets:
+            raise ActuatorRefused(f"no Deployment or LeaderWorkerSet is set for {role.value}")
+        found = [target for target in targets if target.is_of(hardware)]
+        if not found and hardware and len(targets) > 1:
+            names = ", ".join(map(str, targets))
+            raise ActuatorRefused(
+                f"no {role.value} pool of kind {hardware!r} can be scaled; there are: {names}"
+            )
+        return (found or targets)[0]
+
+    def _pod(self, worker_id: str) -> tuple[KubeTarget, KubePod]:
+        for target, watched in self._watches.items():
             for pod in watched.pods():
                 if pod.name == worker_id:
-                    return role, pod
+                    return target, pod
         raise ActuatorRefused(f"no pod {worker_id!r} belongs to the pools in {self._namespace}")
 
-    def _check_is_last(self, role: Role, pod: KubePod) -> None:
+    def _check_is_last(self, target: KubeTarget, pod: KubePod) -> None:
         """A LeaderWorkerSet ends its group of the highest index first, whatever pods cost."""
-        leaders = [known.name for known in self._watches[role].pods() if not known.is_ending]
+        leaders = [known.name for known in self._watches[target].pods() if not known.is_ending]
         last = max(leaders, key=_index)
         if pod.name != last:
-            raise ActuatorRefused(
-                f"{self._targets[role]} ends its last group first: {last}, not {pod.name}"
-            )
+            raise ActuatorRefused(f"{target} ends its last group first: {last}, not {pod.name}")
 
-    async def _rescale(self, role: Role, target: KubeTarget, change: int) -> int:
+    async def _rescale(self, target: KubeTarget, change: int) -> int:
         """Reads, confirms, writes; again after a conflict. Gives the new size."""
         for attempt in range(1, _CONFLICT_ATTEMPTS + 1):
             scale = await self._read_scale(target)
@@ -207,7 +225,7 @@ class KubernetesActuator:
                     raise
                 _log.info("scaling again", target=str(target), reason=str(conflict))
                 continue
-            self._wanted[role] = size
+            self._wanted[target] = size
             return size
         raise AssertionError("the last attempt returns or raises")
 

@@ -36,7 +36,7 @@ async def join(address: str, namespace: str, clock: Clock, wait_s: float) -> str
 def _can_hold_workers() -> bool:
     """Whether a node has any processor to give: a head often has none."""
     offered = ray.cluster_resources()
-    return offered.get("CPU", 0.0) > 0.0 or offered.get("GPU", 0.0) > 0.0
+    return bool(offered.get("CPU", 0.0) > 0.0 or offered.get("GPU", 0.0) > 0.0)
 
 
 async def connect(address: str, namespace: str) -> str:

@@ -21,9 +21,10 @@ from control_plane.leadership import NotLeader
 from wire.messages import Role
 
 TARGETS = {
-    Role.PREFILL: KubeTarget("deployment", "baton-prefill"),
-    Role.DECODE: KubeTarget("deployment", "baton-decode"),
+    Role.PREFILL: (KubeTarget("deployment", "baton-prefill"),),
+    Role.DECODE: (KubeTarget("deployment", "baton-decode"),),
 }
+[DECODE] = TARGETS[Role.DECODE]
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ async def test_adding_scales_the_deployment_and_says_so(
 async def test_the_right_pod_goes_when_the_deployment_shrinks(
     kube: KubeServer, actuator: KubernetesActuator
 ):
-    await until(lambda: actuator._watches[Role.DECODE].pods())
+    await until(lambda: actuator._watches[DECODE].pods())
     await actuator.remove("baton-decode-1")
     assert kube.pod_names("baton-decode") == ["baton-decode-0", "baton-decode-2"]
     assert kube.events[-1]["message"] == "baton-decode-1 drains: 2 are left"
@@ -173,7 +174,7 @@ async def test_an_event_that_may_not_be_written_changes_nothing_else(
 
 
 async def test_a_deployment_that_is_not_there_is_named(kube: KubeServer, fence: Fence):
-    targets = {Role.DECODE: KubeTarget("deployment", "nothing")}
+    targets = {Role.DECODE: (KubeTarget("deployment", "nothing"),)}
     actuator = actuator_of(kube, fence, targets=targets)
     with pytest.raises(ActuatorRefused, match="read deployment/nothing: there is no such object"):
         await actuator.start()
@@ -192,7 +193,7 @@ async def test_a_pod_that_is_nobodys_is_not_removed(kube: KubeServer, actuator: 
 async def test_an_expired_watch_begins_again_with_a_list(
     kube: KubeServer, actuator: KubernetesActuator
 ):
-    watched = actuator._watches[Role.DECODE]
+    watched = actuator._watches[DECODE]
     await until(lambda: len(watched.pods()) == 3)
     lists = watched.num_lists
     kube.end_watches(code=410)
@@ -204,7 +205,7 @@ async def test_an_expired_watch_begins_again_with_a_list(
 async def test_while_the_server_is_silent_the_pods_known_last_stay(
     kube: KubeServer, actuator: KubernetesActuator
 ):
-    watched = actuator._watches[Role.DECODE]
+    watched = actuator._watches[DECODE]
     await until(lambda: len(watched.pods()) == 3)
     kube.faults.extend([("GET /api/v1/namespaces/serving/pods", 500, "etcd is gone")] * 4)
     kube.end_watches()
@@ -298,7 +299,7 @@ async def test_watches_that_end_at_once_are_begun_again_less_and_less_often():
 async def test_who_leads_no_longer_writes_nothing(
     kube: KubeServer, actuator: KubernetesActuator, fence: Fence
 ):
-    await until(lambda: actuator._watches[Role.DECODE].pods())
+    await until(lambda: actuator._watches[DECODE].pods())
     fence.lost = True
     with pytest.raises(NotLeader):
         await actuator.add(Role.DECODE, 1, "")
@@ -326,17 +327,35 @@ async def test_a_leader_that_is_replaced_between_read_and_write_is_refused_by_th
 
 async def test_a_leader_worker_set_ends_its_last_group_only(kube: KubeServer, fence: Fence):
     kube.add_pool("wide", 2, plural="leaderworkersets")
-    actuator = actuator_of(
-        kube, fence, targets={Role.DECODE: KubeTarget("leaderworkerset", "wide")}
-    )
+    wide = KubeTarget("leaderworkerset", "wide")
+    actuator = actuator_of(kube, fence, targets={Role.DECODE: (wide,)})
     await actuator.start()
-    await until(lambda: len(actuator._watches[Role.DECODE].pods()) == 2)
+    await until(lambda: len(actuator._watches[wide].pods()) == 2)
     with pytest.raises(ActuatorRefused, match="ends its last group first: wide-1, not wide-0"):
         await actuator.remove("wide-0")
     await actuator.remove("wide-1")
     assert kube.replicas("wide", "leaderworkersets") == 1
     await actuator.add(Role.DECODE, 2, "")
     assert kube.replicas("wide", "leaderworkersets") == 3
+    await actuator.close()
+
+
+async def test_of_several_targets_the_one_of_the_kind_is_scaled(kube: KubeServer, fence: Fence):
+    names = ("h200-decode", "l40s-decode")
+    for name in names:
+        kube.add_pool(name, 1)
+    targets = {Role.DECODE: tuple(KubeTarget("deployment", name) for name in names)}
+    actuator = actuator_of(kube, fence, targets=targets)
+    await actuator.start()
+    await actuator.add(Role.DECODE, 2, "l40s")
+    await actuator.add(Role.DECODE, 1, "")
+    assert [kube.replicas(name) for name in names] == [2, 3]
+    with pytest.raises(ActuatorRefused, match="no decode pool of kind 'a100' can be scaled; there"):
+        await actuator.add(Role.DECODE, 1, "a100")
+    await until_counted(actuator, Role.DECODE, (5, 0, 5, 0))
+    await until(lambda: all(watch.pods() for watch in actuator._watches.values()))
+    await actuator.remove("l40s-decode-0")
+    assert [kube.replicas(name) for name in names] == [2, 2]
     await actuator.close()
 
 

@@ -10,6 +10,7 @@ from chart_objects import CASES, EXAMPLES, Object, containers, objects, of_kind,
 
 from baton.commands.flags import SECRET_FIELDS
 from baton.up_config import UpConfig
+from control_plane.actuators.kubernetes import KubeTarget
 from control_plane.config import ControlConfig
 from control_plane.planner_settings import read_planner_config
 from dashboard.config import DashboardConfig
@@ -97,6 +98,22 @@ def test_the_planners_file_is_one_that_the_control_plane_takes(case: str, tmp_pa
             path = tmp_path / f"{name}.toml"
             path.write_text(files["planner.toml"])
             read_planner_config(ControlConfig(plan="advise", planner_file=str(path)))
+
+
+def test_the_planner_scales_a_pool_of_either_kind_of_hardware():
+    pools = [
+        {"name": f"{kind}-decode", "role": "decode", "scaling": {"by": "control"}}
+        for kind in ("h200", "l40s")
+    ]
+    planner = {"hardware": [{"name": "h200"}, {"name": "l40s"}]}
+    values = {
+        "control": {"plan": "act", "planner": planner},
+        "pools": [{"name": "h200-prefill", "role": "prefill"}, *pools],
+    }
+    content = tomllib.loads(config_maps(objects(values))["baton-control"]["baton.toml"])
+    targets = KubeTarget.parse_all(content["control"]["kube_decode"])
+    assert [target.is_of("baton-l40s") for target in targets] == [False, True]
+    assert content["control"]["kube_prefill"] == ""
 
 
 def test_a_kind_of_hardware_has_the_name_that_its_pods_names_begin_with(tmp_path):

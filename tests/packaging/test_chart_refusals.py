@@ -74,6 +74,16 @@ IMPOSSIBLE: list[tuple[Object, str]] = [
     ),
     (
         {
+            "control": {"plan": "act"},
+            "pools": [
+                POOL | {"scaling": {"by": "control"}},
+                POOL | {"name": "more", "scaling": {"by": "control"}},
+            ],
+        },
+        "several with control where control.planner.hardware has a kind for each",
+    ),
+    (
+        {
             "control": {"prometheusUrl": PROMETHEUS},
             "pools": [POOL | {"scaling": {"by": "keda", "min": 5, "max": 4}}],
         },

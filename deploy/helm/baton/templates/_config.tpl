@@ -55,7 +55,7 @@ dashboard:
 -}}
 {{- $slowest := 0 -}}
 {{- range include "baton.pools" . | fromJsonArray -}}
-{{- if eq .scaling.by "control" }}{{ $_ := set $own (printf "kube_%s" .role) (printf "%s/%s" .kind .fullname) }}{{ end -}}
+{{- if eq .scaling.by "control" }}{{ $key := printf "kube_%s" .role }}{{ $_ := set $own $key (printf "%s,%s/%s" (get $own $key) .kind .fullname | trimPrefix ",") }}{{ end -}}
 {{- $slowest = max $slowest (int .startupSeconds) -}}
 {{- end -}}
 {{- $_ := set $own "ready_timeout_s" (add $slowest 60) -}}
