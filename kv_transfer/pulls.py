@@ -25,7 +25,7 @@ from kv_transfer.pull import Pull, PullResult, PullState
 from kv_transfer.transport import Lane
 from wire.kv import KVLayout
 
-_FEW_REGIONS = 4
+_AT_ONCE_BYTES = 1 << 20  # hashed in 0.1 ms, which waking another thread can take too
 _OF_A_PULL = Attached | Ready | Digests | Complete | Ended | Refused | Released
 
 
@@ -185,10 +185,11 @@ class Pulls:
             pull.deadline_s = now_s + self._reader.config.slack_s  # for the source's digests
 
     def _hash(self, pull: Pull) -> None:
-        """A few regions at once, many beside the next piece's copy."""
+        """A little at once, much beside the next piece's copy."""
         verification = pull.verification
         piece = verification.take()
-        if verification.num_sampled(piece) <= _FEW_REGIONS:
+        num_bytes = verification.num_sampled(piece) * pull.mapping.source.region_bytes
+        if num_bytes <= _AT_ONCE_BYTES:
             verification.hash(piece)
         else:
             self._hashing.submit(lambda: verification.hash(piece))

@@ -37,6 +37,21 @@ def test_a_corrupt_block_fails_its_pull_when_all_are_verified(make_rig, until, t
     rig.assert_copied(BLOCKS, BLOCKS)
 
 
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_much_that_is_verified_is_hashed_beside_the_copy(make_rig, until, transport):
+    """A piece of 4 MiB is more than the link's thread hashes itself."""
+    layout = KVLayout(3, 160, 2, 16, 512, "float32")
+    config = TransferConfig(verify_share=1.0, piece_bytes=4 << 20)
+    rig = make_rig(transport=transport, layout=layout, config=config, faults=Faults(corrupt_at=1))
+    blocks = list(range(64))
+    result = rig.pull(rig.publish_whole(1, blocks, 64 * 16), blocks)
+    assert (result.ok, result.reason) == (False, FailReason.CORRUPT)
+    until(lambda: rig.released == [1])
+    result = rig.pull(rig.publish_whole(2, blocks, 64 * 16), blocks)
+    assert (result.ok, result.num_verified) == (True, 3 * 64)
+    rig.assert_copied(blocks, blocks)
+
+
 @transports
 def test_one_pull_can_ask_for_every_block_to_be_verified(make_rig, transport):
     rig = make_rig(transport=transport, config=TransferConfig(verify_share=0.0))
