@@ -74,14 +74,23 @@ class ModelConfig:
     @property
     def num_parameters(self) -> int:
         """Weights of the linear layers and the token table; norms and biases are left out."""
-        attention = self._attention_parameters()
-        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
-        mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
-        return self.num_layers * attention + mlps + tables
+        return self._layer_parameters() + self._table_parameters()
+
+    def weights_bytes(self, dtype: torch.dtype, in_fp8: bool = False) -> int:
+        """What these weights take in that dtype, the layers' in fp8 where they are kept so."""
+        layers = self._layer_parameters() * (1 if in_fp8 else dtype.itemsize)
+        return layers + self._table_parameters() * dtype.itemsize
 
     def experts_of(self, layer: int) -> MoeConfig | None:
         """The experts of a layer; None when its feed-forward is dense."""
         return self.moe if self.moe is not None and layer in self.moe.sparse_layers else None
+
+    def _layer_parameters(self) -> int:
+        mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
+        return self.num_layers * self._attention_parameters() + mlps
+
+    def _table_parameters(self) -> int:
+        return (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
 
     def _attention_parameters(self) -> int:
         if self.latent is not None:

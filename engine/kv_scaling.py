@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels.reference import FP8_LARGEST
+from engine.kernels.fp8_linear import FP8_LARGEST
 from engine.models.parts import TensorSource
 
 SCALING = "fp8.1"  # part of a worker's fingerprint: caches that were scaled otherwise do not mix

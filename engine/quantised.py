@@ -55,6 +55,18 @@ class DequantisedTensors:
                 return found.to(self.dtype)
         return self.source.tensor(name, shape)
 
+    def fp8_step(self, module: str) -> float | None:
+        """What that module's scales are powers of two of, where its weight is in fp8: a scale that
+        all share, 1 for blocks with such scales (DeepSeek-V3.1's), else 0. None: it is not."""
+        kind = next((kind for kind in SCALES if f"{module}.{kind}" in self.source), None)
+        if self.config.packing is not Packing.FP8 or kind is None:
+            return None
+        scales = self.source.stored(f"{module}.{kind}").float()
+        if scales.numel() == 1:
+            return float(scales)
+        mantissas, _ = scales.frexp()
+        return 1.0 if bool((mantissas == 0.5).all()) else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Parts:

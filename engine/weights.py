@@ -12,10 +12,12 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
+from engine.kernels.fp8_linear import multiplies_fp8
 from engine.kv_scaling import ScaledHeads
 from engine.models.build import build_model
 from engine.models.model import Model
 from engine.models.parts import TensorSource
+from engine.quant_config import Packing
 from engine.quantised import DequantisedTensors
 
 INDEX = "model.safetensors.index.json"
@@ -38,15 +40,25 @@ def load(
     Raises ModelError, naming the file and the tensor, for what is missing, corrupt or of another
     shape than config.json says.
     """
+    device, in_fp8 = torch.device(device), None
     source: TensorSource
     source = checkpoint = Checkpoint.open(Path(path))
     if config.quantisation is not None:
-        source = DequantisedTensors(config.quantisation, checkpoint, dtype)
+        keeps = keeps_fp8(config, device)
+        wide = torch.float32 if keeps else dtype
+        source = plain = DequantisedTensors(config.quantisation, checkpoint, wide)
+        in_fp8 = plain.fp8_step if keeps else None
     if fp8_kv and config.latent is not None:
         raise ModelError(Path(path), "a latent cache cannot be kept in fp8")
     if fp8_kv:
         source = ScaledHeads(config, source)
-    return build_model(config, source, dtype, torch.device(device), kernels)
+    return build_model(config, source, dtype, device, kernels, in_fp8)
+
+
+def keeps_fp8(config: ModelConfig, device: torch.device) -> bool:
+    """Whether the checkpoint's weights in fp8 stay so on that device."""
+    found = config.quantisation
+    return found is not None and found.packing is Packing.FP8 and multiplies_fp8(device)
 
 
 def random_model(

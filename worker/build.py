@@ -16,13 +16,13 @@ from engine.engine import Engine
 from engine.forward import ForwardModel
 from engine.grammar import GrammarMatchers
 from engine.host_mirror import HostMirror
-from engine.kernels.reference import FP8
+from engine.kernels.fp8_linear import FP8
 from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
 from engine.kv_scaling import SCALING
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.models import Model
 from engine.options import EngineConfig
-from engine.weights import load
+from engine.weights import keeps_fp8, load
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -161,7 +161,7 @@ def _load(config: WorkerConfig, draft: Draft | None) -> tuple[MemoryPlan, Forwar
         kv_layout(model_config, kv_dtype, num_blocks=1),
         parse_bytes(config.kv_memory),
         min(limit, model_config.max_position_embeddings),
-        weights_bytes=model_config.num_parameters * dtype.itemsize,
+        weights_bytes=model_config.weights_bytes(dtype, keeps_fp8(model_config, device)),
         workspace_bytes=step_workspace_bytes(
             vocab_size=model_config.vocab_size,
             widest_row=2 * model_config.intermediate_size,

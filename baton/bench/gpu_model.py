@@ -10,6 +10,7 @@ from baton.bench.paged_batch import BLOCK, paged_batch
 from baton.bench.row import Row
 from engine.config import ModelConfig
 from engine.decode_graphs import DecodeGraphs
+from engine.kernels.fp8_linear import multiplies_fp8
 from engine.models import Model, build_model
 from engine.rope_config import RopeConfig
 
@@ -67,9 +68,12 @@ def prefill_floor_ms(config: ModelConfig, tokens: int, ceilings: Ceilings) -> fl
     return (products + attention) / ceilings.gemm_flops * 1e3
 
 
-def decode_floor_ms(config: ModelConfig, batch: int, context: int, ceilings: Ceilings) -> float:
+def decode_floor_ms(
+    config: ModelConfig, batch: int, context: int, ceilings: Ceilings, in_fp8: bool = False
+) -> float:
     """Time to read all weights once and each sequence's keys and values, at copy bandwidth."""
-    weights = 2 * (layer_parameters(config) + config.vocab_size * config.hidden_size)
+    of_layers = layer_parameters(config) * (1 if in_fp8 else 2)
+    weights = of_layers + 2 * config.vocab_size * config.hidden_size
     cache = batch * context * config.kv_bytes_per_token(BF16)
     return (weights + cache) / ceilings.copy_bytes_per_s * 1e3
 
@@ -83,13 +87,19 @@ def prefill(name: str, model: Model, tokens: int, ceilings: Ceilings, repeats: i
 
 
 def decode(
-    name: str, model: Model, sequences: int, context: int, ceilings: Ceilings, repeats: int
+    name: str,
+    model: Model,
+    sequences: int,
+    context: int,
+    ceilings: Ceilings,
+    repeats: int,
+    in_fp8: bool = False,
 ) -> list[Row]:
     """A step replayed from a CUDA graph, and the same step launched kernel by kernel."""
     kv = random_cache(model, sequences * context)
     batch = paged_batch([(1, context)] * sequences, model.device)
     graphs = DecodeGraphs(model, kv, [sequences], batch.block_tables.shape[1])
-    floor = decode_floor_ms(model.config, sequences, context, ceilings)
+    floor = decode_floor_ms(model.config, sequences, context, ceilings, in_fp8)
     rows = []
     for kind, call in (
         ("graph", lambda: graphs.forward(batch)),
@@ -99,6 +109,14 @@ def decode(
         label = f"{name}.decode_{kind}.{sequences}x{context}"
         rows.append(Row(label, ms, "ms", "bytes / copy bandwidth", floor, floor / ms))
     return rows
+
+
+def in_fp8(device: torch.device, ceilings: Ceilings, repeats: int) -> list[Row]:
+    """Llama-8B with the weights of its layers in fp8; floors of prefill are those of bf16."""
+    tensors = DeviceTensors(device)
+    model = build_model(LLAMA_8B, tensors, BF16, device, in_fp8=lambda module: 0.0)
+    rows = [prefill("llama_8b_fp8", model, 8192, ceilings, repeats)]
+    return rows + decode("llama_8b_fp8", model, 1, 4096, ceilings, repeats, in_fp8=True)
 
 
 def random_cache(model: Model, num_tokens: int) -> Tensor:
@@ -116,5 +134,8 @@ def run(repeats: int) -> list[Row]:
     rows += decode("llama_8b", model, 64, 4096, ceilings, repeats)
     del model
     torch.cuda.empty_cache()
+    if multiplies_fp8(device):
+        rows += in_fp8(device, ceilings, repeats)
+        torch.cuda.empty_cache()
     model = build_model(QWEN3_06B, DeviceTensors(device), BF16, device)
     return rows + decode("qwen3_06b", model, 1, 512, ceilings, repeats)

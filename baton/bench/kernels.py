@@ -17,9 +17,12 @@ from baton.bench.row import Row
 from engine.kernels import HeadShape
 from engine.kernels.triton_kernels import TritonKernels
 from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks
+from engine.kernels.triton_kernels.latent_decode import latent_decode
+from engine.kernels.triton_kernels.tile import num_processors
 
 HEADS, KV_HEADS, DIM = 32, 8, 128  # Llama-3.1-8B
 HIDDEN, INNER = 4096, 14336
+LATENT_HEADS, RANK, ROPE_DIM = 128, 512, 64  # DeepSeek-V3
 TOKENS = 8192
 COPY = "copy bandwidth"
 SDPA = {
@@ -78,6 +81,17 @@ class Bench:
         calls = [lambda c=c: self.kernels.attention(q, batch, c, None) for c in caches]
         num_bytes = num_sequences * context * 4 * KV_HEADS * DIM
         return self.bandwidth(f"decode_attention.{num_sequences}x{context}", num_bytes, calls)
+
+    def latent_decode(self, num_sequences: int, context: int) -> Row:
+        """DeepSeek-V3's heads over latents."""
+        batch = paged_batch([(1, context)] * num_sequences, self.device)
+        q = random_bf16(self.device, num_sequences, LATENT_HEADS, RANK + ROPE_DIM)
+        shape = num_sequences * context // BLOCK, 1, 1, BLOCK, RANK + ROPE_DIM
+        caches = [random_bf16(self.device, *shape) for _ in range(2)]
+        processors = num_processors(self.device)
+        calls = [lambda c=c: latent_decode(q, RANK, 0.1, batch, c, processors) for c in caches]
+        num_bytes = num_sequences * context * 2 * (RANK + ROPE_DIM)
+        return self.bandwidth(f"latent_decode.{num_sequences}x{context}", num_bytes, calls)
 
     def prefill(self, chunk: int, context: int) -> Row:
         """TFLOP/s against torch's fastest SDPA on contiguous tensors of the same lengths."""
@@ -155,6 +169,7 @@ def run(repeats: int) -> list[Row]:
         bench.silu(),
         bench.decode(64, 4096),
         bench.decode(1, 131072),
+        bench.latent_decode(64, 4096),
         bench.prefill(8192, 8192),
         bench.prefill(32768, 32768),
         bench.prefill(2048, 32768),

@@ -6,6 +6,7 @@ from torch import Tensor
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.cpu_library import load_operators
 from engine.kernels.cpu_linear import cpu_linear
+from engine.kernels.fp8_linear import Fp8Weight
 from engine.kernels.huge_pages import huge_empty
 from engine.kernels.kernel_set import HeadShape, Linear
 from engine.kernels.latent import LatentKernels
@@ -26,7 +27,9 @@ class CpuKernels:
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._checked: BatchInput | None = None  # the step whose indices are known to be right
 
-    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+        if isinstance(weight, Fp8Weight):
+            return self._reference.linear(weight, bias)
         return cpu_linear(self._library, weight, bias, wide)
 
     def rms_norm(

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
+from engine.kernels.fp8_linear import Fp8Weight
 from engine.kernels.latent import LatentKernels
 
 
@@ -25,7 +26,7 @@ class Linear(Protocol):
     """A weight laid out for its device."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[rows, in_features] in the weight's dtype -> [rows, out_features]."""
+        """[rows, in_features] in the model's dtype -> [rows, out_features]."""
 
 
 class KernelSet(Protocol):
@@ -36,10 +37,11 @@ class KernelSet(Protocol):
 
     latents: LatentKernels  # for a cache of latents, in the place of store_kv and attention
 
-    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
         """Lay out a weight [out_features, in_features]; the caller drops its own reference.
 
-        Results are in the weight's dtype, or in float32 when `wide`.
+        Results are in the weight's dtype, or in float32 when `wide`. A weight in fp8 is never
+        wide and gives results in its input's dtype.
         """
 
     def rms_norm(

@@ -7,12 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.kernels.batch_input import BatchInput
+from engine.kernels.fp8_linear import FP8, FP8_LARGEST, Fp8Linear, Fp8Weight
 from engine.kernels.kernel_set import HeadShape, Linear
 from engine.kernels.latent import LatentKernels, ReferenceLatents
 from engine.kernels.rotary import rotate
-
-FP8 = torch.float8_e4m3fn
-FP8_LARGEST = 448.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,9 @@ class ReferenceKernels:
     def __init__(self) -> None:
         self.latents: LatentKernels = ReferenceLatents()
 
-    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+        if isinstance(weight, Fp8Weight):
+            return Fp8Linear(weight, bias)
         return PlainLinear(weight, bias, wide)
 
     def rms_norm(

@@ -15,7 +15,7 @@ from engine.layers.rope import pair_order, rope_table
 from engine.layers.routing import GroupRouter, Router, SoftmaxRouter
 from engine.models.latent import latent_attention
 from engine.models.model import Model
-from engine.models.parts import PartBuilder, TensorSource
+from engine.models.parts import Fp8Steps, PartBuilder, TensorSource
 from engine.moe_config import MoeConfig
 
 DENSE = ("gate_proj", "up_proj", "down_proj")
@@ -171,12 +171,14 @@ def build_model(
     dtype: torch.dtype,
     device: torch.device,
     kernels: str = "auto",
+    in_fp8: Fp8Steps | None = None,
 ) -> Model:
     """Assemble the model layer by layer, so that at most one layer exists twice at a time.
 
-    `kernels` names the kernel set; `auto` takes the fastest one that the device has.
+    `kernels` names the kernel set; `auto` takes the fastest one that the device has. Projections
+    that `in_fp8` has a step for are kept in fp8 and multiplied so.
     """
-    builder = _Builder(config, source, dtype, device, kernel_set(kernels, device))
+    builder = _Builder(config, source, dtype, device, kernel_set(kernels, device), in_fp8)
     return Model(
         config=config,
         dtype=dtype,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.kernels import BatchInput, KernelSet, Linear
-from engine.kernels.reference import FP8
+from engine.kernels.fp8_linear import FP8
 from engine.layers.decoder_layer import DecoderLayer, Embedding
 
 

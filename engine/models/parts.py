@@ -1,6 +1,6 @@
 """Named tensors of a checkpoint as the parts that a layer is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.kernels import KernelSet, Linear
+from engine.kernels.fp8_linear import Fp8Weight, fits_fp8
 from engine.kernels.huge_pages import huge_empty
 
 
@@ -17,6 +18,11 @@ class TensorSource(Protocol):
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name and shape. Raises ModelError when there is none."""
+
+
+Fp8Steps = Callable[[str], float | None]
+"""Of a module's name: what the scales of its weight in fp8 are powers of two of; 0: of nothing;
+None: the weight is not in fp8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class PartBuilder:
     dtype: torch.dtype
     device: torch.device
     kernels: KernelSet
+    in_fp8: Fp8Steps | None = None  # which weights the device keeps in fp8
 
     def vector(self, name: str, size: int) -> Tensor:
         return self.source.tensor(name, (size,)).to(self.device, self.dtype)
@@ -64,7 +71,22 @@ class PartBuilder:
         if rows is not None:
             fused = fused[rows]
             joined = None if joined is None else joined[rows.to(self.device)]
+        steps = self._fp8_steps(names, sizes)
+        if steps is not None and fits_fp8(fused):
+            steps = steps if rows is None else steps[rows]
+            kept = Fp8Weight.of(fused.to(self.device), steps.to(self.device))
+            return self.kernels.linear(kept, joined)
         return self.kernels.linear(fused.to(self.device, self.dtype), joined)
+
+    def _fp8_steps(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor | None:
+        """Of each output of these modules; None when one of them is not kept in fp8."""
+        found = [None if self.in_fp8 is None else self.in_fp8(name) for name in names]
+        steps = [
+            torch.full((size,), step)
+            for size, step in zip(sizes, found, strict=True)
+            if step is not None
+        ]
+        return torch.cat(steps) if len(steps) == len(names) else None
 
 
 def stack(weights: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,8 @@ def test_the_floor_of_a_decode_step_counts_weights_and_cache() -> None:
     weights_gb, cache_gb = 15.0, 64 * 4096 * 131072 / 1e9
     expected = (weights_gb + cache_gb) / 4300 * 1e3
     assert decode_floor_ms(LLAMA_8B, 64, 4096, H200) == pytest.approx(expected, rel=0.01)
+    in_fp8 = decode_floor_ms(LLAMA_8B, 64, 4096, H200, in_fp8=True)
+    assert expected - in_fp8 == pytest.approx(6.98 / 4300 * 1e3, rel=0.01)
     assert decode_floor_ms(QWEN3_06B, 1, 16, H200) == pytest.approx(1.19 / 4300 * 1e3, rel=0.01)
 
 

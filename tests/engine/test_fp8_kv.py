@@ -8,7 +8,8 @@ import torch
 import transformers
 
 from engine.kernels import BatchInput
-from engine.kernels.reference import FP8, FP8_LARGEST, narrow
+from engine.kernels.fp8_linear import FP8, FP8_LARGEST
+from engine.kernels.reference import narrow
 from engine.kv_scaling import scale_for
 from engine.models import Model, ModelConfig
 from engine.weights import load

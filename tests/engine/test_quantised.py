@@ -12,8 +12,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import engine.weights
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
+from engine.kernels.fp8_linear import Fp8Linear
 from engine.models import BatchInput, Model, ModelConfig
 from engine.quant_config import Packing, QuantConfig, read_quantisation
 from engine.quantised import DequantisedTensors
@@ -233,6 +235,36 @@ def test_logits_stay_near_those_of_the_weights_that_were_quantised(made: Made) -
     assert bf16 < narrow < (0.2 if method.bits == 8 else 0.5)
 
 
+@pytest.mark.parametrize("form", ["fp8-channel", "fp8-block"])
+def test_a_device_that_multiplies_fp8_keeps_such_weights(
+    made_once: dict[str, Made], form: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    exact = logits_of(read(made_once[form].plain), PROMPT)
+    for file in made_once[form].quantised.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    left_alone = torch.randn(128, 192, generator=torch.Generator().manual_seed(4)) * 0.1
+    monkeypatch.setattr(engine.weights, "multiplies_fp8", lambda device: True)
+    kept = load(tmp_path, ModelConfig.from_directory(tmp_path), torch.bfloat16, kernels="reference")
+    error = (logits_of(kept, PROMPT) - exact) / exact.std()
+    assert float(error.square().mean().sqrt()) < 0.3
+    assert isinstance(kept.layers[0].mlp.down, Fp8Linear)
+    scale = next(iter({"weight_scale", "weight_scale_inv"} & kinds_of(tmp_path, DOWN)))
+    change(tmp_path, {f"{DOWN}.{scale}": None, f"{DOWN}.weight": left_alone})
+    mixed = load(tmp_path, kept.config, torch.bfloat16, kernels="reference")
+    assert not isinstance(mixed.layers[0].mlp.down, Fp8Linear)
+    assert isinstance(mixed.layers[1].mlp.down, Fp8Linear)
+    layers = kept.config.num_parameters - 2 * 320 * 128
+    assert kept.config.weights_bytes(torch.bfloat16, in_fp8=True) == layers + 4 * 320 * 128
+
+
+DOWN = "model.layers.0.mlp.down_proj"
+
+
+def kinds_of(directory: Path, module: str) -> set[str]:
+    names = load_file(directory / "model.safetensors")
+    return {name.rpartition(".")[2] for name in names if name.startswith(module)}
+
+
 @pytest.fixture
 def directory(made_once: dict[str, Made], request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of a quantised Llama that a test may break."""
@@ -337,6 +369,27 @@ def test_one_group_may_be_all_inputs() -> None:
     )
     weight = DequantisedTensors(found, stored, torch.float32).tensor("up.weight", (16, 64))
     assert torch.equal(weight, (values - 128).T * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("scales", "step"),
+    [
+        ({"weight_scale": torch.tensor([0.3])}, 0.3),
+        ({"weight_scale": torch.full((16, 1), 0.3)}, 0.0),
+        ({"weight_scale_inv": torch.tensor([[0.5, 2.0], [1.0, 0.25]])}, 1.0),
+        ({"weight_scale_inv": torch.tensor([[0.5, 2.0], [1.0, 0.3]])}, 0.0),
+        ({}, None),
+    ],
+)
+def test_what_scales_are_powers_of_two_of_is_told(
+    scales: dict[str, Tensor], step: float | None
+) -> None:
+    stored = Memory({f"up.{kind}": tensor for kind, tensor in scales.items()})
+    config = QuantConfig(Packing.FP8, block=(8, 8))
+    found = DequantisedTensors(config, stored, torch.float32).fp8_step("up")
+    assert found == (step if step is None else pytest.approx(step))
+    integers = DequantisedTensors(QuantConfig(Packing.AWQ), stored, torch.float32)
+    assert integers.fp8_step("up") is None
 
 
 class Memory:

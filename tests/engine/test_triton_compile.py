@@ -105,8 +105,9 @@ def gates(dtype: torch.dtype) -> None:
 def products(dtype: torch.dtype) -> None:
     x, bias = torch.zeros((1, 1024), dtype=dtype), torch.zeros(40, dtype=dtype)
     for wide in (False, True):
-        row_product(x, torch.zeros((40, 1024), dtype=dtype), bias, wide)
-        row_product(x[:, :512], torch.zeros((40, 512), dtype=dtype), None, wide)
+        row_product(x, torch.zeros((40, 1024), dtype=dtype), None, bias, wide)
+        row_product(x[:, :512], torch.zeros((40, 512), dtype=dtype), None, None, wide)
+    row_product(x, torch.zeros((40, 1024)).to(torch.float8_e4m3fn), torch.zeros(40), bias, False)
 
 
 def stores(dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""The Triton kernels over a cache in fp8, against the plain twin."""
+"""The Triton kernels over a cache and weights in fp8, against the plain twins."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ import torch
 triton = pytest.importorskip("triton")
 
 from engine.kernels import BatchInput, HeadShape  # noqa: E402
-from engine.kernels.reference import FP8, ReferenceKernels  # noqa: E402
+from engine.kernels.fp8_linear import FP8, Fp8Linear, Fp8Weight  # noqa: E402
+from engine.kernels.reference import ReferenceKernels  # noqa: E402
 from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 
 if not torch.cuda.is_available() and not triton.knobs.runtime.interpret:
@@ -67,3 +68,21 @@ def test_stored_keys_and_values_are_the_twins_and_stop_at_the_largest_value() ->
     ReferenceKernels().store_kv(qkv, heads, rope, batch(), theirs)
     assert torch.equal(ours.float(), theirs.float())
     assert ours.float().abs().max() == 448.0
+
+
+@pytest.mark.parametrize("out_features", [16, 48])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_one_row_times_a_weight_in_fp8_stays_as_it_is(out_features: int, has_bias: bool) -> None:
+    weight = Fp8Weight.of(randn(out_features, 1024, seed=5))
+    bias = randn(out_features, seed=6).bfloat16() if has_bias else None
+    x = randn(1, 1024, seed=7).bfloat16()
+    plain = weight.values.float() * weight.scales.unsqueeze(1)
+    wanted = x.float() @ plain.T + (0.0 if bias is None else bias.float())
+    found = TritonKernels().linear(weight, bias)(x)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), wanted, rtol=1e-2, atol=0.02 * wanted.abs().max().item())
+
+
+def test_more_rows_times_a_weight_in_fp8_are_brought_to_fp8() -> None:
+    weight, x = Fp8Weight.of(randn(32, 64, seed=8)), randn(5, 64, seed=9).bfloat16()
+    assert torch.equal(TritonKernels().linear(weight, None)(x), Fp8Linear(weight, None)(x))

@@ -10,20 +10,20 @@ import torch
 
 pytest.importorskip("triton")
 HERE = Path(__file__).parent
-FILES = [
-    "test_triton_kernels.py",
-    "test_triton_model.py",
-    "test_triton_drawing.py",
-    "test_triton_fp8.py",
-    "test_triton_latent.py",
+FILES = [  # those of a row share a process
+    ("test_triton_kernels.py",),
+    ("test_triton_model.py",),
+    ("test_triton_drawing.py",),
+    ("test_triton_fp8.py", "test_triton_latent.py"),
 ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run compiled here")
-@pytest.mark.parametrize("file", FILES)
-def test_the_kernels_pass_their_tests_in_the_interpreter(file: str) -> None:
+@pytest.mark.parametrize("files", FILES, ids="-".join)
+def test_the_kernels_pass_their_tests_in_the_interpreter(files: tuple[str, ...]) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / file]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += [HERE / file for file in files]
     result = subprocess.run(
         command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=170
     )

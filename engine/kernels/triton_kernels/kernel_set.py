@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
+from engine.kernels.fp8_linear import Fp8Weight
 from engine.kernels.kernel_set import HeadShape, Linear
 from engine.kernels.latent import LatentKernels
 from engine.kernels.triton_kernels.decode_attention import decode_attention
@@ -14,7 +15,7 @@ from engine.kernels.triton_kernels.latent_decode import TritonLatents
 from engine.kernels.triton_kernels.norm import rms_norm
 from engine.kernels.triton_kernels.prefill_attention import prefill_attention
 from engine.kernels.triton_kernels.rope_cache import store_kv
-from engine.kernels.triton_kernels.row_product import RowLinear
+from engine.kernels.triton_kernels.row_product import Fp8RowLinear, RowLinear
 from engine.kernels.triton_kernels.silu import silu_mul
 from engine.kernels.triton_kernels.tile import num_processors
 
@@ -30,7 +31,9 @@ class TritonKernels:
         self.latents: LatentKernels = TritonLatents()
         self._hopper = hopper_support(triton.__version__)
 
-    def linear(self, weight: Tensor, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+        if isinstance(weight, Fp8Weight):
+            return Fp8RowLinear(weight, bias)
         return RowLinear(weight, bias, wide)
 
     def rms_norm(
