@@ -21,6 +21,7 @@ class GatewayConfig:
     that gateways share loads in.
     coalesce_ms: tokens of one answer that come so soon behind others go to the client together.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
+    tls_client_ca: PEM; empty: clients need no certificate, see gateway/client_certificate.py.
     cors_origins: parted by commas, "*" for all; empty: none.
     otlp_endpoint: where spans go, see runtime/tracing.py; trace_share: of requests that bring no
     traceparent.
@@ -47,6 +48,7 @@ class GatewayConfig:
     stall_timeout_s: float = 30.0
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_client_ca: str = ""
     tls_min_version: str = "1.2"
     cors_origins: str = ""
     ignore_unknown_fields: bool = False

@@ -7,6 +7,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.client_certificate import STRANGER
 from gateway.limits import MAX_HEADER_BYTES, Limits
 
 ABORT = "baton.abort"  # the extension of a scope that drops its connection at once
@@ -23,6 +24,7 @@ class Connection(HttpToolsProtocol):
     """
 
     limits = Limits()
+    asks_for_certificate = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -30,9 +32,12 @@ class Connection(HttpToolsProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._tell_gone: Callable[[], None] | None = None
+        self._is_stranger = False  # has no certificate, where one is asked for
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.asks_for_certificate:
+            self._is_stranger = not transport.get_extra_info("peercert")
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -57,6 +62,8 @@ class Connection(HttpToolsProtocol):
             ON_GONE: self.on_gone,  # type: ignore[dict-item]
             WRITE: partial(self.write_chunk, self.scope),  # type: ignore[dict-item]
         }
+        if self._is_stranger:
+            self.scope["extensions"][STRANGER] = {}
         if self._header_timer is None:
             self._await_headers()
 
@@ -155,9 +162,10 @@ class _HeadKept:
         return self._transport.is_closing()
 
 
-def connections_with(limits: Limits) -> type[Connection]:
+def connections_with(limits: Limits, *, asks_for_certificate: bool = False) -> type[Connection]:
     """The class of a server's connections."""
-    return type("LimitedConnection", (Connection,), {"limits": limits})
+    own = {"limits": limits, "asks_for_certificate": asks_for_certificate}
+    return type("LimitedConnection", (Connection,), own)
 
 
 def _answer(status: str, code: str, message: str) -> bytes:

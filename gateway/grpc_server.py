@@ -29,13 +29,16 @@ _log = get_logger("gateway")
 
 @dataclass(frozen=True, slots=True)
 class GrpcAddress:
-    """Where to listen, on a port that is known. certificate: PEM; empty: without TLS."""
+    """Where to listen, on a port that is known. certificate: PEM; empty: without TLS. client_ca:
+    PEM of the authorities whose clients alone are let in; empty: clients need no certificate.
+    """
 
     host: str
     port: int
     certificate: str = ""
     key: str = ""
     shares_port: bool = False  # with other processes of this host
+    client_ca: str = ""
 
 
 class GrpcServer:
@@ -142,4 +145,5 @@ def _bind(server: grpc.aio.Server, address: GrpcAddress) -> int:
 def _credentials(address: GrpcAddress) -> grpc.ServerCredentials:
     certificate = Path(address.certificate).read_bytes()
     key = Path(address.key).read_bytes() if address.key else certificate
-    return grpc.ssl_server_credentials([(key, certificate)])
+    authorities = Path(address.client_ca).read_bytes() if address.client_ca else None
+    return grpc.ssl_server_credentials([(key, certificate)], authorities, authorities is not None)

@@ -13,6 +13,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from gateway.app import DISTRIBUTION, build_app
+from gateway.client_certificate import CertifiedOnly
 from gateway.config import GatewayConfig
 from gateway.connection import connections_with
 from gateway.endpoint import Services
@@ -24,7 +25,7 @@ from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_
 from gateway.prepare import Preparer
 from gateway.tenant_source import following, open_gate, sharing
 from gateway.tenants import TenantFileError
-from gateway.tls import server_context
+from gateway.tls import asks_clients, server_context
 from gateway.tokenizer import PromptEncoder
 from gateway.usage import UsageLog
 from router.config import RouterConfig
@@ -210,7 +211,12 @@ def _grpc_server(config: GatewayConfig, gateway: Gateway) -> GrpcServer | None:
     if not port:
         return None
     address = GrpcAddress(
-        config.host, port, config.tls_certificate, config.tls_key, config.shares_port
+        config.host,
+        port,
+        config.tls_certificate,
+        config.tls_key,
+        config.shares_port,
+        config.tls_client_ca,
     )
     return GrpcServer(address, gateway.services, gateway.preparer, DISTRIBUTION)
 
@@ -223,11 +229,15 @@ async def serve_app(
     drain_s: float,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Serves on a bound socket until `stop`; running streams then have drain_s to end."""
+    """Serves on a bound socket until `stop`; running streams then have drain_s to end.
+
+    tls: as server_context makes it; whether clients need certificates follows from it.
+    """
+    is_mutual = asks_clients(tls)
     server = HttpServer(
         uvicorn.Config(
-            app,
-            http=connections_with(services.limits),
+            CertifiedOnly(app) if is_mutual else app,
+            http=connections_with(services.limits, asks_for_certificate=is_mutual),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -263,7 +273,11 @@ class _ServerLog(logging.Handler):
 def _tls(config: GatewayConfig) -> ssl.SSLContext | None:
     """Raises as server_context."""
     if not config.tls_certificate:
+        if config.tls_client_ca:
+            raise ValueError("tls_client_ca asks for TLS: it needs tls_certificate")
         return None
     if config.tls_min_version == "1.3" and config.grpc_listen_port:
         raise ValueError("tls_min_version 1.3 cannot be had of gRPC: switch it off, grpc_port -1")
-    return server_context(config.tls_certificate, config.tls_key, config.tls_min_version)
+    return server_context(
+        config.tls_certificate, config.tls_key, config.tls_min_version, config.tls_client_ca
+    )

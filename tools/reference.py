@@ -54,6 +54,7 @@ GATEWAY_ERRORS = {
     "header_timeout": (408, "The headers did not come within header_timeout_s."),
     "headers_too_large": (431, "The headers are over 64 KiB."),
     "prompt_too_long": (400, "The prompt is over max_prompt_tokens."),
+    "client_certificate_required": (403, "`tls_client_ca` is set, and no certificate came."),
     "model_not_allowed": (403, "The API key may not use the model."),
     "first_token_timeout": (503, "No token came within first_token_timeout_s."),
     "request_timeout": (504, "The answer took over request_timeout_s."),

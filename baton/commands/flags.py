@@ -82,6 +82,7 @@ HELP: Mapping[str, str] = {
     "usage_log_bytes": "Size at which the usage log is renamed and begun anew.",
     "tls_certificate": "PEM file of the server's certificate and its chain; empty: plain HTTP.",
     "tls_key": "PEM file of the certificate's key; empty: in the certificate's file.",
+    "tls_client_ca": "PEM file of the authorities of clients' certificates; empty: none is asked.",
     "tls_min_version": "Oldest version of TLS that is spoken: 1.2 or 1.3.",
     "gateways": "Gateway processes that share the ports.",
     "group_dir": "Folder where the gateways of one port find each other; set by --processes.",

@@ -104,6 +104,14 @@ def test_a_choice_that_there_is_none_of_is_named(model_path: Path, setting: str)
         assert process.wait(timeout=20) == 1
 
 
+def test_clients_certificates_without_one_of_its_own_are_refused(model_path: Path) -> None:
+    more = "tls_client_ca", "authority.pem"
+    with gateway_process(model_path, 0, "127.0.0.1:1", 0, *more) as process:
+        reason = log_line(process, "the gateway cannot start")["reason"]
+        assert reason == "tls_client_ca asks for TLS: it needs tls_certificate"
+        assert process.wait(timeout=20) == 1
+
+
 async def test_a_drain_lets_running_streams_end_and_takes_no_new_ones(
     start_gateway: Callable[..., Any],
 ) -> None:
