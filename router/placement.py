@@ -76,7 +76,9 @@ def place(
     rest_tokens = facts.surely_uncached_tokens(reader.worker_id)
     if rest_tokens <= local_prefill_max_tokens:
         return _whole(facts, reader, PlacementKind.LOCAL, f"{rest_tokens} tokens to compute")
-    partners = [candidate for candidate in prefill if candidate.group == reader.group]
+    partners = prefill
+    if len(groups) > 1:
+        partners = [candidate for candidate in prefill if candidate.group == reader.group]
     source = policy(facts, Role.PREFILL, partners, rng)
     explanation = f"{_cost(facts, source)} of {len(partners)}; {_cost(facts, reader)} of "
     return Placement(

@@ -175,7 +175,7 @@ class StepPredictor:
         self._costs = None
         work = _work(totals, last)
         if passed_s > 0:
-            prefill_s = float(work[3:] @ self.coefficients()[3:])
+            prefill_s = float(work[3:] @ self.coefficients()[3:]) if work[3] else 0.0
             kept = math.exp(-passed_s / _SHARE_WINDOW_S)
             self._share = self._share * kept + prefill_s / _SHARE_WINDOW_S
         taken_s = totals.step_s - last.step_s

@@ -9,9 +9,11 @@ import random
 import signal
 import socket
 import uuid
+from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
 _OWN_PORTS = range(20_000, 32_000)
+_RARELY = 50_000, 20, 100  # the collector's thresholds
 
 
 def stop_event() -> asyncio.Event:
@@ -39,7 +41,20 @@ def collect_rarely() -> None:
     keeps thousands of streams, tasks and records walks all of them in vain each time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(*_RARELY)
+
+
+@contextlib.contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """The same for as long as the block lasts."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(*_RARELY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -123,7 +123,7 @@ class Batch:
         """`count` steps, each of which gave a token to every decoding leg."""
         num_decodes = len(self.decoding)
         if num_decodes:
-            self.steps.append(self._num_decode_steps + 1, start_s, base_s, slope_s, count)
+            self.steps.append(start_s, base_s, slope_s, count)
             self._num_decode_steps += count
             self.context_tokens += num_decodes * count
             self._grow(num_decodes * count)
@@ -136,7 +136,7 @@ class Batch:
             if self._is_current(entry):
                 self.free(entry[2], self.leave(entry[2]))
                 finished.append(entry[2])
-        if finished:
+        if finished and self.steps.is_long:
             starts = (leg.start_step for leg in self.decoding.values())
             self.steps.forget_before(min(min(starts, default=_FOREVER), self._num_decode_steps))
         return finished

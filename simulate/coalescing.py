@@ -22,9 +22,11 @@ class Pauses:
             self._since_s.append(now_s)
             self._pauses_s.append(pause_s)
 
+    def since(self, at_s: float) -> float | None:
+        """The pause that all have had from that time on; None: it has changed."""
+        return self._pauses_s[-1] if at_s >= self._since_s[-1] else None
+
     def at(self, at_s: float) -> float:
-        if at_s >= self._since_s[-1]:
-            return self._pauses_s[-1]
         return self._pauses_s[bisect_right(self._since_s, at_s) - 1]
 
 
@@ -37,10 +39,15 @@ def event_times(times_s: Floats, pauses: Pauses) -> Floats:
     if len(times_s) < 3:
         return times_s
     ready_s: list[float] = times_s.tolist()
-    end_s, until_s, told_s, place = ready_s[-1], ready_s[0], [], 0
-    while (at_s := max(ready_s[place], until_s)) < end_s:
+    end_s, at_s, told_s, place = ready_s[-1], ready_s[0], [], 0
+    pause_s = pauses.since(at_s)
+    while at_s < end_s:
         told_s.append(at_s)
-        until_s = at_s + pauses.at(at_s)
+        until_s = at_s + (pauses.at(at_s) if pause_s is None else pause_s)
         while ready_s[place] <= at_s:
             place += 1
-    return np.array([*told_s, end_s])
+        at_s = ready_s[place]
+        if at_s < until_s:
+            at_s = until_s
+    told_s.append(end_s)
+    return np.array(told_s)

@@ -129,4 +129,6 @@ class Intake:
 
     def _end(self, failure: str, leg: Leg) -> None:
         if self._pulling.pop(leg.leg_id, None) is not None:
+            assert leg.source is not None
+            leg.source.forget_reader()
             self._on_end(leg, failure)

@@ -74,6 +74,10 @@ class Leg:
         )
         return np.concatenate(parts) if parts else np.empty(0)
 
+    def forget_reader(self) -> None:
+        """Its pull has ended. Whoever is done with a leg leaves no cycle for the collector."""
+        self.on_complete = self.on_lost = self.on_frozen = None
+
     @property
     def num_blocks(self) -> int:
         """Blocks of all known tokens."""

@@ -16,6 +16,7 @@ from router.predictor import StepPredictor
 from router.relay import event_pause_s
 from router.router import Router
 from router.stream import StreamOwner
+from runtime.lifecycle import collecting_rarely
 from runtime.metrics import Metrics
 from simulate.arrivals import Turns
 from simulate.batch import WorkerLimits
@@ -256,6 +257,7 @@ def simulate(
     A request that is too long for a worker is refused, and counts as an error.
     """
     simulation = Simulation(spec, workload, on_progress, controllers, metrics)
-    outcome = simulation.run()
+    with collecting_rarely():
+        outcome = simulation.run()
     simulation.check_integrity()
     return outcome

@@ -1,11 +1,12 @@
-"""When a worker's decode steps ended, kept as stretches of evenly changing steps."""
+"""When a worker's decode steps ended: stretches of evenly changing steps."""
 
-from bisect import bisect_right
+from array import array
 
 import numpy as np
 import numpy.typing as npt
 
 _TRIM_ABOVE = 4096
+_MANY = 32  # steps from which numpy is faster than a loop
 
 
 def stretch_end_s(start_s: float, base_s: float, slope_s: float, count: int) -> float:
@@ -30,32 +31,42 @@ def steps_begun(start_s: float, base_s: float, slope_s: float, at_s: float) -> i
 
 
 class StepLog:
-    """Appends stretches of steps; gives the end of every step from one number to another."""
+    """Appends stretches of steps, numbered from 1; gives the ends of those that are still asked for.
+
+    All sequences of a batch ask for the same steps, so each end is worked out once.
+    """
 
     def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._stretches: list[tuple[float, float, float, int]] = []
+        self._ends_s = array("d")
+        self._first = 1  # number of the first that is kept
 
-    def append(self, first: int, start_s: float, base_s: float, slope_s: float, count: int) -> None:
-        self._firsts.append(first)
-        self._stretches.append((start_s, base_s, slope_s, count))
+    def __len__(self) -> int:
+        return len(self._ends_s)
+
+    @property
+    def is_long(self) -> bool:
+        """It is time to forget."""
+        return len(self._ends_s) > _TRIM_ABOVE
+
+    def append(self, start_s: float, base_s: float, slope_s: float, count: int) -> None:
+        """As stretch_end_s has it."""
+        if count < _MANY:
+            for j in range(1, count + 1):
+                self._ends_s.append(start_s + j * base_s + slope_s * (j * (j - 1) / 2))
+        else:
+            steps = np.arange(1, count + 1, dtype=np.float64)
+            ends_s = start_s + steps * base_s + slope_s * (steps * (steps - 1) / 2)
+            self._ends_s.frombytes(ends_s.tobytes())
 
     def ends_s(self, first: int, last: int) -> npt.NDArray[np.float64]:
         """When the steps first .. last ended, both included.  # [last - first + 1]"""
-        index = bisect_right(self._firsts, first) - 1
-        parts = []
-        while index < len(self._firsts) and self._firsts[index] <= last:
-            begin = self._firsts[index]
-            start_s, base_s, slope_s, count = self._stretches[index]
-            low, high = max(first, begin) - begin + 1, min(last, begin + count - 1) - begin + 1
-            j = np.arange(low, high + 1, dtype=np.float64)
-            parts.append(start_s + j * base_s + slope_s * (j * (j - 1) / 2))
-            index += 1
-        return np.concatenate(parts) if parts else np.empty(0)
+        if last < first:
+            return np.empty(0)
+        part = self._ends_s[first - self._first : last - self._first + 1]
+        return np.frombuffer(part)
 
     def forget_before(self, first: int) -> None:
-        """Steps before that number are not asked for again; does something now and then only."""
-        if len(self._firsts) < _TRIM_ABOVE:
-            return
-        index = max(0, bisect_right(self._firsts, first) - 1)
-        del self._firsts[:index], self._stretches[:index]
+        """Steps before that number are not asked for again."""
+        num_gone = max(0, first - self._first)
+        del self._ends_s[:num_gone]
+        self._first += num_gone

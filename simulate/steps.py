@@ -7,7 +7,7 @@ from simulate.batch import Batch
 from simulate.chunk import Chunk
 from simulate.event_loop import EventLoop
 from simulate.stretch import Stretch
-from simulate.totals import add_stretch
+from simulate.totals import RunningTotals
 from wire.messages import StepTotals
 
 
@@ -33,8 +33,7 @@ class Steps:
         self._batch = batch
         self._loop = loop
         self._on_end = on_end
-        self._num_steps = 0
-        self._totals = StepTotals()
+        self._totals = RunningTotals()
         self._stretch: Stretch | None = None
         self._version = 0
 
@@ -92,10 +91,10 @@ class Steps:
         """
         stretch = self._stretch
         done = 0 if stretch is None else stretch.num_done(self._loop.now())
-        totals = self._totals
-        if stretch is not None and done:
-            totals = self._totals_after(stretch, done)
-        return self._num_steps + done, totals, done
+        seconds = 0.0 if stretch is None else stretch.taken_s(done)
+        batch = self._batch
+        totals = self._totals.after(seconds, done, len(batch.decoding), batch.context_tokens)
+        return totals.num_steps, totals, done
 
     def num_layers_done(self, done: int) -> int:
         """Of the step under way, behind `done` steps of its run."""
@@ -129,18 +128,9 @@ class Steps:
 
     def _count(self, stretch: Stretch) -> None:
         """All steps of the stretch are done."""
-        count = stretch.count
-        self._totals = self._totals_after(stretch, count)
-        self.busy_s += stretch.taken_s(count)
-        self._num_steps += count
-        self._batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
-
-    def _totals_after(self, stretch: Stretch, count: int) -> StepTotals:
-        return add_stretch(
-            self._totals,
-            seconds=stretch.taken_s(count),
-            count=count,
-            num_decodes=len(self._batch.decoding),
-            context_tokens=self._batch.context_tokens,
-            chunks=stretch.chunks,
+        batch, count, taken_s = self._batch, stretch.count, stretch.taken_s(stretch.count)
+        self._totals.add(
+            taken_s, count, len(batch.decoding), batch.context_tokens, stretch.chunks
         )
+        self.busy_s += taken_s
+        batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)

@@ -267,6 +267,7 @@ class ModelledWorker:
         self._listener.tokens_came(leg, is_last=leg.num_left == 0)
 
     def _release(self, leg: Leg) -> None:
+        leg.release = None
         if self._batch.held.pop(leg.leg_id, None) is not None:
             del self._legs[leg.leg_id]
             self._batch.free(leg)

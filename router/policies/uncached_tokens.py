@@ -29,9 +29,9 @@ def uncached_tokens(
         costs = [own(worker.worker_id, whole) + worker.waiting_tokens for worker in candidates]
     else:
         costs = [
-            (own(worker.worker_id, whole) + worker.waiting_tokens + _SEQUENCE_TOKENS)
+            ((need := own(worker.worker_id, whole)) + worker.waiting_tokens + _SEQUENCE_TOKENS)
             * (worker.num_seqs + 1)
-            + _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < own(worker.worker_id, whole))
+            + _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < need)
             for worker in candidates
         ]
     return cheapest(candidates, costs, rng)
