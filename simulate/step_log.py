@@ -31,7 +31,7 @@ def steps_begun(start_s: float, base_s: float, slope_s: float, at_s: float) -> i
 
 
 class StepLog:
-    """Appends stretches of steps, numbered from 1; gives the ends of those that are still asked for.
+    """Appends stretches of steps, numbered from 1; gives the ends of those still asked for.
 
     All sequences of a batch ask for the same steps, so each end is worked out once.
     """

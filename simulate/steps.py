@@ -129,8 +129,6 @@ class Steps:
     def _count(self, stretch: Stretch) -> None:
         """All steps of the stretch are done."""
         batch, count, taken_s = self._batch, stretch.count, stretch.taken_s(stretch.count)
-        self._totals.add(
-            taken_s, count, len(batch.decoding), batch.context_tokens, stretch.chunks
-        )
+        self._totals.add(taken_s, count, len(batch.decoding), batch.context_tokens, stretch.chunks)
         self.busy_s += taken_s
         batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
