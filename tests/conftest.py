@@ -9,8 +9,15 @@ import psutil
 import pytest
 import redis
 import structlog
+from hypothesis import HealthCheck, settings
 
 from runtime.lifecycle import free_port
+
+# A busy machine is no defect.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

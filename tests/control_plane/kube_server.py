@@ -91,6 +91,11 @@ class KubeServer:
             self.pods[name]["metadata"]["creationTimestamp"] = _stamp(created)
             self._changed("MODIFIED", self.pods[name])
 
+    @property
+    def num_watches(self) -> int:
+        with self.lock:
+            return len(self._watchers)
+
     def end_watches(self, code: int = 0) -> None:
         """Ends every watch; with a code, by an ERROR event of it."""
         with self.lock:

@@ -82,7 +82,7 @@ async def actuator(kube: KubeServer, fence: Fence) -> AsyncIterator[KubernetesAc
 
 
 async def until(wanted: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not wanted():
             await asyncio.sleep(0.01)
 
@@ -95,7 +95,7 @@ async def count(actuator: KubernetesActuator, role: Role) -> tuple[int, int, int
 async def until_counted(
     actuator: KubernetesActuator, role: Role, wanted: tuple[int, int, int, int]
 ) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await count(actuator, role) != wanted:
             await asyncio.sleep(0.01)
 
@@ -194,7 +194,7 @@ async def test_an_expired_watch_begins_again_with_a_list(
     kube: KubeServer, actuator: KubernetesActuator
 ):
     watched = actuator._watches[DECODE]
-    await until(lambda: len(watched.pods()) == 3)
+    await until(lambda: len(watched.pods()) == 3 and kube.num_watches == 2)
     lists = watched.num_lists
     kube.end_watches(code=410)
     await until(lambda: watched.num_lists > lists)
@@ -206,7 +206,7 @@ async def test_while_the_server_is_silent_the_pods_known_last_stay(
     kube: KubeServer, actuator: KubernetesActuator
 ):
     watched = actuator._watches[DECODE]
-    await until(lambda: len(watched.pods()) == 3)
+    await until(lambda: len(watched.pods()) == 3 and kube.num_watches == 2)
     kube.faults.extend([("GET /api/v1/namespaces/serving/pods", 500, "etcd is gone")] * 4)
     kube.end_watches()
     await until(lambda: watched.trouble)

@@ -39,7 +39,7 @@ def configs(draw: st.DrawFn) -> PlannerConfig:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(configs(), st.lists(st.tuples(loads, st.integers(1, 8)), min_size=1, max_size=5))
 def test_never_below_minimum_and_never_over_budget(
     config: PlannerConfig, phases: list[tuple[object, int]]
@@ -57,7 +57,7 @@ def test_never_below_minimum_and_never_over_budget(
             assert desired.prefill >= config.min_prefill and desired.decode >= config.min_decode
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 6), st.integers(0, 6), ratios, st.booleans())
 def test_no_action_without_data(
     num_prefill: int, num_decode: int, ratio: float | None, is_stale: bool
@@ -73,7 +73,7 @@ def test_no_action_without_data(
         assert planner.on_tick(observation).holds
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(loads, st.floats(1, 5), st.integers(1, 12), st.integers(1, 12))
 def test_more_of_the_same_load_never_asks_for_less(
     load: object, factor: float, num_prefill: int, num_decode: int
@@ -87,7 +87,7 @@ def test_more_of_the_same_load_never_asks_for_less(
     assert more_decision.desired.decode >= less_decision.desired.decode
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(loads, st.integers(1, 24), st.integers(1, 24))
 def test_flips_in_flight_stay_within_one_in_eight(
     load: object, num_prefill: int, num_decode: int
@@ -101,7 +101,7 @@ def test_flips_in_flight_stay_within_one_in_eight(
         assert flips <= max(1, (num_prefill + num_decode) // 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(loads, st.integers(1, 8), st.integers(1, 8))
 def test_a_decision_names_only_workers_that_are_there(
     load: object, num_prefill: int, num_decode: int

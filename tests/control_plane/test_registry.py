@@ -231,5 +231,5 @@ class RegistryAgainstAModel(RuleBasedStateMachine):
         self.version = self.registry.snapshot.version
 
 
-RegistryAgainstAModel.TestCase.settings = settings(max_examples=60, deadline=None)
+RegistryAgainstAModel.TestCase.settings = settings(max_examples=60)
 TestRegistryAgainstAModel = RegistryAgainstAModel.TestCase

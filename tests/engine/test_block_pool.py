@@ -142,7 +142,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(snapshot.stored) == len(self.mirror)
 
 
-PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestPoolMachine = PoolMachine.TestCase
 
 

@@ -307,7 +307,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert load.waiting_tokens == 0
 
 
-EngineMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+EngineMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30)
 TestEngineMachine = EngineMachine.TestCase
 
 

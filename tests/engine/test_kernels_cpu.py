@@ -18,7 +18,7 @@ from engine.kernels.reference import ReferenceKernels
 BLOCK = 16
 REFERENCE = ReferenceKernels()
 DTYPES = (torch.float32, torch.bfloat16)
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_no_rows_give_no_tokens() -> None:
     assert sample(torch.empty(0, 100), []) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     vocab=st.integers(2, 700),
     top_k=st.integers(0, 40),
@@ -196,7 +196,7 @@ def test_a_ban_holds_for_greedy_rows_too() -> None:
     assert tokens == logits.argmax(-1).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompt=st.lists(st.integers(0, 29), max_size=20),
     outputs=st.lists(st.integers(0, 29), max_size=20),

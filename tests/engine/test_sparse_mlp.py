@@ -42,7 +42,7 @@ def one_by_one(mlp: SparseMlp, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     num_tokens=st.integers(0, 20),
     num_experts=st.integers(1, 9),

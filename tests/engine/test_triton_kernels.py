@@ -209,7 +209,6 @@ def test_decode_splits_along_the_keys_give_the_same_output(
 
 @settings(
     max_examples=2 if INTERPRETED else 8,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

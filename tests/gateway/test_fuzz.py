@@ -94,7 +94,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=150)
+@settings(suppress_health_check=list(HealthCheck), max_examples=150)
 @given(
     path=st.sampled_from([CHAT, TEXT]),
     fields=st.dictionaries(FIELDS, JSON, max_size=4),
@@ -113,7 +113,7 @@ async def test_no_json_body_gives_a_500(
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=100)
+@settings(suppress_health_check=list(HealthCheck), max_examples=100)
 @given(
     body=st.binary(max_size=60)
     | st.text(max_size=60).map(lambda text: text.encode(errors="replace"))

@@ -173,7 +173,7 @@ PIECES = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     text=PIECES,
     cuts=st.lists(st.integers(0, 500), max_size=8),

@@ -105,7 +105,7 @@ FAST = {name: fast_encoder(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=st.lists(TEXTS, max_size=3), special=st.booleans())
 def test_what_is_used_gives_the_tokens_of_the_reference(
     name: str, texts: list[str], special: bool

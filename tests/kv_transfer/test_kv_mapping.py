@@ -56,7 +56,7 @@ def rows(layout, blocks, num_tokens):
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pulls())
 def test_every_row_that_both_sides_hold_moves_once_to_its_place(pull):
     source, source_blocks, target, target_blocks, num_tokens, skip = pull
@@ -80,7 +80,7 @@ def test_every_row_that_both_sides_hold_moves_once_to_its_place(pull):
     assert set(mapping.heads) == set(source.kv_heads) & set(target.kv_heads)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pulls(), st.data())
 def test_both_sides_walk_a_piece_in_the_same_order(pull, data):
     source, source_blocks, target, target_blocks, num_tokens, skip = pull
@@ -107,7 +107,7 @@ def test_both_sides_walk_a_piece_in_the_same_order(pull, data):
     assert np.array_equal(streamed, copied)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pulls())
 def test_extents_are_as_few_as_their_bytes_allow(pull):
     source, source_blocks, target, target_blocks, num_tokens, skip = pull
@@ -125,7 +125,7 @@ def test_extents_are_as_few_as_their_bytes_allow(pull):
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pulls())
 def test_a_regions_extents_are_the_walk_over_a_piece_of_one(pull):
     source, source_blocks, target, _, num_tokens, skip = pull

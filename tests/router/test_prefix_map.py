@@ -107,7 +107,7 @@ class PrefixMapMachine(RuleBasedStateMachine):
 
 TestPrefixMapAgainstModel = PrefixMapMachine.TestCase
 TestPrefixMapAgainstModel.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
+    max_examples=60, stateful_step_count=40
 )
 
 

@@ -88,7 +88,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ARRIVALS)
 def test_a_worker_gives_tokens_when_the_engine_does(drawn):
     requests = sorted((0.003777 * at + 1e-5 * i, n, m) for i, (at, n, m) in enumerate(drawn))

@@ -38,7 +38,7 @@ def mailbox_times(times_s, pauses):
     return [at_s for at_s, items in told]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(1e-4, 0.012), min_size=1, max_size=60),
     st.lists(st.tuples(st.floats(0, 0.1), st.floats(1e-4, 0.02)), max_size=6),

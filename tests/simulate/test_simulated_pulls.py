@@ -119,7 +119,7 @@ GROUPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(GROUPS, st.sampled_from([150, 400, 1 << 16]), st.integers(0, 3))
 def test_with_pulls_every_request_ends_once_and_every_block_is_returned(drawn, blocks, seed):
     requests = [

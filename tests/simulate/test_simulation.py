@@ -102,7 +102,7 @@ REQUESTS = st.lists(
 ).map(sorted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     REQUESTS,
     st.sampled_from(["0:1", "0:3", "1:1", "2:2", "2:0"]),
