@@ -76,9 +76,9 @@ class ModelConfig:
         """Weights of the linear layers and the token table; norms and biases are left out."""
         return self._layer_parameters() + self._table_parameters()
 
-    def weights_bytes(self, dtype: torch.dtype, in_fp8: bool = False) -> int:
-        """What these weights take in that dtype, the layers' in fp8 where they are kept so."""
-        layers = self._layer_parameters() * (1 if in_fp8 else dtype.itemsize)
+    def weights_bytes(self, dtype: torch.dtype, bits: int | None = None) -> int:
+        """What these weights take in that dtype, or the layers' in so many bits."""
+        layers = self._layer_parameters() * (bits or 8 * dtype.itemsize) // 8
         return layers + self._table_parameters() * dtype.itemsize
 
     def experts_of(self, layer: int) -> MoeConfig | None:

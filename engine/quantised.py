@@ -2,36 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from engine.errors import ModelError
+from engine.integer_weights import read_integers
+from engine.kernels.int4_linear import Int4Weight
 from engine.quant_config import Packing, QuantConfig
+from engine.quantised_parts import Parts, Shape, StoredTensors
 
-WORD_BITS = 32
-PLAIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
-AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # which four bits of a word hold each of its eight outputs
+INT4_BITS = 4
 SCALES = ("weight_scale_inv", "weight_scale")  # both are multiplied with the values
-Shape = tuple[int, ...]
-
-
-class StoredTensors(Protocol):
-    """The tensors of a checkpoint as they are stored."""
-
-    @property
-    def index(self) -> Path:
-        """What a tensor that is wrong is blamed on."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def stored(self, name: str) -> Tensor:
-        """The tensor of that name in its own dtype and shape. Raises ModelError."""
-
-    def tensor(self, name: str, shape: Shape) -> Tensor:
-        """The floating-point tensor of that name and shape. Raises ModelError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +26,25 @@ class DequantisedTensors:
     config: QuantConfig
     source: StoredTensors
     dtype: torch.dtype
+    keeps_int4: bool = False
 
     def tensor(self, name: str, shape: Shape) -> Tensor:
         """As the source's. Raises ModelError, naming the tensor, for parts that do not fit."""
         module, _, kind = name.rpartition(".")
         if kind == "weight":
-            found = _READERS[self.config.packing](_Parts(self.config, self.source, module), shape)
+            found = _READERS[self.config.packing](Parts(self.config, self.source, module), shape)
             if found is not None:
                 return found.to(self.dtype)
         return self.source.tensor(name, shape)
+
+    def int4(self, module: str, shape: Shape) -> Int4Weight | None:
+        """That module's weight as it is stored, where it is int4 and to be kept so."""
+        if not self.keeps_int4 or self.config.bits != INT4_BITS:
+            return None
+        found = read_integers(Parts(self.config, self.source, module), shape)
+        if found is None:
+            return None
+        return Int4Weight.of(found.values, found.zeros, found.scales, found.group_of)
 
     def fp8_step(self, module: str) -> float | None:
         """What that module's scales are powers of two of, where its weight is in fp8: a scale that
@@ -68,47 +59,7 @@ class DequantisedTensors:
         return 1.0 if bool((mantissas == 0.5).all()) else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The tensors of one linear layer."""
-
-    config: QuantConfig
-    source: StoredTensors
-    module: str
-
-    def has(self, kind: str) -> bool:
-        return f"{self.module}.{kind}" in self.source
-
-    def part(self, kind: str, shape: Shape, dtype: torch.dtype | None = None) -> Tensor:
-        """Raises ModelError for another shape or dtype."""
-        found = self.source.stored(f"{self.module}.{kind}")
-        if tuple(found.shape) != shape:
-            raise self.wrong(kind, f"has shape {tuple(found.shape)}, not {shape}")
-        if dtype is not None and found.dtype != dtype:
-            raise self.wrong(kind, f"has dtype {found.dtype}, not {dtype}")
-        return found
-
-    def wrong(self, kind: str, reason: str) -> ModelError:
-        return ModelError(self.source.index, f"tensor '{self.module}.{kind}' {reason}")
-
-    def num_groups(self, in_features: int) -> int:
-        return -(-in_features // (self.config.group_size or in_features))
-
-    def zero_points(self, shape: Shape, order: tuple[int, ...]) -> Tensor:
-        """[groups, out_features], as the integers they are compared with."""
-        bits = self.config.bits
-        words = self.part("qzeros", (shape[0], shape[1] * bits // WORD_BITS), torch.int32)
-        zeros = unpack(words, bits, order).flatten(1) + self.config.zero_offset
-        return zeros & ((1 << bits) - 1)
-
-
-def unpack(words: Tensor, bits: int, order: tuple[int, ...] = PLAIN_ORDER) -> Tensor:
-    """The unsigned integers of each word, in that order: int32 [...] -> [..., 32 / bits]."""
-    shifts = torch.tensor(order[: WORD_BITS // bits], dtype=torch.int32) * bits
-    return (words.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
-
-
-def _fp8(parts: _Parts, shape: Shape) -> Tensor | None:
+def _fp8(parts: Parts, shape: Shape) -> Tensor | None:
     kind = next((name for name in SCALES if parts.has(name)), None)
     if kind is None:
         return None
@@ -127,43 +78,13 @@ def _fp8(parts: _Parts, shape: Shape) -> Tensor | None:
     return values * scales.view(-1, 1)
 
 
-def _awq(parts: _Parts, shape: Shape) -> Tensor | None:
-    """AutoAWQ's "gemm" packing."""
-    if not parts.has("qweight"):
-        return None
-    (outputs, inputs), bits = shape, parts.config.bits
-    groups = parts.num_groups(inputs)
-    words = parts.part("qweight", (inputs, outputs * bits // WORD_BITS), torch.int32)
-    values = unpack(words, bits, AWQ_ORDER).flatten(1)  # [in_features, out_features]
-    group_of = torch.arange(inputs) // -(-inputs // groups)
-    return _scaled(parts, values, group_of, parts.zero_points((groups, outputs), AWQ_ORDER))
+def _integers(parts: Parts, shape: Shape) -> Tensor | None:
+    found = read_integers(parts, shape)
+    return None if found is None else found.weight()
 
 
-def _gptq(parts: _Parts, shape: Shape) -> Tensor | None:
-    """AutoGPTQ's packing; a checkpoint may give each input a group of its own choice."""
-    if not parts.has("qweight"):
-        return None
-    (outputs, inputs), bits = shape, parts.config.bits
-    groups = parts.num_groups(inputs)
-    words = parts.part("qweight", (inputs * bits // WORD_BITS, outputs), torch.int32)
-    values = unpack(words, bits).transpose(1, 2).flatten(0, 1)  # [in_features, out_features]
-    group_of = torch.arange(inputs) // (parts.config.group_size or inputs)
-    if parts.has("g_idx"):
-        group_of = parts.part("g_idx", (inputs,), torch.int32).long()
-        if int(group_of.min()) < 0 or int(group_of.max()) >= groups:
-            raise parts.wrong("g_idx", f"names groups outside 0..{groups - 1}")
-    return _scaled(parts, values, group_of, parts.zero_points((groups, outputs), PLAIN_ORDER))
-
-
-def _scaled(parts: _Parts, values: Tensor, group_of: Tensor, zeros: Tensor) -> Tensor:
-    """values [in_features, out_features] less their group's zero points, times its scales, as a
-    weight [out_features, in_features]."""
-    scales = parts.part("scales", tuple(zeros.shape)).float()
-    return ((values - zeros[group_of]).float() * scales[group_of]).T.contiguous()
-
-
-_READERS: Mapping[Packing, Callable[[_Parts, Shape], Tensor | None]] = {
+_READERS: Mapping[Packing, Callable[[Parts, Shape], Tensor | None]] = {
     Packing.FP8: _fp8,
-    Packing.AWQ: _awq,
-    Packing.GPTQ: _gptq,
+    Packing.AWQ: _integers,
+    Packing.GPTQ: _integers,
 }

@@ -13,6 +13,7 @@ from engine.config import ModelConfig
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
 from engine.kernels.fp8_linear import multiplies_fp8
+from engine.kernels.int4_linear import keeps_int4
 from engine.kv_scaling import ScaledHeads
 from engine.models.build import build_model
 from engine.models.model import Model
@@ -22,6 +23,7 @@ from engine.quantised import DequantisedTensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+FP8_BITS, INT4 = 8, 4
 MIN_FLOAT_BYTES = 2  # a narrower one has scales beside it
 
 
@@ -44,10 +46,10 @@ def load(
     source: TensorSource
     source = checkpoint = Checkpoint.open(Path(path))
     if config.quantisation is not None:
-        keeps = keeps_fp8(config, device)
-        wide = torch.float32 if keeps else dtype
-        source = plain = DequantisedTensors(config.quantisation, checkpoint, wide)
-        in_fp8 = plain.fp8_step if keeps else None
+        bits = kept_bits(config, device)
+        in_float = torch.float32 if bits else dtype
+        source = plain = DequantisedTensors(config.quantisation, checkpoint, in_float, bits == INT4)
+        in_fp8 = plain.fp8_step if bits == FP8_BITS else None
     if fp8_kv and config.latent is not None:
         raise ModelError(Path(path), "a latent cache cannot be kept in fp8")
     if fp8_kv:
@@ -55,10 +57,14 @@ def load(
     return build_model(config, source, dtype, device, kernels, in_fp8)
 
 
-def keeps_fp8(config: ModelConfig, device: torch.device) -> bool:
-    """Whether the checkpoint's weights in fp8 stay so on that device."""
+def kept_bits(config: ModelConfig, device: torch.device) -> int | None:
+    """The bits of a checkpoint's quantised weights that stay as they are on that device."""
     found = config.quantisation
-    return found is not None and found.packing is Packing.FP8 and multiplies_fp8(device)
+    if found is None:
+        return None
+    if found.packing is Packing.FP8:
+        return FP8_BITS if multiplies_fp8(device) else None
+    return INT4 if found.bits == INT4 and keeps_int4(device) else None
 
 
 def random_model(

@@ -22,7 +22,7 @@ from engine.kv_scaling import SCALING
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.models import Model
 from engine.options import EngineConfig
-from engine.weights import keeps_fp8, load
+from engine.weights import kept_bits, load
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -161,7 +161,7 @@ def _load(config: WorkerConfig, draft: Draft | None) -> tuple[MemoryPlan, Forwar
         kv_layout(model_config, kv_dtype, num_blocks=1),
         parse_bytes(config.kv_memory),
         min(limit, model_config.max_position_embeddings),
-        weights_bytes=model_config.weights_bytes(dtype, keeps_fp8(model_config, device)),
+        weights_bytes=model_config.weights_bytes(dtype, kept_bits(model_config, device)),
         workspace_bytes=step_workspace_bytes(
             vocab_size=model_config.vocab_size,
             widest_row=2 * model_config.intermediate_size,

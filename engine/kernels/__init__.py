@@ -2,6 +2,6 @@
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.choose import kernel_set
-from engine.kernels.kernel_set import HeadShape, KernelSet, Linear
+from engine.kernels.kernel_set import HeadShape, KernelSet, Linear, Weight
 
-__all__ = ["BatchInput", "HeadShape", "KernelSet", "Linear", "kernel_set"]
+__all__ = ["BatchInput", "HeadShape", "KernelSet", "Linear", "Weight", "kernel_set"]

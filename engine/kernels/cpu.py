@@ -6,9 +6,8 @@ from torch import Tensor
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.cpu_library import load_operators
 from engine.kernels.cpu_linear import cpu_linear
-from engine.kernels.fp8_linear import Fp8Weight
 from engine.kernels.huge_pages import huge_empty
-from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.kernel_set import HeadShape, Linear, Weight
 from engine.kernels.latent import LatentKernels
 from engine.kernels.reference import ReferenceKernels
 
@@ -27,8 +26,8 @@ class CpuKernels:
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._checked: BatchInput | None = None  # the step whose indices are known to be right
 
-    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
-        if isinstance(weight, Fp8Weight):
+    def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+        if not isinstance(weight, Tensor):
             return self._reference.linear(weight, bias)
         return cpu_linear(self._library, weight, bias, wide)
 

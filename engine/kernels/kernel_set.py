@@ -7,7 +7,10 @@ from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.fp8_linear import Fp8Weight
+from engine.kernels.int4_linear import Int4Weight
 from engine.kernels.latent import LatentKernels
+
+Weight = Tensor | Fp8Weight | Int4Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,11 @@ class KernelSet(Protocol):
 
     latents: LatentKernels  # for a cache of latents, in the place of store_kv and attention
 
-    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
         """Lay out a weight [out_features, in_features]; the caller drops its own reference.
 
-        Results are in the weight's dtype, or in float32 when `wide`. A weight in fp8 is never
-        wide and gives results in its input's dtype.
+        Results are in the weight's dtype, or in float32 when `wide`. One in fp8 or int4 is
+        never wide and gives results in its input's dtype.
         """
 
     def rms_norm(

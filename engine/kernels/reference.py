@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.fp8_linear import FP8, FP8_LARGEST, Fp8Linear, Fp8Weight
-from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.int4_linear import Int4Linear, Int4Weight
+from engine.kernels.kernel_set import HeadShape, Linear, Weight
 from engine.kernels.latent import LatentKernels, ReferenceLatents
 from engine.kernels.rotary import rotate
 
@@ -39,9 +40,11 @@ class ReferenceKernels:
     def __init__(self) -> None:
         self.latents: LatentKernels = ReferenceLatents()
 
-    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
         if isinstance(weight, Fp8Weight):
             return Fp8Linear(weight, bias)
+        if isinstance(weight, Int4Weight):
+            return Int4Linear(weight, bias)
         return PlainLinear(weight, bias, wide)
 
     def rms_norm(

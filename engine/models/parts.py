@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels import KernelSet, Linear
+from engine.kernels import KernelSet, Linear, Weight
 from engine.kernels.fp8_linear import Fp8Weight, fits_fp8
 from engine.kernels.huge_pages import huge_empty
+from engine.kernels.int4_linear import Int4Weight, stack_int4
 
 
 class TensorSource(Protocol):
@@ -18,6 +19,15 @@ class TensorSource(Protocol):
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name and shape. Raises ModelError when there is none."""
+
+
+@runtime_checkable
+class Int4Source(Protocol):
+    """A source that may hold weights in int4 for a device that keeps them so. One that slices or
+    scales another's tensors is none, and gives plain ones."""
+
+    def int4(self, module: str, shape: tuple[int, ...]) -> Int4Weight | None:
+        """That module's weight; None where it is not in int4. Raises ModelError."""
 
 
 Fp8Steps = Callable[[str], float | None]
@@ -57,26 +67,48 @@ class PartBuilder:
         """Fuse the projections `prefix.part` of these output sizes into one weight, its rows in
         that order."""
         names = [f"{prefix}.{part}" for part in parts]
-        weights = [
-            self.source.tensor(f"{name}.weight", (size, in_features))
-            for name, size in zip(names, sizes, strict=True)
-        ]
-        fused = stack(weights) if len(weights) > 1 else weights[0]
         biases = [
             self.vector(f"{name}.bias", size)
             for name, size in zip(names, sizes, strict=True)
             if bias
         ]
         joined = torch.cat(biases) if biases else None
-        if rows is not None:
-            fused = fused[rows]
-            joined = None if joined is None else joined[rows.to(self.device)]
+        if rows is not None and joined is not None:
+            joined = joined[rows.to(self.device)]
+        return self.kernels.linear(self._weight(names, sizes, in_features, rows), joined)
+
+    def _weight(
+        self, names: Sequence[str], sizes: Sequence[int], in_features: int, rows: Tensor | None
+    ) -> Weight:
+        """In the form that the device keeps it in."""
+        int4 = self._int4(names, sizes, in_features)
+        if int4 is not None:
+            return (int4 if rows is None else int4.rows(rows)).to(self.device)
+        weights = [
+            self.source.tensor(f"{name}.weight", (size, in_features))
+            for name, size in zip(names, sizes, strict=True)
+        ]
+        fused = stack(weights) if len(weights) > 1 else weights[0]
         steps = self._fp8_steps(names, sizes)
+        if rows is not None:
+            fused, steps = fused[rows], None if steps is None else steps[rows]
         if steps is not None and fits_fp8(fused):
-            steps = steps if rows is None else steps[rows]
-            kept = Fp8Weight.of(fused.to(self.device), steps.to(self.device))
-            return self.kernels.linear(kept, joined)
-        return self.kernels.linear(fused.to(self.device, self.dtype), joined)
+            return Fp8Weight.of(fused.to(self.device), steps.to(self.device))
+        return fused.to(self.device, self.dtype)
+
+    def _int4(
+        self, names: Sequence[str], sizes: Sequence[int], in_features: int
+    ) -> Int4Weight | None:
+        """Of these modules together; None when one of them is not kept in int4."""
+        source = self.source
+        if not isinstance(source, Int4Source):
+            return None
+        return stack_int4(
+            [
+                source.int4(name, (size, in_features))
+                for name, size in zip(names, sizes, strict=True)
+            ]
+        )
 
     def _fp8_steps(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor | None:
         """Of each output of these modules; None when one of them is not kept in fp8."""

@@ -16,6 +16,7 @@ import engine.weights
 from engine.errors import ModelError
 from engine.json_fields import JsonFields
 from engine.kernels.fp8_linear import Fp8Linear
+from engine.kernels.int4_linear import Int4Linear
 from engine.models import BatchInput, Model, ModelConfig
 from engine.quant_config import Packing, QuantConfig, read_quantisation
 from engine.quantised import DequantisedTensors
@@ -254,7 +255,21 @@ def test_a_device_that_multiplies_fp8_keeps_such_weights(
     assert not isinstance(mixed.layers[0].mlp.down, Fp8Linear)
     assert isinstance(mixed.layers[1].mlp.down, Fp8Linear)
     layers = kept.config.num_parameters - 2 * 320 * 128
-    assert kept.config.weights_bytes(torch.bfloat16, in_fp8=True) == layers + 4 * 320 * 128
+    assert kept.config.weights_bytes(torch.bfloat16, bits=8) == layers + 4 * 320 * 128
+
+
+@pytest.mark.parametrize("made", [("awq", "Qwen2"), ("gptq-v2-order", "Llama")], indirect=True)
+def test_a_device_that_reads_int4_keeps_such_weights(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = logits_of(read(made.quantised), PROMPT)
+    monkeypatch.setattr(engine.weights, "keeps_int4", lambda device: True)
+    kept = read(made.quantised)
+    assert isinstance(kept.layers[0].mlp.down, Int4Linear)
+    assert torch.allclose(logits_of(kept, PROMPT), plain, rtol=1e-3, atol=1e-3)
+    scaled = load(made.quantised, kept.config, torch.float32, fp8_kv=True)
+    assert not isinstance(scaled.layers[0].mlp.down, Int4Linear)  # heads are scaled in plain ones
+    assert torch.allclose(logits_of(scaled, PROMPT), plain, rtol=1e-3, atol=1e-3)
 
 
 DOWN = "model.layers.0.mlp.down_proj"

@@ -17,12 +17,14 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 import engine.kernels.triton_kernels.decode_attention as decode  # noqa: E402
+import engine.kernels.triton_kernels.int4_product as int4  # noqa: E402
 import engine.kernels.triton_kernels.latent_decode as latent  # noqa: E402
 import engine.kernels.triton_kernels.norm as norm  # noqa: E402
 import engine.kernels.triton_kernels.rope_cache as rope_cache  # noqa: E402
 import engine.kernels.triton_kernels.row_product as product  # noqa: E402
 import engine.kernels.triton_kernels.silu as silu  # noqa: E402
 from engine.kernels import BatchInput, HeadShape  # noqa: E402
+from engine.kernels.int4_linear import Int4Weight  # noqa: E402
 from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
 from engine.kernels.triton_kernels.drawing import draw_rows  # noqa: E402
@@ -30,7 +32,7 @@ from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  
 from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
 from engine.kernels.triton_kernels.row_product import row_product  # noqa: E402
 
-CHAINED = (decode, latent, norm, rope_cache, product, silu)
+CHAINED = (decode, int4, latent, norm, rope_cache, product, silu)
 CHAIN = {"chained": True, "launch_pdl": True}
 OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -39,6 +41,7 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
     torch.float8_e4m3fn: "*fp8e4nv",
+    torch.uint8: "*u8",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -148,6 +151,14 @@ def latents(dtype: torch.dtype) -> None:
     latent.latent_decode(q, 512, 0.1, batch(), kv, num_processors=132)
 
 
+def int4_weights(dtype: torch.dtype) -> None:
+    weight = Int4Weight(
+        torch.zeros((40, 256), dtype=torch.uint8), torch.zeros(40, 4), torch.zeros(40, 4)
+    )
+    for bias in (None, torch.zeros(40, dtype=dtype)):
+        int4.int4_product(torch.zeros((3, 512), dtype=dtype), weight, bias)
+
+
 def draws(dtype: torch.dtype) -> None:
     ones = np.ones(2, np.float32)
     draw_rows(
@@ -161,7 +172,8 @@ def cache(dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "launch", [norms, gates, products, stores, attention, fp8_cache, latents, blocks, draws]
+    "launch",
+    [norms, gates, products, stores, attention, fp8_cache, latents, int4_weights, blocks, draws],
 )
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]

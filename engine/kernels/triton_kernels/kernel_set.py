@@ -8,9 +8,11 @@ from torch import Tensor
 
 from engine.kernels.batch_input import BatchInput
 from engine.kernels.fp8_linear import Fp8Weight
-from engine.kernels.kernel_set import HeadShape, Linear
+from engine.kernels.int4_linear import Int4Weight
+from engine.kernels.kernel_set import HeadShape, Linear, Weight
 from engine.kernels.latent import LatentKernels
 from engine.kernels.triton_kernels.decode_attention import decode_attention
+from engine.kernels.triton_kernels.int4_product import Int4RowLinear
 from engine.kernels.triton_kernels.latent_decode import TritonLatents
 from engine.kernels.triton_kernels.norm import rms_norm
 from engine.kernels.triton_kernels.prefill_attention import prefill_attention
@@ -31,9 +33,11 @@ class TritonKernels:
         self.latents: LatentKernels = TritonLatents()
         self._hopper = hopper_support(triton.__version__)
 
-    def linear(self, weight: Tensor | Fp8Weight, bias: Tensor | None, wide: bool = False) -> Linear:
+    def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
         if isinstance(weight, Fp8Weight):
             return Fp8RowLinear(weight, bias)
+        if isinstance(weight, Int4Weight):
+            return Int4RowLinear(weight, bias)
         return RowLinear(weight, bias, wide)
 
     def rms_norm(
