@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planner_cases import COSTS, PROFILE, traffic
 
@@ -39,7 +39,6 @@ def test_the_carried_load_is_late_as_often_as_allowed(
     assert late_probability(servers, load, service_s, cv2, slack_s) <= 0.03 + 1e-6
 
 
-@settings(deadline=None)
 @given(st.floats(0.1, 300), st.floats(1, 20_000), st.floats(1, 2000))
 def test_the_needed_workers_are_the_least_that_are_enough(
     rate: float, prompt: float, output: float

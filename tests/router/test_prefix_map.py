@@ -106,9 +106,7 @@ class PrefixMapMachine(RuleBasedStateMachine):
 
 
 TestPrefixMapAgainstModel = PrefixMapMachine.TestCase
-TestPrefixMapAgainstModel.settings = settings(
-    max_examples=60, stateful_step_count=40
-)
+TestPrefixMapAgainstModel.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_the_bound_drops_the_least_recently_used_leaf_first():
