@@ -170,7 +170,7 @@ class OperatedCluster:
         return content
 
     async def until(self, wanted: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not wanted():
                 await asyncio.sleep(0.005)
 

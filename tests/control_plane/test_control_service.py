@@ -214,7 +214,7 @@ async def test_an_order_reaches_the_worker_between_two_beats(beat_of: BeatOf):
         assert await worker.beat(beat_of(worker_id="w")) == ACK
         flip = ControlOrder(OrderKind.FLIP, Role.PREFILL)
         await rpc.send_order(channel, "w", flip)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await anext(worker.orders) == flip
         await worker.say_goodbye()
 
@@ -226,7 +226,7 @@ async def test_an_order_waits_for_nobody_but_the_process_that_it_was_given_to(be
         assert await new.beat(beat_of(worker_id="w", epoch=2)) == ACK
         migrate = ControlOrder(OrderKind.MIGRATE, count=3)
         await rpc.send_order(channel, "w", migrate)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await anext(new.orders) == migrate
         assert await old.beat(beat_of(worker_id="w", epoch=1)) == DRAIN
         await new.say_goodbye()

@@ -76,7 +76,7 @@ async def keeping(
 async def until(
     actuator: LocalActuator, wanted: Callable[[tuple[ProcessStatus, ...]], bool]
 ) -> tuple[ProcessStatus, ...]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not wanted(actuator.processes()):
             await asyncio.sleep(0.01)
     return actuator.processes()
@@ -87,7 +87,7 @@ def all_running(statuses: tuple[ProcessStatus, ...]) -> bool:
 
 
 async def until_written(log: Path, text: str = "ready") -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not log.exists() or text not in log.read_text():
             await asyncio.sleep(0.01)
 

@@ -47,7 +47,7 @@ class Host:
     async def until(
         self, wanted: Callable[[tuple[ProcessStatus, ...]], bool]
     ) -> tuple[ProcessStatus, ...]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not wanted(self.actuator.processes()):
                 await asyncio.sleep(0.005)
         return self.actuator.processes()

@@ -79,7 +79,7 @@ async def test_commands_and_the_dashboard_reach_the_leader_through_a_follower(
             assert not leader.overrides.is_paused
             assert (await http.get("history", params={"minutes": "5"})).status_code == 200
             async with http.stream("GET", "events") as events:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     async for line in events.aiter_lines():
                         if "decode-0" in line:
                             break

@@ -104,14 +104,14 @@ async def test_an_outage_longer_than_the_records_live_is_served_through_and_reco
         redis_server.start()  # with nothing in it
         reader = RedisStore(redis_server.url, "test", TTL_S)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not (incoming := await reader.exchange(Outgoing())).standing or (
                     not await reader.workers()
                 ):
                     await asyncio.sleep(0.02)
             assert b'"paused_by":"operator@127.0.0.1"' in incoming.standing
             assert b'"sizes":{"prefill":1,"decode":1}' in incoming.standing
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while sum(b'"pause"' in e.content for e in incoming.entries) != 1:
                     incoming = await RedisStore(redis_server.url, "test", 1).exchange(Outgoing())
         finally:

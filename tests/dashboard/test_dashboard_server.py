@@ -127,7 +127,7 @@ async def test_the_audit_log_names_who_acted_and_from_where() -> None:
 async def test_events_of_the_control_plane_and_of_this_server_come_in_one_stream() -> None:
     async with control_plane() as operator_url, page_of(operator_url=operator_url) as http:
         names = set()
-        async with asyncio.timeout(20), http.stream("GET", "/api/v1/events") as stream:
+        async with asyncio.timeout(60), http.stream("GET", "/api/v1/events") as stream:
             async for line in stream.aiter_lines():
                 if line.startswith("event: "):
                     names.add(line[7:])

@@ -306,7 +306,7 @@ class Operator:
         """Seconds until the control plane knows the role, and until the old one's legs left."""
         started_s, taken_s = time.monotonic(), 0.0
         await self.order(worker_id, ControlOrder(OrderKind.FLIP, role))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (info := await self.info(worker_id)).role is not role or info.flipping:
                 if info.role is role and not taken_s:
                     taken_s = time.monotonic() - started_s

@@ -61,7 +61,7 @@ async def until_running(cluster: LocalCluster, count: int) -> None:
     """As the workers' own beats tell, a second apart; idle ones hold nothing for anybody."""
     loads = []
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 loads = [worker.report for worker in (await cluster.status()).workers]
                 held = sum(load.num_exports + load.num_imports + load.num_waiting for load in loads)

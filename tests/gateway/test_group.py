@@ -111,6 +111,6 @@ async def test_limits_go_on_for_each_gateway_alone_while_redis_is_away(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)

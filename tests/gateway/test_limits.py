@@ -24,7 +24,7 @@ HALF = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\nx-slow: "
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
     """What the server sends until it closes the connection."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await reader.read()
 
 
@@ -135,7 +135,7 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_its_request_cancelled(
     script = lambda _: [*flood(100), asyncio.Event()]  # noqa: E731
     async with start_gateway(script, stall_timeout_s=0.2, send_buffer_bytes=4096) as gateway:
         client = SlowClient(gateway.port)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await gateway.router.until(lambda: bool(gateway.router.closed_early))
             await gateway.until_idle()
         client.close()
@@ -152,7 +152,7 @@ async def test_a_client_that_falls_far_behind_is_cut_off_before_its_time(
     async with start_gateway(script, stall_timeout_s=600.0, send_buffer_bytes=4096) as gateway:
         client = SlowClient(gateway.port)
         asyncio.get_running_loop().call_later(0.3, full.set)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await gateway.router.until(lambda: bool(gateway.router.closed_early))
             await gateway.until_idle()
         client.close()

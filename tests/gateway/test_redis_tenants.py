@@ -32,7 +32,7 @@ def known(gate: Gate, key: str) -> bool:
 
 
 async def until_known(gate: Gate, key: str, wanted: bool) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while known(gate, key) is not wanted:
             await asyncio.sleep(0.01)
 

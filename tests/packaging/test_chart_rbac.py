@@ -60,7 +60,7 @@ def kube() -> Iterator[KubeServer]:
 
 async def ready(server: KubeServer, actuator: RemoteActuator, size: int) -> None:
     """Every pod of the pools is ready, and the actuator has seen it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for name in (*server.pod_names("baton-prefill"), *server.pod_names("baton-decode")):
                 server.set_ready(name, True)
@@ -95,7 +95,7 @@ async def test_every_request_is_granted_and_every_grant_is_used(kube: KubeServer
     await ready(kube, actuator, 6)
     await actuator.remove(kube.pod_names("baton-prefill")[0])
     kube.set_ready(kube.pod_names("baton-prefill")[-1], False)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await actuator.replace_unready():
             await asyncio.sleep(0.02)
     await actuator.close()

@@ -171,7 +171,7 @@ class ScriptedWorker:
         self._paused.pop(stage).set()
 
     async def reached(self, stage: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self._reached.setdefault(stage, asyncio.Event()).wait()
 
     def freeze(self) -> None:
@@ -545,7 +545,7 @@ async def collect(
     tokens = [] if tokens is None else tokens
     last = None
     deltas = cluster.router.generate(request)
-    async with asyncio.timeout(15), contextlib.aclosing(deltas):
+    async with asyncio.timeout(60), contextlib.aclosing(deltas):
         async for delta in deltas:
             assert last is None, "a delta came behind the terminal one"
             tokens.extend(delta.tokens)

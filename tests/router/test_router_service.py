@@ -148,7 +148,7 @@ async def test_health_follows_the_workers_and_reflection_names_the_service(start
         async def health():
             return (await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE))).status
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await health() != health_pb2.HealthCheckResponse.SERVING:
                 await asyncio.sleep(0.01)
             await cluster.workers["d0"].kill()
