@@ -12,12 +12,12 @@ from router.attempt import Attempt, Failure
 from router.awaited import NoWorker
 from router.breaker import CircuitBreaker
 from router.config import RouterConfig
-from router.device_time import DeviceTime
-from router.output import CandidateTrace, OutputDelta, RequestTrace
+from router.course import Course
+from router.output import OutputDelta, RequestTrace
 from router.patience import ask_patiently
 from router.placement import Placement
 from router.placer import Placer
-from router.policies.policy import Pair, RequestFacts
+from router.policies.policy import RequestFacts
 from router.sessions import Sessions
 from router.stitcher import Stitcher
 from router.targets import find_target
@@ -72,20 +72,10 @@ class Relay:
         self._awaited = awaited
         self._waiting = ""  # for a worker, to be told with the next delta
         self._attempt: Attempt | None = None  # the last one
-        self._first_s = 0.0  # of the first token, on the clock
         self._final: RequestTrace | None = None  # that went with the last delta
-        self._outcome = "cancelled"
         self._stitcher = Stitcher()
-        self._devices: list[DeviceTime] = []  # an attempt each
         self._excluded: frozenset[tuple[str, int]] = frozenset()
-        self._num_attempts = 0
-        self._num_cached_tokens = 0
-        self._arrived_s = clock.now()
-        self._placed_s = 0.0
-        self._last_s = 0.0  # of the last token, on the clock
-        self._num_moves = 0
-        self._pause_s = 0.0
-        self._admitted_s = 0.0
+        self._course = Course(clock.now())
 
     @property
     def request(self) -> GenerateRequest:
@@ -104,17 +94,17 @@ class Relay:
         try:
             await self._admission.enter(ticket)
             is_admitted = True
-            self._admitted_s = self._clock.now() - self._arrived_s
+            self._course.admitted_s = self._clock.now() - self._course.arrived_s
             async for delta in deltas:
                 if not is_begun and delta.tokens:
                     is_begun = True
                     self._count_prompt(delta.num_cached_tokens)
-                if not self._first_s and delta.tokens:
-                    self._first_s = self._clock.now()
+                if not self._course.first_s and delta.tokens:
+                    self._course.first_s = self._clock.now()
                     self._learn_path()
                 yield delta
         except BatonError as error:
-            self._outcome = error.code.value
+            self._course.outcome = error.code.value
             raise
         finally:
             await deltas.aclose()
@@ -130,25 +120,25 @@ class Relay:
     def _learn_path(self) -> None:
         """What this first token took beside queue and prefill is expected of the next one."""
         assert self._attempt is not None, "somebody gave the token"
-        placement = self._attempt.placement
-        if placement.ranking and self._num_attempts == 1:
-            predicted, taken_s = placement.ranking[0].forecast, self._first_s - self._arrived_s
-            engine_s = predicted.queue_s + predicted.prefill_s
-            self._attempt.starter.answered(engine_s, taken_s - self._placed_s)
+        ranking, course = self._attempt.placement.ranking, self._course
+        if ranking and course.num_attempts == 1:
+            engine_s = ranking[0].forecast.queue_s + ranking[0].forecast.prefill_s
+            taken_s = course.first_s - course.arrived_s - course.placed_s
+            self._attempt.starter.answered(engine_s, taken_s)
 
     def _learn_pace(self, attempt: Attempt) -> None:
         """How far this answer's tokens were from their forecast is expected of the next one's."""
         placement, num_gaps = attempt.placement, self._stitcher.num_sent - 1
-        is_own = self._num_attempts == 1 and not attempt.num_moves
+        is_own = self._course.num_attempts == 1 and not attempt.num_moves
         if placement.ranking and is_own and num_gaps >= _LEAST_GAPS:
             pair, exposed_s = placement.ranking[0], attempt.times.exposed_s
-            taken_s = (self._clock.now() - self._first_s - exposed_s) / num_gaps
+            taken_s = (self._clock.now() - self._course.first_s - exposed_s) / num_gaps
             attempt.finisher.decoded(pair.forecast.tpot_s - pair.spread_s, taken_s)
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:
             attempt = self._attempt = await self._place()
-            self._devices.append(attempt.device)
+            self._course.devices.append(attempt.device)
             try:
                 attempt.start()
                 while not attempt.is_over:
@@ -166,7 +156,7 @@ class Relay:
                         self._note_move(attempt)
                         yield OutputDelta(
                             tokens,
-                            num_cached_tokens=self._num_cached_tokens,
+                            num_cached_tokens=self._course.num_cached_tokens,
                             logprobs=self._stitcher.take_logprobs(len(tokens)),
                             waiting=self._take_waiting(),
                         )
@@ -193,8 +183,8 @@ class Relay:
         if self._waiting:
             self._waiting = self._awaited(self._clock.now() - begun_s)
         placement, facts = placed
-        self._num_attempts += 1
-        self._placed_s = self._clock.now() - self._arrived_s
+        self._course.num_attempts += 1
+        self._course.placed_s = self._clock.now() - self._course.arrived_s
         self._metrics.counter("baton_placements_total", kind=placement.kind.value).inc()
         prefill = None if placement.prefill is None else self._sessions.get(placement.prefill)
         return Attempt(
@@ -229,7 +219,7 @@ class Relay:
             raise
 
     def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
-        waited_s = 0.0 if num_sent else self._clock.now() - self._arrived_s
+        waited_s = 0.0 if num_sent else self._clock.now() - self._course.arrived_s
         return self._placer.place(self._request, num_sent, self._excluded, waited_s)
 
     async def _back_off(self, failure: Failure) -> None:
@@ -237,11 +227,11 @@ class Relay:
         error = failure.error
         if not (error.code.is_retryable or error.code is ErrorCode.CANCELLED):
             raise error
-        if self._num_attempts >= self._config.max_attempts or self._sessions.is_stopped:
+        if self._course.num_attempts >= self._config.max_attempts or self._sessions.is_stopped:
             is_overload = error.code is ErrorCode.OVERLOADED
             raise BatonError(
                 error.code if is_overload else ErrorCode.UNAVAILABLE,
-                f"gave up after {self._num_attempts} attempts; the last: {error.message}",
+                f"gave up after {self._course.num_attempts} attempts; the last: {error.message}",
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
         if error.code in _WORKERS_FAULT:
@@ -255,36 +245,32 @@ class Relay:
             reason=error.message,
             num_sent=self._stitcher.num_sent,
         )
-        await asyncio.sleep(retry_pause_s(self._config, self._num_attempts, self._rng))
+        await asyncio.sleep(retry_pause_s(self._config, self._course.num_attempts, self._rng))
 
     def _note_cached(self, attempt: Attempt, num_new: int) -> None:
         """What counts for the client is what was cached before its first token."""
-        if self._num_attempts == 1 or self._stitcher.num_sent == num_new:
-            self._num_cached_tokens = attempt.times.num_cached_tokens
+        if self._course.num_attempts == 1 or self._stitcher.num_sent == num_new:
+            self._course.num_cached_tokens = attempt.times.num_cached_tokens
 
     def _note_move(self, attempt: Attempt) -> None:
-        """Takes the time of the stream's tokens; the first gap behind a move is its pause."""
-        now_s = self._clock.now()
-        if attempt.num_moves > self._num_moves:
-            self._num_moves = attempt.num_moves
-            self._pause_s = max(self._pause_s, now_s - self._last_s)
-            self._metrics.histogram("baton_migration_pause_seconds").observe(now_s - self._last_s)
-        self._last_s = now_s
+        paused_s = self._course.token_came(attempt.num_moves, self._clock.now())
+        if paused_s is not None:
+            self._metrics.histogram("baton_migration_pause_seconds").observe(paused_s)
 
     @property
     def _num_computed(self) -> int:
         """Prompt tokens that were computed for this request; 0 where it never ran."""
         is_begun = self._stitcher.num_sent > 0
-        return is_begun * max(0, len(self._request.prompt_tokens) - self._num_cached_tokens)
+        return is_begun * max(0, len(self._request.prompt_tokens) - self._course.num_cached_tokens)
 
     def _last(self, tokens: tuple[int, ...], reason: FinishReason) -> OutputDelta:
-        self._outcome = reason.value
-        if not self._first_s:
-            self._first_s = self._clock.now()
+        self._course.outcome = reason.value
+        if not self._course.first_s:
+            self._course.first_s = self._clock.now()
         logprobs = self._stitcher.take_logprobs(len(tokens))
         trace = self._final = self.trace()
         waiting = self._take_waiting()
-        return OutputDelta(tokens, reason, self._num_cached_tokens, trace, logprobs, waiting)
+        return OutputDelta(tokens, reason, self._course.num_cached_tokens, trace, logprobs, waiting)
 
     def _take_waiting(self) -> str:
         waiting, self._waiting = self._waiting, ""
@@ -292,59 +278,14 @@ class Relay:
 
     def trace(self) -> RequestTrace:
         """How the request has run so far."""
-        request, total_s = self._request, self._clock.now() - self._arrived_s
-        asked = RequestTrace(
-            kind="",
-            prefill_worker="",
-            decode_worker="",
-            attempts=0,
-            outcome=self._outcome,
-            arrived_s=self._arrived_s,
-            admitted_s=self._admitted_s,
-            total_s=total_s,
-            tenant=request.terms.tenant,
-            model=request.terms.model,
-            priority=request.priority,
-            num_prompt_tokens=len(request.prompt_tokens),
-            num_cached_tokens=self._num_cached_tokens,
-            num_output_tokens=self._stitcher.num_sent,
-            ttft_slo_s=self._placer.ttft_slo_s(request),
-            tpot_slo_s=request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
-            prefill_device_s=sum(device.prefill_s for device in self._devices),
-            decode_device_s=sum(device.decode_s for device in self._devices),
+        return self._course.trace(
+            self._request,
+            self._stitcher.num_sent,
+            self._placer.ttft_slo_s(self._request),
+            self._request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
+            self._attempt,
+            self._clock.now(),
         )
-        return asked if self._attempt is None else self._traced(asked, self._attempt)
-
-    def _traced(self, asked: RequestTrace, attempt: Attempt) -> RequestTrace:
-        """What was asked, and how the last attempt at it ran."""
-        placement, times = attempt.placement, attempt.times
-        num_gaps = max(1, self._stitcher.num_sent - 1)
-        ranking = placement.ranking
-        return replace(
-            asked,
-            kind=placement.kind.value,
-            prefill_worker=placement.prefill or "",
-            decode_worker=attempt.decode_worker,
-            moves=self._num_moves,
-            pause_s=self._pause_s,
-            attempts=self._num_attempts,
-            placed_s=self._placed_s,
-            queue_s=times.queue_s,
-            prefill_s=times.prefill_s,
-            transfer_s=times.transfer_s,
-            exposed_s=times.exposed_s,
-            transfer_failure=times.transfer_failure,
-            explanation=placement.explanation,
-            ttft_s=self._first_s - self._arrived_s if self._first_s else 0.0,
-            tpot_s=(self._clock.now() - self._first_s) / num_gaps if self._first_s else 0.0,
-            predicted=ranking[0].forecast if ranking else None,
-            candidates=tuple(_candidate(pair) for pair in ranking),
-        )
-
-
-def _candidate(pair: Pair) -> CandidateTrace:
-    source = "" if pair.prefill is None else pair.prefill.worker_id
-    return CandidateTrace(source, pair.decode.worker_id, pair.forecast)
 
 
 def event_pause_s(least_s: float, num_answers: int) -> float:
