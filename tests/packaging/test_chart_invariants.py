@@ -176,7 +176,8 @@ def test_every_service_leads_to_a_port_that_its_pods_name(case: str):
 @pytest.mark.parametrize("case", CASES)
 def test_ports_are_those_that_the_settings_say(case: str):
     names = {"http": "port", "grpc": "port", "operator": "http_port", "metrics": "metrics_port",
-             "fabric": "fabric_port", "control": "control_port"}  # fmt: skip
+             "fabric": "fabric_port", "control": "control_port",
+             "page": "dashboard_port"}  # fmt: skip
     for owner, _, container, table in batons(case):
         for port in container["ports"]:
             name = names[port["name"]]

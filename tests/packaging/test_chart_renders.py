@@ -177,4 +177,7 @@ def test_the_notes_have_a_curl_that_fits_the_keys():
     notes = texts({})["baton/templates/NOTES.txt"]
     assert "curl http://127.0.0.1:8000/v1/chat/completions" in notes
     assert "Bearer $KEY" in notes
+    assert "port-forward service/baton-dashboard 8080" in notes
+    ray = texts(EXAMPLES["kuberay"])["baton/templates/NOTES.txt"]
+    assert "port-forward $HEAD 8080:8082" in ray
     assert "Bearer" not in texts({"auth": {"apiKeys": "open"}})["baton/templates/NOTES.txt"]

@@ -157,8 +157,11 @@ def test_compose_names_services_files_and_stages_that_exist():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_gateways_image_works_where_torch_is_not_installed(tmp_path: Path):
+def test_the_gateways_image_works_where_torch_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The stage's own commands, in a fresh environment."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     venv.create(tmp_path / "venv", with_pip=True)
     pip = [str(tmp_path / "venv/bin/pip"), "install", "--quiet"]
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path)]

@@ -104,11 +104,12 @@ dashboard:
 {{ include "baton.toml" (dict "table" .pool.role "settings" (merge $own .pool.settings)) }}
 {{- end -}}
 
-{{/* Of `baton up` beside a Ray head. */}}
+{{/* Of `baton up` beside a Ray head, whose metrics are on port 8080. */}}
 {{- define "baton.kuberayConfig" -}}
 {{- $workers := .Values.workers -}}
 {{- $own := dict
   "host" "0.0.0.0" "port" 8000 "control_port" 8090 "http_port" 8091
+  "dashboard_port" (ternary 8082 -1 .Values.dashboard.enabled)
   "model" (include "baton.modelPath" .)
   "served_model_name" .Values.model.servedName
   "ray_address" "auto"
