@@ -34,11 +34,36 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _TokenDetails | None = None
 
 
+class _Stages(msgspec.Struct):
+    """What Baton's gateway says beside the usage; of a transfer that took no time, nothing."""
+
+    kind: str = ""
+    prefill_worker: str = ""
+    decode_worker: str = ""
+    queue_ms: float | None = None
+    prefill_ms: float | None = None
+    transfer_ms: float = 0.0
+    exposed_ms: float = 0.0
+    transfer_failure: str = ""
+
+    def times(self) -> StageTimes:
+        is_pulled = self.kind == "remote" and not self.transfer_failure
+        return StageTimes(
+            self.kind,
+            self.prefill_worker,
+            self.decode_worker,
+            None if self.queue_ms is None else self.queue_ms / 1e3,
+            None if self.prefill_ms is None else self.prefill_ms / 1e3,
+            self.transfer_ms / 1e3 if is_pulled else None,
+            self.exposed_ms / 1e3 if is_pulled else None,
+        )
+
+
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: Any = None
-    baton: StageTimes | None = None
+    baton: _Stages | None = None
 
 
 _NO_PART = _Delta()
@@ -146,7 +171,7 @@ class AnswerStream:
         if chunk.usage is not None:
             self._usage(chunk.usage)
         if chunk.baton is not None:
-            self.baton = chunk.baton
+            self.baton = chunk.baton.times()
 
     def _choice(self, choice: _Choice, now: float) -> None:
         part = choice.delta or choice.message or _NO_PART

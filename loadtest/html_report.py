@@ -158,10 +158,8 @@ def _figures(run: RunResult) -> str:
         parts.append(f"<p>{escape(title)}</p>")
         parts.append(_latency_table((label, getattr(group, key)) for key, label in _NAMES))
     stages = run.stages
-    told = (("queue", stages.queue), ("prefill", stages.prefill), ("transfer", stages.transfer),
-            ("exposed transfer", stages.exposed))  # fmt: skip
-    if any(values.count for _, values in told):
-        parts += ["<p>Stages, as the server tells them</p>", _latency_table(told)]
+    if any(values.count for _, values in stages.named):
+        parts += ["<p>Stages, as the server tells them</p>", _latency_table(stages.named)]
     if stages.requests_by_pair:
         pairs = [(pair, str(count)) for pair, count in stages.requests_by_pair.items()]
         parts.append(_table(("prefill -&gt; decode", "requests"), pairs))

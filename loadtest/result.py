@@ -48,7 +48,10 @@ class GroupSummary(msgspec.Struct, frozen=True):
 
 
 class StageSummary(msgspec.Struct, frozen=True):
-    """How Baton served them. requests_by_pair: `prefill -> decode` to a count of successes."""
+    """How Baton served them. requests_by_pair: `prefill -> decode` to a count of successes.
+
+    decode is the client's: from the first event with text to the last.
+    """
 
     requests_by_pair: dict[str, int] = {}
     requests_by_kind: dict[str, int] = {}
@@ -56,6 +59,18 @@ class StageSummary(msgspec.Struct, frozen=True):
     prefill: Distribution = Distribution()
     transfer: Distribution = Distribution()
     exposed: Distribution = Distribution()
+    decode: Distribution = Distribution()
+
+    @property
+    def named(self) -> tuple[tuple[str, Distribution], ...]:
+        """In the order in which a request goes through them."""
+        transfers = (("transfer", self.transfer), ("exposed transfer", self.exposed))
+        return (
+            ("queue", self.queue),
+            ("prefill", self.prefill),
+            *transfers,
+            ("decode", self.decode),
+        )
 
 
 class Bucket(msgspec.Struct, frozen=True):

@@ -79,7 +79,9 @@ def summarize(everything: Columns, window: Window) -> GroupSummary:
 
 def summarize_stages(inside: Columns) -> StageSummary:
     """Of the successes that Baton told about."""
-    told = [record.stages for record in inside.records if record.is_ok]
+    answers = inside.where(inside.is_ok)
+    told = [record.stages for record in answers.records]
+    decode_s = answers.tpot_s * (answers.num_output - 1)
     pairs = Counter(
         f"{stage.prefill_worker or stage.decode_worker} -> {stage.decode_worker}"
         for stage in told
@@ -97,6 +99,7 @@ def summarize_stages(inside: Columns) -> StageSummary:
         prefill=of("prefill_s"),
         transfer=of("transfer_s"),
         exposed=of("exposed_s"),
+        decode=distribution(decode_s[np.array([bool(stage.kind) for stage in told], dtype=bool)]),
     )
 
 

@@ -100,6 +100,10 @@ def print_result(console: Console, result: RunResult) -> None:
     if result.stages.requests_by_pair:
         pairs = listed([f"{pair}: {n}" for pair, n in result.stages.requests_by_pair.items()])
         console.print(f"workers: {pairs}", highlight=False, soft_wrap=True)
+    told = [(name, values) for name, values in result.stages.named if values.count]
+    if told:
+        stages = ", ".join(f"{name} {values.p50:.1f} / {values.p90:.1f}" for name, values in told)
+        console.print(f"stages, p50 / p90 ms: {stages}", highlight=False, soft_wrap=True)
     for reason, count in overall.errors.items():
         console.print(f"[red]{count} x[/red] {reason}", highlight=False, soft_wrap=True)
     print_faults(console, result.faults)

@@ -3,11 +3,14 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.replies import Stages
 from loadtest.answer_stream import AnswerStream
+from loadtest.record import StageTimes
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8"}
 JSON = {b"content-type": b"application/json"}
@@ -156,14 +159,26 @@ def test_workers_come_from_headers_and_stages_from_the_last_chunk() -> None:
     headers = {**SSE, b"x-baton-prefill-worker": b"p1", b"x-baton-decode-worker": b"d2"}
     stream = streamed((event(text("a", "length")), 1.0), headers=headers)
     assert (stream.baton.prefill_worker, stream.baton.decode_worker) == ("p1", "d2")
-    told = {"kind": "remote", "prefill_worker": "p1", "decode_worker": "d2", "queue_s": 0.25}
-    last = event({**USAGE, "baton": told})
+    told = {"kind": "remote", "prefill_worker": "p1", "decode_worker": "d2", "queue_ms": 250.0}
+    last = event({**USAGE, "baton": {**told, "transfer_ms": 5.0}})
     stream = streamed((event(text("a", "length")), 1.0), (last, 2.0), headers=headers)
-    assert (stream.baton.kind, stream.baton.queue_s, stream.baton.transfer_s) == (
-        "remote",
-        0.25,
-        None,
-    )
+    assert stream.baton == StageTimes("remote", "p1", "d2", 0.25, None, 0.005, 0.0)
+
+
+@pytest.mark.parametrize(("kind", "failure"), [("local", ""), ("remote", "peer_lost")])
+def test_what_was_not_pulled_has_no_transfers_time(kind: str, failure: str) -> None:
+    told = {"kind": kind, "decode_worker": "d", "transfer_failure": failure, "transfer_ms": 1.0}
+    stream = streamed((event(text("a", "length")), 1.0), (event({**USAGE, "baton": told}), 2.0))
+    assert (stream.baton.transfer_s, stream.baton.exposed_s) == (None, None)
+
+
+def test_the_stages_are_read_as_the_gateway_writes_them() -> None:
+    """Its schema, encoded: units and names are one side's to say."""
+    told = Stages("remote", "d2", 1, 0.5, queue_ms=2.0, prefill_ms=30.0, prefill_worker="p1",
+                  transfer_ms=5.0, exposed_ms=0.5)  # fmt: skip
+    last = b"data: " + msgspec.json.encode({**USAGE, "baton": told}) + b"\n\n"
+    stream = streamed((event(text("a", "length")), 1.0), (last, 2.0))
+    assert stream.baton == StageTimes("remote", "p1", "d2", 0.002, 0.03, 0.005, 0.0005)
 
 
 @given(st.binary(max_size=300), st.sampled_from([200, 404, 500]), st.booleans())

@@ -204,6 +204,42 @@ async def test_a_sweep_finds_where_a_server_breaks(
     )
 
 
+@pytest.mark.slow  # it starts two clusters
+async def test_a_sweep_over_a_grid_of_splits_starts_a_cluster_for_each(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file, page = tmp_path / "grid.json", tmp_path / "grid.html"
+    ended = await baton(
+        environ, "sweep", "--grid", "1:1,0:1", "--up", "--profile llama-3.1-8b@h200",
+        "--rate", "8", "--max-rate", "8", "--duration", "2s", "--arrivals", "constant",
+        "--input-tokens", "64", "--output-tokens", "4", "--slo", "ttft:30000",
+        "--max-lag-ms", "30000", "--json", str(file), "--html", str(page),
+    )  # fmt: skip
+    assert ended.code == 0, ended.out + ended.err
+    content = json.loads(file.read_text())
+    assert [one["split"] for one in content["sweep"]] == ["1:1", "0:1"]
+    assert all(one["best_rate"] == pytest.approx(8, rel=0.1) for one in content["sweep"])
+    stages = [run["baton_loadtest"]["stages"] for run in content["runs"]]
+    kinds = [set(one["requests_by_kind"]) for one in stages]
+    assert kinds == [{"remote"}, {"degraded"}]
+    assert all(one["prefill"]["count"] > 0 and one["decode"]["p50"] > 0 for one in stages)
+    assert stages[0]["transfer"]["count"] > 0 and stages[1]["transfer"]["count"] == 0
+    addresses = [line.split()[2] for line in ended.out.splitlines() if " at http" in line]
+    assert len(set(addresses)) == 2 and page.read_text().startswith("<!doctype html>")
+    for address in addresses:
+        port = int(address.rpartition(":")[2])
+        with pytest.raises(OSError, match="refused"):
+            await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_a_grid_whose_cluster_does_not_start_says_why(environ: dict[str, str]) -> None:
+    words = ("sweep", "--grid", "1:1", "--up", "--model /nonexistent")
+    ended = await baton(environ, *words, "--rate", "8", "--duration", "1s")
+    assert ended.code == 2
+    (line,) = ended.err.splitlines()
+    assert "no cluster of 1:1 could be started" in line and "/nonexistent" in line
+
+
 async def test_help_names_every_flag(environ: dict[str, str]) -> None:
     ended = await baton({**environ, "COLUMNS": "200"}, "run", "--help")
     assert ended.code == 0

@@ -156,6 +156,10 @@ def test_stages_are_counted_by_pair_and_kind(tools: Any) -> None:
     assert found.requests_by_pair == {"p -> d": 1, "d -> d": 1}
     assert found.requests_by_kind == {"local": 1, "remote": 1}
     assert (found.queue.count, found.queue.p50) == (1, 500.0)
+    whole = records[0]
+    decode_ms = 1e3 * whole.tpot_s * (whole.num_output - 1)
+    assert found.decode.count == 2
+    assert found.decode.p50 == pytest.approx(decode_ms)
 
 
 def test_the_columns_for_files_leave_failures_without_latency(tools: Any) -> None:
