@@ -1,4 +1,4 @@
-"""The operators on a CPU: C++ over contiguous memory, called through plain pointers."""
+"""The operators on a CPU: C++ over plain pointers."""
 
 import torch
 from torch import Tensor
@@ -73,6 +73,7 @@ class CpuKernels:
             heads.num_kv_heads,
             heads.head_dim,
             layer_kv.shape[3],
+            *_strides(layer_kv),
             heads.rms_norm_eps,
             torch.get_num_threads(),
         )
@@ -97,6 +98,7 @@ class CpuKernels:
             q.shape[1],
             layer_kv.shape[2],
             q.shape[2],
+            *_strides(layer_kv),
             window or 0,
             torch.get_num_threads(),
         )
@@ -118,6 +120,12 @@ class CpuKernels:
         if num_bytes > self._workspace.shape[0]:
             self._workspace = huge_empty(num_bytes)
         return self._workspace.data_ptr() if num_bytes else None
+
+
+def _strides(layer_kv: Tensor) -> tuple[int, int]:
+    """Elements from block to block and from keys to values, in a cache or in some of its heads."""
+    assert layer_kv[0, 0].is_contiguous(), layer_kv.stride()
+    return layer_kv.stride(0), layer_kv.stride(1)
 
 
 def _wide(tensor: Tensor) -> int:

@@ -150,7 +150,7 @@ void weigh_values(const Attention<T>& step, const DecodeTask& task, Partial<T, D
   const int64_t last = (task.end + kBlock - 1) / kBlock;
   for (int64_t block = first; block < last; ++block)
     for (int64_t kv_head = task.first_head; kv_head < task.last_head; ++kv_head) {
-      const int64_t to_values = step.values_after_keys();
+      const int64_t to_values = step.part_stride;
       const T* values = step.keys(task.sequence, block, kv_head) + to_values;
       const T* next =
           block + 1 < last ? step.keys(task.sequence, block + 1, kv_head) + to_values : nullptr;

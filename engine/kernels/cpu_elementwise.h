@@ -80,6 +80,7 @@ void silu_mul(const T* gate_up, T* out, int64_t rows, int64_t size, int threads)
 
 struct Heads {
   int64_t num_heads, num_kv_heads, head_dim, block_size;
+  int64_t block_stride, part_stride;  // of the cache, as in Attention
   float eps;
 };
 
@@ -128,9 +129,9 @@ void store_kv(const T* qkv, const T* q_norm, const T* k_norm, const float* rope,
     row += heads.num_heads * dim;
     const int64_t home = slots[token] / block, offset = slots[token] % block;
     for (int64_t head = 0; head < kv_heads; ++head) {
-      T* key = layer_kv + ((home * 2 * kv_heads + head) * block + offset) * dim;
+      T* key = layer_kv + home * heads.block_stride + (head * block + offset) * dim;
       rotate_head(row + head * dim, k_norm, angles, key, x, heads);
-      std::memcpy(key + kv_heads * block * dim, row + (kv_heads + head) * dim, dim * sizeof(T));
+      std::memcpy(key + heads.part_stride, row + (kv_heads + head) * dim, dim * sizeof(T));
     }
   });
 }

@@ -8,8 +8,8 @@ _P, _I, _F, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
     "baton_rms_norm": ([_INT, _P, _P, _P, _P, _I, _I, _F, _INT], None),
     "baton_silu_mul": ([_INT, _P, _P, _I, _I, _INT], None),
-    "baton_store_kv": ([_INT, *[_P] * 8, *[_I] * 5, _F, _INT], None),
-    "baton_attention": ([_INT, *[_P] * 6, *[_I] * 6, _INT, _P, _INT], _I),
+    "baton_store_kv": ([_INT, *[_P] * 8, *[_I] * 7, _F, _INT], None),
+    "baton_attention": ([_INT, *[_P] * 6, *[_I] * 8, _INT, _P, _INT], _I),
     "baton_pack_weight": ([_P, _P, _I, _I, _INT], None),
     "baton_project": ([_P, _P, _P, _P, _INT, _I, _I, _I, _INT], None),
     "baton_read": ([_P, _I, _INT], _I),

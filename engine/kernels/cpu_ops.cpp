@@ -1,5 +1,5 @@
-// The C interface of the CPU operators. Pointers are to contiguous memory; `wide` says float, else
-// bfloat16; `threads` is how many threads of the caller's OpenMP runtime may work.
+// The C interface of the CPU operators. Pointers are to contiguous memory, but for the cache, whose
+// strides are given; `wide` says float, else bfloat16; `threads` is how many threads of the caller's OpenMP runtime may work.
 #include "cpu_decode.h"
 #include "cpu_elementwise.h"
 #include "cpu_linear.h"
@@ -67,9 +67,9 @@ void baton_silu_mul(int wide, const void* gate_up, void* out, int64_t rows, int6
 void baton_store_kv(int wide, const void* qkv, const void* q_norm, const void* k_norm,
                     const float* rope, const int64_t* positions, const int64_t* slots,
                     void* layer_kv, void* q, int64_t tokens, int64_t num_heads,
-                    int64_t num_kv_heads, int64_t head_dim, int64_t block_size, float eps,
-                    int threads) {
-  const Heads heads{num_heads, num_kv_heads, head_dim, block_size, eps};
+                    int64_t num_kv_heads, int64_t head_dim, int64_t block_size,
+                    int64_t block_stride, int64_t part_stride, float eps, int threads) {
+  const Heads heads{num_heads, num_kv_heads, head_dim, block_size, block_stride, part_stride, eps};
   if (wide)
     baton::store_kv((const float*)qkv, (const float*)q_norm, (const float*)k_norm, rope, positions,
                     slots, (float*)layer_kv, (float*)q, tokens, heads, threads);
@@ -83,18 +83,21 @@ void baton_store_kv(int wide, const void* qkv, const void* q_norm, const void* k
 int64_t baton_attention(int wide, const void* q, const void* layer_kv, const int32_t* tables,
                         const int32_t* query_start, const int32_t* context_len, void* out,
                         int64_t sequences, int64_t table_width, int64_t num_heads,
-                        int64_t num_kv_heads, int64_t head_dim, int64_t window, int threads,
-                        void* workspace, int workspace_only) {
+                        int64_t num_kv_heads, int64_t head_dim, int64_t block_stride,
+                        int64_t part_stride, int64_t window, int threads, void* workspace,
+                        int workspace_only) {
   const float scale = 1.44269504f / std::sqrt(static_cast<float>(head_dim));
   if (wide) {
     const Attention<float> step{(const float*)q, (const float*)layer_kv, tables, query_start,
                                 context_len, (float*)out, sequences, table_width, num_heads,
-                                num_kv_heads, head_dim, window, scale, threads};
+                                num_kv_heads, head_dim, block_stride, part_stride, window, scale,
+                             threads};
     return workspace_only ? workspace_bytes(step) : attend(step, workspace);
   }
   const Attention<bf16> step{(const bf16*)q, (const bf16*)layer_kv, tables, query_start,
                              context_len, (bf16*)out, sequences, table_width, num_heads,
-                             num_kv_heads, head_dim, window, scale, threads};
+                             num_kv_heads, head_dim, block_stride, part_stride, window, scale,
+                             threads};
   return workspace_only ? workspace_bytes(step) : attend(step, workspace);
 }
 

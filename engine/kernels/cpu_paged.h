@@ -14,12 +14,13 @@ constexpr int kBlock = 16;  // tokens of a cache block; the kernels rely on its 
 template <class T>
 struct Attention {
   const T* q;             // [tokens, num_heads, head_dim]
-  const T* layer_kv;      // [num_blocks, 2, num_kv_heads, kBlock, head_dim]
+  const T* layer_kv;      // [num_blocks, 2, num_kv_heads, kBlock, head_dim], a head's rows together
   const int32_t* tables;  // [sequences, table_width]
   const int32_t* query_start;
   const int32_t* context_len;
   T* out;  // [tokens, num_heads, head_dim]
   int64_t sequences, table_width, num_heads, num_kv_heads, head_dim;
+  int64_t block_stride, part_stride;  // elements from block to block, from keys to values
   int64_t window;  // 0: none
   float scale;     // of scores, so that weights are powers of two: log2(e) / sqrt(head_dim)
   int threads;
@@ -34,9 +35,8 @@ struct Attention {
   }
   const T* keys(int64_t sequence, int64_t block, int64_t kv_head) const {
     const int64_t home = tables[sequence * table_width + block];
-    return layer_kv + (home * 2 * num_kv_heads + kv_head) * kBlock * head_dim;
+    return layer_kv + home * block_stride + kv_head * kBlock * head_dim;
   }
-  int64_t values_after_keys() const { return num_kv_heads * kBlock * head_dim; }
 };
 
 // Values are laid out with their depth - neighbouring tokens - sharing a lane. For bfloat16 the

@@ -92,7 +92,7 @@ void pack_block(const Attention<T>& step, const Packed<T, D>& packed, int64_t kv
   std::memcpy(rows, from, sizeof(rows));
   for (int64_t at = 0; at < P::kKeySteps; ++at)
     for (int token = 0; token < kBlock; ++token) keys[at * kLanes + token] = rows[token][at];
-  pack_values<D>(from + step.values_after_keys(), packed.end - home * kBlock, values);
+  pack_values<D>(from + step.part_stride, packed.end - home * kBlock, values);
 }
 
 // A thread's working memory for one query tile.

@@ -35,7 +35,8 @@ class Linear(Protocol):
 class KernelSet(Protocol):
     """The operators of a decoder layer. Inputs are contiguous and on the set's device.
 
-    `layer_kv` is one layer of the cache, [num_blocks, 2, num_kv_heads, block_size, head_dim].
+    `layer_kv` is one layer of the cache, [num_blocks, 2, num_kv_heads, block_size, head_dim]; on
+    a CPU perhaps a run of the heads of a wider one.
     """
 
     latents: LatentKernels  # for a cache of latents, in the place of store_kv and attention

@@ -36,7 +36,8 @@ class Model:
         or in fp8 for a model whose heads are scaled for it (engine/kv_scaling.py).
         `on_layers(n)` is called when the keys and values of the first n layers are in the cache.
         """
-        assert kv[0].is_contiguous() and len(kv) == len(self.layers)
+        assert len(kv) == len(self.layers)
+        assert kv[0].is_contiguous() or kv.device.type == "cpu", "devices take whole caches"
         assert kv.dtype in (self.dtype, FP8), kv.dtype
         x = self.embedding(batch.token_ids)
         residual: Tensor | None = None
