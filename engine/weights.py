@@ -15,6 +15,7 @@ from engine.json_fields import JsonFields
 from engine.kernels.fp8_linear import multiplies_fp8
 from engine.kernels.int4_linear import keeps_int4
 from engine.kv_scaling import ScaledHeads
+from engine.layers.shard import Group
 from engine.models.build import build_model
 from engine.models.model import Model
 from engine.models.parts import TensorSource
@@ -34,13 +35,14 @@ def load(
     device: torch.device | str = "cpu",
     kernels: str = "auto",
     fp8_kv: bool = False,
+    group: Group | None = None,
 ) -> Model:
     """Load the model of a directory. Weights exist once, plus one layer while it is laid out.
 
-    fp8_kv: with its heads scaled for a cache in fp8.
+    fp8_kv: with its heads scaled for a cache in fp8. group: this rank's share of the model.
 
     Raises ModelError, naming the file and the tensor, for what is missing, corrupt or of another
-    shape than config.json says.
+    shape than config.json says; ValueError where the group cannot share the model.
     """
     device, in_fp8 = torch.device(device), None
     source: TensorSource
@@ -54,7 +56,7 @@ def load(
         raise ModelError(Path(path), "a latent cache cannot be kept in fp8")
     if fp8_kv:
         source = ScaledHeads(config, source)
-    return build_model(config, source, dtype, device, kernels, in_fp8)
+    return build_model(config, source, dtype, device, kernels, in_fp8, group)
 
 
 def kept_bits(config: ModelConfig, device: torch.device) -> int | None:

@@ -1,13 +1,13 @@
 """One decoder layer: attention over the paged cache, then the feed-forward."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.kernels import BatchInput, KernelSet, Linear
+from engine.kernels import BatchInput, KernelSet
 from engine.layers.attention import GroupedAttention, LatentAttention
-from engine.layers.mlp import DenseMlp, SparseMlp
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class DecoderLayer:
     attention: GroupedAttention | LatentAttention
     rms_norm_eps: float
     input_norm: Tensor  # [hidden]
-    out: Linear
+    out: Callable[[Tensor], Tensor]
     post_norm: Tensor  # [hidden]
-    mlp: DenseMlp | SparseMlp
+    mlp: Callable[[Tensor], Tensor]
     after_attention: Tensor | None = None  # [hidden], a norm of what the attention adds
     after_mlp: Tensor | None = None  # [hidden], a norm of what the feed-forward adds
 

@@ -37,11 +37,14 @@ class SparseMlp:
 
     Tokens are sorted by expert, and each expert that has any gets one product over them. The
     sizes of these groups are read on the host: a call waits for a device once.
+
+    The experts may be a run of all; the others' share of the result is then left out.
     """
 
     router: Router
     experts: tuple[DenseMlp, ...]
     shared: DenseMlp | None = None
+    first_expert: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> the same shape. A token's experts are added in float32."""
@@ -50,15 +53,19 @@ class SparseMlp:
         weights, chosen = self.router(x)
         flat = chosen.flatten()
         order = flat.argsort(stable=True)  # [T * k], the (token, choice) pairs by expert
+        end = self.first_expert + len(self.experts)
+        counts = flat.bincount(minlength=end).tolist()
+        skipped, sizes = sum(counts[: self.first_expert]), counts[self.first_expert : end]
+        order = order[skipped : skipped + sum(sizes)]
         rows = x[order // chosen.shape[1]]
-        sizes = flat.bincount(minlength=len(self.experts)).tolist()
         parts = [
             expert(part)
             for expert, part in zip(self.experts, torch.split(rows, sizes), strict=True)
             if part.shape[0]
         ]
-        out = torch.empty_like(rows)
-        out[order] = torch.cat(parts)
+        out = x.new_zeros(flat.shape[0], x.shape[1])
+        if parts:
+            out[order] = torch.cat(parts)
         shares = out.float().view(*chosen.shape, -1) * weights.unsqueeze(-1)  # [T, k, hidden]
         routed = shares.sum(1).to(x.dtype)
         return routed if self.shared is None else routed + self.shared(x)

@@ -1,10 +1,12 @@
 """Assembles a model from named tensors: fuses projections and lays them out for the device."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.config import ModelConfig
 from engine.kernels import HeadShape, Linear, kernel_set
@@ -13,6 +15,8 @@ from engine.layers.decoder_layer import DecoderLayer, Embedding
 from engine.layers.mlp import DenseMlp, SparseMlp
 from engine.layers.rope import pair_order, rope_table
 from engine.layers.routing import GroupRouter, Router, SoftmaxRouter
+from engine.layers.shard import WHOLE, GatheredHead, Group, Shard, Summed, check_divides
+from engine.models.columns import Columns
 from engine.models.latent import latent_attention
 from engine.models.model import Model
 from engine.models.parts import Fp8Steps, PartBuilder, TensorSource
@@ -23,11 +27,32 @@ DENSE = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class _Builder(PartBuilder):
+    """Of a group's model: of this rank's share."""
+
+    group: Group | None = None
+
+    @property
+    def shard(self) -> Shard:
+        return WHOLE if self.group is None else self.group.shard
+
+    def summed(self, part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Of a part that each rank computes a summand of."""
+        return part if self.group is None else Summed(part, self.group)
+
+    def inward(self, prefix: str, part: str, in_features: int, bias: bool, shard: Shard) -> Linear:
+        """The projection to the hidden size, of a share of its inputs; rank 0 adds the bias."""
+        parts, sizes = (part,), (self.config.hidden_size,)
+        if shard.is_whole:
+            return self.linear(prefix, parts, sizes, in_features, bias)
+        own = shard.of(in_features)
+        builder = replace(self, source=Columns(self.source, own, in_features))
+        return builder.linear(prefix, parts, sizes, len(own), bias and shard.rank == 0)
+
     def heads(self, prefix: str) -> HeadShape:
         config, dim = self.config, self.config.head_dim
         return HeadShape(
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
+            num_heads=len(self.shard.of(config.num_heads)),
+            num_kv_heads=len(self.shard.kv_heads(config.num_kv_heads)),
             head_dim=dim,
             rms_norm_eps=config.rms_norm_eps,
             q_norm=self.q_norm(prefix) if config.qk_norm else None,
@@ -55,7 +80,9 @@ class _Builder(PartBuilder):
             attention=self.attention(index, attention),
             rms_norm_eps=config.rms_norm_eps,
             input_norm=norm("input"),
-            out=self.linear(attention, ("o_proj",), (hidden,), config.out_size, config.o_bias),
+            out=self.summed(
+                self.inward(attention, "o_proj", config.out_size, config.o_bias, self.shard)
+            ),
             post_norm=norm("pre_feedforward" if gemma else "post_attention"),
             mlp=self.mlp(index, prefix),
             after_attention=norm("post_attention") if gemma else None,
@@ -64,7 +91,7 @@ class _Builder(PartBuilder):
 
     def attention(self, index: int, prefix: str) -> GroupedAttention | LatentAttention:
         if self.config.latent is not None:
-            return latent_attention(self, self.config.latent, prefix)
+            return latent_attention(self, self.config.latent, prefix, self.shard)
         return GroupedAttention(
             kernels=self.kernels,
             heads=self.heads(prefix),
@@ -82,31 +109,46 @@ class _Builder(PartBuilder):
         return self.linear(prefix, parts, sizes, config.hidden_size, bias, self.qkv_rows())
 
     def qkv_rows(self) -> Tensor | None:
-        """The order of the fused projection's rows that brings the halves of each rotating pair
-        half a head apart; None where they are so stored."""
-        config = self.config
-        if config.rope.partial == 1.0:
+        """The rows of the fused projection for this rank's heads, in the order that brings the
+        halves of each rotating pair half a head apart; None for all rows as they are stored."""
+        config, shard = self.config, self.shard
+        if config.rope.partial == 1.0 and shard.is_whole:
             return None
-        firsts = torch.arange(0, config.q_size + config.kv_size, config.head_dim).unsqueeze(1)
-        rotating = (firsts + pair_order(config.rope, config.head_dim)).flatten()
-        values = torch.arange(config.kv_size) + config.q_size + config.kv_size
-        return torch.cat((rotating, values))
+        turned, stored = pair_order(config.rope, config.head_dim), torch.arange(config.head_dim)
+        kv_heads = shard.kv_heads(config.num_kv_heads)
 
-    def mlp(self, index: int, prefix: str) -> DenseMlp | SparseMlp:
+        def rows(heads: range, first: int, order: Tensor) -> Tensor:
+            firsts = first + config.head_dim * torch.tensor(heads).unsqueeze(1)
+            return (firsts + order).flatten()
+
+        return torch.cat(
+            (
+                rows(shard.of(config.num_heads), 0, turned),
+                rows(kv_heads, config.q_size, turned),
+                rows(kv_heads, config.q_size + config.kv_size, stored),
+            )
+        )
+
+    def mlp(self, index: int, prefix: str) -> Callable[[Tensor], Tensor]:
+        """Experts are divided whole, everything else by the columns between its products."""
         moe = self.config.experts_of(index)
         if moe is None:
-            return self.dense(f"{prefix}.mlp", DENSE, self.config.intermediate_size)
+            inner = self.config.intermediate_size
+            return self.summed(self.dense(f"{prefix}.mlp", DENSE, inner, self.shard))
         block = f"{prefix}.{moe.block}"
-        return SparseMlp(
+        own = self.shard.of(moe.num_experts)
+        sparse = SparseMlp(
             router=self.router(moe, f"{block}.gate"),
             experts=tuple(
-                self.dense(f"{block}.experts.{expert}", moe.parts, moe.intermediate_size)
-                for expert in range(moe.num_experts)
+                self.dense(f"{block}.experts.{expert}", moe.parts, moe.intermediate_size, WHOLE)
+                for expert in own
             ),
-            shared=self.dense(f"{block}.shared_experts", DENSE, moe.shared_size)
+            shared=self.dense(f"{block}.shared_experts", DENSE, moe.shared_size, self.shard)
             if moe.shared_size
             else None,
+            first_expert=own.start,
         )
+        return self.summed(sparse)
 
     def router(self, moe: MoeConfig, name: str) -> Router:
         weight = self.source.tensor(
@@ -128,16 +170,20 @@ class _Builder(PartBuilder):
             scale=groups.scale,
         )
 
-    def dense(self, prefix: str, parts: tuple[str, str, str], inner: int) -> DenseMlp:
+    def dense(self, prefix: str, parts: tuple[str, str, str], inner: int, shard: Shard) -> DenseMlp:
         """The feed-forward whose gate, up and down projections are called `prefix.part`."""
         hidden, bias = self.config.hidden_size, self.config.mlp_bias
         gate, up, down = parts
+        rows = None
+        if not shard.is_whole:
+            own = torch.tensor(shard.of(inner))
+            rows = torch.cat((own, own + inner))
         return DenseMlp(
             kernels=self.kernels,
-            gate_up=self.linear(prefix, ("gate_up_proj",), (2 * inner,), hidden, bias)
+            gate_up=self.linear(prefix, ("gate_up_proj",), (2 * inner,), hidden, bias, rows)
             if self.config.fused_projections
-            else self.linear(prefix, (gate, up), (inner, inner), hidden, bias),
-            down=self.linear(prefix, (down,), (hidden,), inner, bias),
+            else self.linear(prefix, (gate, up), (inner, inner), hidden, bias, rows),
+            down=self.inward(prefix, down, inner, bias, shard),
             gelu=self.config.gemma is not None,
         )
 
@@ -145,7 +191,13 @@ class _Builder(PartBuilder):
         name = "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
         shape = (self.config.vocab_size, self.config.hidden_size)
         weight = self.source.tensor(f"{name}.weight", shape)
-        return self.kernels.linear(weight.to(self.device, self.dtype), None, wide=True)
+        if self.group is None:
+            return self.kernels.linear(weight.to(self.device, self.dtype), None, wide=True)
+        own = self.shard.padded(self.config.vocab_size)
+        rows = -(-self.config.vocab_size // self.shard.size)
+        part = functional.pad(weight[own.start : own.stop], (0, 0, 0, rows - len(own)))
+        linear = self.kernels.linear(part.to(self.device, self.dtype), None, wide=True)
+        return GatheredHead(linear, self.group, self.config.vocab_size)
 
     def token_table(self) -> Embedding:
         shape = (self.config.vocab_size, self.config.hidden_size)
@@ -172,13 +224,18 @@ def build_model(
     device: torch.device,
     kernels: str = "auto",
     in_fp8: Fp8Steps | None = None,
+    group: Group | None = None,
 ) -> Model:
     """Assemble the model layer by layer, so that at most one layer exists twice at a time.
 
     `kernels` names the kernel set; `auto` takes the fastest one that the device has. Projections
     that `in_fp8` has a step for are kept in fp8 and multiplied so.
+    group: whose share of the weights is taken. Every rank has the token table and the norms.
+    Raises ValueError where the group cannot share the model.
     """
-    builder = _Builder(config, source, dtype, device, kernel_set(kernels, device), in_fp8)
+    if group is not None:
+        check_divides(config, group.shard.size)
+    builder = _Builder(config, source, dtype, device, kernel_set(kernels, device), in_fp8, group)
     return Model(
         config=config,
         dtype=dtype,
