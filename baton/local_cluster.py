@@ -267,6 +267,7 @@ class LocalCluster:
                 "host": "127.0.0.1",
                 "port": 0,
                 "threads": config.threads_per_worker,
+                "tensor_parallel": config.ranks_of(role) or None,
                 "kv_memory": config.kv_memory or None,
                 "profile": config.profile or None,
                 "dtype": config.dtype or None,

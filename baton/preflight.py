@@ -38,8 +38,9 @@ def check_settings(config: UpConfig) -> None:
         raise PreflightError(f"--gateways {config.gateways}: at least one is needed")
     if config.max_workers < 0:
         raise PreflightError(f"--max-workers {config.max_workers}: must be 0 or more")
-    if config.threads < 0:
-        raise PreflightError(f"--threads {config.threads}: must be 0 or more")
+    for name in ("threads", "tensor_parallel", "prefill_tensor_parallel", "decode_tensor_parallel"):
+        if (value := getattr(config, name)) < 0:
+            raise PreflightError(f"--{name.replace('_', '-')} {value}: must be 0 or more")
     if config.kv_memory:
         try:
             parse_bytes(config.kv_memory)

@@ -31,6 +31,9 @@ class UpConfig:
     dashboard_port: int = 0  # 8080, a free one where that is taken; -1: none
     kv_memory: str = ""  # the worker's
     threads: int = 0  # one for a small model, else this process's cores split among the workers
+    tensor_parallel: int = 0  # the worker's
+    prefill_tensor_parallel: int = 0  # tensor_parallel
+    decode_tensor_parallel: int = 0  # tensor_parallel
     dtype: str = ""  # the worker's
     kv_dtype: str = ""  # the worker's
     max_model_len: int = 0  # the model's
@@ -87,6 +90,11 @@ class UpConfig:
         """The port of a worker's /metrics, 0 where there is none."""
         first = 1 if role == "prefill" else 1 + self.prefill
         return self.metrics_port + first + number if self.metrics_port else 0
+
+    def ranks_of(self, role: str) -> int:
+        """Processes that share the model of a worker of that role; 0: the worker's default."""
+        own = self.prefill_tensor_parallel if role == "prefill" else self.decode_tensor_parallel
+        return own or self.tensor_parallel
 
     def pools(self) -> dict[Role, int]:
         """The workers to start, by role; a pool of none is left out."""

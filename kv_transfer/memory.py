@@ -63,6 +63,12 @@ class KVMemory:
         """Where the first byte lies in this process; valid until close."""
         return int(np.frombuffer(self.buffer, np.uint8).ctypes.data)
 
+    @property
+    def descriptor(self) -> int:
+        """Of the shared memory, for processes that compute into it; valid until close."""
+        assert self.is_shared, "memory of this process alone"
+        return self._fd
+
     def open_read_only(self) -> int:
         """A new descriptor that can only be read; the caller closes it."""
         return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from engine.kv_scaling import SCALING
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.models import Model
 from engine.options import EngineConfig
-from engine.weights import kept_bits, load
+from engine.weights import kept_bits
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -43,6 +44,7 @@ from worker.core import WorkerCore
 from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
 from worker.inbox import Inbox
+from worker.model_ranks import ModelRanks
 from worker.modelled import PacedImporter, PacedPreflight, load_modelled, with_profile
 from worker.speculation import Draft, make_speculator, read_draft
 
@@ -64,6 +66,7 @@ class WorkerParts:
     preflight: Preflight
     num_gpus: int
     hardware: str
+    rank_lost: Future[str] | None = None  # None: this process computes the model alone
 
 
 @contextlib.contextmanager
@@ -71,7 +74,8 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     """Builds everything, and takes it down again in the opposite order.
 
     Raises ModelError for a directory that cannot be served, MemoryPlanError or ValueError for a
-    setting that cannot be met, OSError where memory or a port cannot be had.
+    setting that cannot be met, OSError where memory or a port cannot be had, RankLostError where
+    a process that computes the model too ends meanwhile.
     """
     asked, config = config, with_profile(config)
     if config.threads:
@@ -80,11 +84,12 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     epoch = int(started_s * 1000)
     worker_id = config.worker_id or f"{config.role.value}-{os.getpid()}"
     draft, transfer = read_draft(config), transfer_config(config)
-    plan, model = _load(config, draft)
-    if draft is not None:
-        draft.check_context(plan.max_model_len)
     inbox, clock = Inbox(), SystemClock()
     with contextlib.ExitStack() as stack:
+        ranks = ModelRanks(config.tensor_parallel, stack)
+        plan, model = _load(config, draft, ranks)
+        if draft is not None:
+            draft.check_context(plan.max_model_len)
         memory = KVMemory.allocate(plan.kv_bytes)
         stack.callback(memory.close)
         kv, mirror = _pools(kv_tensor(memory.buffer, plan.layout), plan, model.device)
@@ -98,9 +103,8 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         )
         stack.callback(grammars.close)
         speculator = make_speculator(config, draft, model, options, clock)
-        engine = Engine(
-            _with_graphs(model, kv, options), kv, options, clock, grammars.open, speculator
-        )
+        whole = ranks.joined(_with_graphs(model, kv, options), memory, plan.layout)
+        engine = Engine(whole, kv, options, clock, grammars.open, speculator)
         secret = config.cluster_token.encode()
         exporter = Exporter(
             plan.layout, memory, worker_id, epoch, clock, secret, transfer,
@@ -140,14 +144,19 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             preflight=_preflight(config, plan, clock, transfer),
             num_gpus=_num_gpus(config, model),
             hardware=_hardware(config, model),
+            rank_lost=ranks.lost,
         )
 
 
-def _load(config: WorkerConfig, draft: Draft | None) -> tuple[MemoryPlan, ForwardModel]:
+def _load(
+    config: WorkerConfig, draft: Draft | None, ranks: ModelRanks
+) -> tuple[MemoryPlan, ForwardModel]:
     """Loads the weights and plans the memory beside them, and says so in one line."""
     if config.profile:
         if config.kv_dtype != "auto":
             raise ValueError(f"kv_dtype {config.kv_dtype} needs a real engine; a profile is set")
+        if ranks.size > 1:
+            raise ValueError(f"tensor_parallel {ranks.size} needs a real engine; a profile is set")
         return load_modelled(config, SystemClock(), sleep)
     directory = Path(config.model)
     model_config = ModelConfig.from_directory(directory)
@@ -156,13 +165,14 @@ def _load(config: WorkerConfig, draft: Draft | None) -> tuple[MemoryPlan, Forwar
     started_s = wall_time_s()
     kv_dtype = _kv_dtype(config.kv_dtype, dtype)
     served = model_config.with_context(limit)
-    model = load(directory, served, dtype, device, fp8_kv=kv_dtype == FP8)
+    model = ranks.load(directory, served, dtype, device, fp8_kv=kv_dtype == FP8)
     plan = plan_memory(
         kv_layout(model_config, kv_dtype, num_blocks=1),
         parse_bytes(config.kv_memory),
         min(limit, model_config.max_position_embeddings),
         weights_bytes=model_config.weights_bytes(dtype, kept_bits(model_config, device)),
-        workspace_bytes=step_workspace_bytes(
+        workspace_bytes=ranks.size
+        * step_workspace_bytes(
             vocab_size=model_config.vocab_size,
             widest_row=2 * model_config.intermediate_size,
             max_batch_tokens=max(

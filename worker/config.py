@@ -32,6 +32,7 @@ class WorkerConfig:
     draft_model: str = ""  # with speculate = "model" alone
     max_drafts: int = 4
     threads: int = 0  # one a core
+    tensor_parallel: int = 1
     transport: str = "auto"
     verify_share: float = 0.05
     wire_format: str = "auto"

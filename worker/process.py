@@ -5,9 +5,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 from engine.errors import ModelError
 from engine.memory_plan import MemoryPlanError
+from engine.parallel.leading_model import RankLostError
 from runtime import lifecycle, log
 from runtime.clock import SystemClock, wall_time_s
 from runtime.health import Health
@@ -33,7 +35,8 @@ _STOP_TIMEOUT_S = 10.0
 
 
 def run(config: WorkerConfig) -> int:
-    """The whole life of a worker; 0 after a drain, 1 when it could not start."""
+    """The whole life of a worker; 0 after a drain, 1 when it could not start or lost a process
+    that computes its model."""
     if config.parent_pid:
         lifecycle.die_with_parent(config.parent_pid)
     log.configure(config.worker_id or config.role.value, level=config.log_level)
@@ -41,7 +44,9 @@ def run(config: WorkerConfig) -> int:
     try:
         with build(config) as parts:
             asyncio.run(_serve(config, parts))
-    except (ModelError, MemoryPlanError, OSError, ValueError) as error:
+            if parts.rank_lost is not None and parts.rank_lost.done():
+                raise RankLostError(parts.rank_lost.result())
+    except (ModelError, MemoryPlanError, OSError, ValueError, RankLostError) as error:
         print(f"baton {config.role.value}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -49,6 +54,7 @@ def run(config: WorkerConfig) -> int:
 
 async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
     stop = lifecycle.stop_event()
+    _stop_when_lost(parts.rank_lost, stop)
     server = rpc.build_server(config.cluster_token)
     port = rpc.bind(server, config.host, config.port)
     tracer = open_tracer(config.otlp_endpoint, f"baton-{config.role.value}", parts.worker_id)
@@ -93,6 +99,20 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
         await server.stop(1.0)
         if tracer is not None:
             await asyncio.to_thread(tracer.close)
+
+
+def _stop_when_lost(lost: Future[str] | None, stop: asyncio.Event) -> None:
+    """A model that lacks a rank computes nothing more: its requests fail, and others take them."""
+    if lost is None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def tell(ended: Future[str]) -> None:
+        log.get_logger("worker").error("rank_lost", reason=ended.result())
+        with contextlib.suppress(RuntimeError):  # the loop has ended: the worker is ending anyway
+            loop.call_soon_threadsafe(stop.set)
+
+    lost.add_done_callback(tell)
 
 
 def _obey(order: ControlOrder, stop: asyncio.Event, parts: WorkerParts) -> None:

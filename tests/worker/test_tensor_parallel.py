@@ -1,0 +1,144 @@
+"""Workers whose model several processes compute: real processes, gloo, and the real fabric."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+import baton
+from engine.parallel.leading_model import RankLostError
+from wire.block_hash import block_hashes
+from wire.messages import (
+    GenerateRequest,
+    LegPublished,
+    LegTokens,
+    LegTransferred,
+    SamplingParams,
+    StartLeg,
+)
+from worker.build import WorkerParts, build
+from worker.commands import Join, Start
+from worker.config import WorkerConfig
+
+DEMO = Path(baton.__file__).parent / "demo_model"
+ALONE = WorkerConfig(str(DEMO), kv_memory="16MiB", dtype="float32", threads=2, max_model_len=512)
+SHARED = replace(ALONE, tensor_parallel=2)
+DEADLINE_S = 60.0
+
+
+def request(seed: int) -> GenerateRequest:
+    """24 tokens after a prompt of its own."""
+    prompt = tuple(range(40 + seed, 140 + seed))
+    sampling = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+    return GenerateRequest("r", prompt, sampling, block_hashes=tuple(block_hashes(prompt)))
+
+
+def events_of(parts: WorkerParts, until: type) -> list[object]:
+    """Turns of the core until an event of that kind has come and nothing is left to run."""
+    found: list[object] = []
+    while True:
+        ran = parts.core.begin_step()
+        found.extend(parts.core.take_outbox().events.get(1, ()))
+        if ran is not None:
+            parts.core.run_step(ran)
+            found.extend(parts.core.take_outbox().events.get(1, ()))
+            continue
+        if any(isinstance(event, until) for event in found):
+            return found
+        command = parts.inbox.take(block=True)
+        parts.core.apply(command)  # type: ignore[arg-type]
+
+
+def answer(parts: WorkerParts, leg: StartLeg) -> tuple[list[int], list[object]]:
+    parts.core.apply(Join(1))
+    parts.core.apply(Start(1, leg))
+    found = events_of(parts, LegTransferred if leg.handle is not None else LegTokens)
+    tokens = [token for event in found if isinstance(event, LegTokens) for token in event.tokens]
+    return tokens, found
+
+
+def handed_over(source: WorkerParts, target: WorkerParts, seed: int) -> list[int]:
+    """The prompt computed by one worker and continued by the other."""
+    first, events = answer(source, StartLeg(seed, request(seed), prefill_only=True))
+    handle = next(event.handle for event in events if isinstance(event, LegPublished))
+    rest, events = answer(target, StartLeg(seed, request(seed), handle=handle))
+    moved = next(event for event in events if isinstance(event, LegTransferred))
+    assert not moved.failure and moved.num_bytes > 0
+    return first + rest[-23:]
+
+
+def ranks() -> list[psutil.Process]:
+    """The processes of this one's that compute a model."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if "engine.parallel.follower" in child.cmdline()
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[WorkerParts]:
+    with build(ALONE) as parts:
+        yield parts
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[WorkerParts]:
+    """A worker of two processes; the last test that takes it ends one of them."""
+    with build(SHARED) as parts:
+        yield parts
+    assert not ranks()
+
+
+def test_two_processes_answer_as_one_does(alone: WorkerParts, shared: WorkerParts) -> None:
+    leg = StartLeg(1, request(1))
+    assert answer(shared, leg)[0] == answer(alone, leg)[0]
+    assert shared.fingerprint == alone.fingerprint
+
+
+def test_a_prompt_that_two_processes_computed_is_continued_by_one(
+    alone: WorkerParts, shared: WorkerParts
+) -> None:
+    handed = handed_over(shared, alone, 2)
+    assert handed == answer(alone, StartLeg(3, request(2)))[0]
+
+
+def test_a_prompt_that_one_process_computed_is_continued_by_two(
+    alone: WorkerParts, shared: WorkerParts
+) -> None:
+    handed = handed_over(alone, shared, 4)
+    assert handed == answer(alone, StartLeg(5, request(4)))[0]
+
+
+def test_the_end_of_a_rank_fails_the_step_and_is_told(shared: WorkerParts) -> None:
+    assert shared.rank_lost is not None
+    shared.core.apply(Join(1))
+    shared.core.apply(Start(1, StartLeg(6, request(6))))
+    plan = shared.core.begin_step()
+    assert plan is not None
+    (rank,) = ranks()
+    rank.send_signal(signal.SIGKILL)
+    assert shared.rank_lost.result(DEADLINE_S) == "rank 1 of the model ended, exit code -9"
+    with pytest.raises(RankLostError):
+        shared.core.run_step(plan)
+    shared.core.fail_all("the engine failed")
+    shared.core.check_integrity()
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"tensor_parallel": 0}, "tensor_parallel must be at least 1, is 0"),
+        ({"tensor_parallel": 5}, "tensor_parallel 5 does not divide the model's"),
+        ({"tensor_parallel": 2, "profile": "llama-3.1-8b@h200"}, "needs a real engine"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused_before_anything_starts(
+    settings, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint), build(replace(ALONE, **settings)):
+        pass
+    assert not ranks()
