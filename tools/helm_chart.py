@@ -37,7 +37,7 @@ OWN = {
     " group_number",
     ControlConfig: "host port http_port metrics_port plan planner_file prometheus_url"
     " gateway_metrics audit_file election kube_namespace kube_lease kube_prefill kube_decode"
-    " kubeconfig actuator ready_timeout_s identity redis_url parent_pid",
+    " kubeconfig actuator ready_timeout_s identity advertise_url redis_url parent_pid",
     WorkerConfig: "model role served_model_name worker_id host port fabric_port advertise_host"
     " control_address kv_memory kv_tls_ca kv_tls_cert kv_tls_key lease_s drain_timeout_s"
     " metrics_port parent_pid",

@@ -158,7 +158,7 @@ class LocalPods:
                 reference = source["secretKeyRef"]
                 value = self.secret(reference["name"], reference["key"])
             else:
-                value = entry["value"]
+                value = re.sub(r"\$\((\w+)\)", lambda found: environ[found[1]], entry["value"])
             environ[entry["name"]] = self._local(owner, value, folder)
         return environ
 

@@ -127,6 +127,18 @@ def ask(pods: LocalPods, name: str) -> int:
         return int(json.load(reply)["usage"]["completion_tokens"])
 
 
+def has_election(name: str) -> bool:
+    control = EXAMPLES[name].get("control", {})
+    return bool(control.get("replicas", 1) > 1)
+
+
+def leader(pods: LocalPods) -> str:
+    """Name and address of the one that leads, by the control plane."""
+    url = f"http://127.0.0.1:{pods.port('baton-control', 8091)}/api/v1/status"
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        return str(json.load(reply)["leader"]["holder"])
+
+
 @pytest.mark.parametrize("name", KUBERNETES)
 def test_every_container_of_an_example_becomes_ready_answers_and_ends_by_sigterm(
     name: str, open_pods: Any
@@ -138,6 +150,8 @@ def test_every_container_of_an_example_becomes_ready_answers_and_ends_by_sigterm
         pods.start("baton-redis")
     pods.start(*owners)
     assert ask(pods, name) == 8
+    address = f"@http://127.0.0.1:{pods.port('baton-control', 8091)}"
+    assert leader(pods) == "baton-control-0" + (address if has_election(name) else "")
     for owner in ["baton-dashboard", "baton-gateway", *owners]:
         if owner in owners:
             owners.remove(owner)

@@ -6,7 +6,17 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from chart_objects import CASES, EXAMPLES, Object, containers, objects, of_kind, pod_templates
+from chart_objects import (
+    CASES,
+    EXAMPLES,
+    NAMESPACE,
+    Object,
+    containers,
+    named,
+    objects,
+    of_kind,
+    pod_templates,
+)
 
 from baton.commands.flags import SECRET_FIELDS
 from baton.up_config import UpConfig
@@ -306,6 +316,21 @@ def test_a_changed_setting_starts_the_pods_of_its_process_anew_and_no_others():
     assert {owner for owner in before if before[owner] != after[owner]} == {
         "Deployment/baton-gateway"
     }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_control_plane_tells_operators_its_own_address(case: str):
+    for owner, _, container, _table in batons(case):
+        if container["args"][0] != "control":
+            continue
+        environ = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+        name = owner.partition("/")[2]
+        service = named(objects(CASES[case]), "Service", f"{name}-peers")
+        ports = {port["port"] for port in service["spec"]["ports"]}
+        wanted = f"http://$(BATON_IDENTITY).{name}-peers.{NAMESPACE}.svc:8091"
+        assert environ["BATON_ADVERTISE_URL"] == wanted and 8091 in ports
+        names = list(environ)
+        assert names.index("BATON_IDENTITY") < names.index("BATON_ADVERTISE_URL")  # it is filled in
 
 
 def test_every_container_of_a_ray_cluster_has_its_token():

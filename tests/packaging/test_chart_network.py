@@ -77,6 +77,7 @@ BASE = {
     ("dashboard", "control", 8091),
     ("dashboard", "gateway", 8000),
 }
+TO_THE_LEADER = {("control", "control", 8091)}
 SCRAPED = {("control", "gateway", 8000)}
 
 
@@ -85,14 +86,14 @@ def test_a_trial_has_the_flows_that_it_needs_and_no_other():
 
 
 def test_with_a_prometheus_the_control_plane_does_not_scrape_gateways():
-    assert flows(objects(EXAMPLES["two-gpu-kinds"])) == BASE
+    assert flows(objects(EXAMPLES["two-gpu-kinds"])) == BASE | TO_THE_LEADER
 
 
 def test_rdma_libraries_choose_ports_of_their_own_between_workers_alone():
     found = flows(objects(EXAMPLES["rdma"]))
     between = {flow for flow in found if flow[:2] == ("worker", "worker")}
     assert {port for _, _, port in between} == set(PORTS) - {53}
-    assert found - between == BASE - {("worker", "worker", 9001)}
+    assert found - between == (BASE | TO_THE_LEADER) - {("worker", "worker", 9001)}
 
 
 @pytest.mark.parametrize("case", CASES)
