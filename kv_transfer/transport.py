@@ -64,7 +64,8 @@ class LaneContext:
 
 
 class Lane(Protocol):
-    """One source's data lane. One thread uses it; it never waits and never calls back.
+    """One source's data lane. One thread uses it; it never calls back, and no call waits for more
+    than a few milliseconds.
 
     name: what stands in results and metrics.
     reads_ahead: the source holds a read back until it is ready, so a whole pull is posted at

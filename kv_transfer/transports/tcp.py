@@ -24,7 +24,9 @@ from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
 HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index, end_index, bytes
-_AT_ONCE_BYTES = 1 << 20  # of a payload in one system call, or its next run where that is longer
+_AT_ONCE_BYTES = 4 << 20  # of a payload in one system call
+_WAIT_BYTES = 1 << 20  # a call for so many stays in the kernel until they are here, or
+_WAIT_S = 0.002  # for so long, which the kernel rounds up to its tick
 _SINK_BYTES = 1 << 18
 _AHEAD_BYTES = 1 << 14  # a larger one is copied for longer than a system call takes
 
@@ -58,7 +60,8 @@ class TcpLane:
     """The reader's side of one data connection.
 
     What is received behind a payload lands in `ahead`: the next header, and with it the payload
-    where that is small. Nothing is ahead while a payload is coming.
+    where that is small. Nothing is ahead while a payload is coming. Much of a payload is waited
+    for in the kernel: each return to here and back costs as much as copying 100 KiB.
     """
 
     name = "tcp"
@@ -84,6 +87,11 @@ class TcpLane:
         except TransferError:
             self._channel.close()
             raise
+        sock = self._channel.sock
+        self._waits = not isinstance(sock, TlsSocket)  # that has a buffer of its own
+        if not isinstance(sock, TlsSocket):
+            limit = struct.pack("ll", 0, int(_WAIT_S * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     @property
     def fd(self) -> int:
@@ -110,7 +118,7 @@ class TcpLane:
         self._moved.clear()
         budget_bytes = self._context.config.piece_bytes
         while budget_bytes > 0 and not (self._moved and self._is_idle):
-            num_asked, num_bytes = self._receive()
+            num_asked, num_bytes = self._receive(min(budget_bytes, _AT_ONCE_BYTES))
             if not num_bytes:
                 break
             budget_bytes -= num_bytes
@@ -140,19 +148,17 @@ class TcpLane:
         """All that was asked for is here, so another look at the socket would be in vain."""
         return not self._reads and self._ticket is None
 
-    def _receive(self) -> tuple[int, int]:
+    def _receive(self, most_bytes: int) -> tuple[int, int]:
         """Of the payload, how many bytes were asked for; and how many went into its views and then
         ahead, 0 when none are here."""
-        into, num_asked = [], 0
-        for view in islice(self._views, MAX_VIEWS):
-            into.append(view)
-            num_asked += view.nbytes
-            if num_asked >= _AT_ONCE_BYTES:
-                break
-        if num_asked == self._left_bytes:
-            into.append(self._ahead[self._ahead_bytes :])
+        into, num_asked = self._next_views(most_bytes)
+        flags = socket.MSG_WAITALL
+        if num_asked < _WAIT_BYTES or not self._waits:
+            flags = socket.MSG_DONTWAIT
+            if num_asked == self._left_bytes:
+                into.append(self._ahead[self._ahead_bytes :])
         try:
-            num_bytes = self._channel.sock.recvmsg_into(into, 0, socket.MSG_DONTWAIT)[0]
+            num_bytes = self._channel.sock.recvmsg_into(into, 0, flags)[0]
         except BlockingIOError:
             return 0, 0
         except OSError as error:
@@ -160,6 +166,16 @@ class TcpLane:
         if not num_bytes:
             raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
         return num_asked, num_bytes
+
+    def _next_views(self, most_bytes: int) -> tuple[list[memoryview], int]:
+        """Where the payload's next bytes go, and how many those are."""
+        views, left_bytes = [], most_bytes
+        for view in islice(self._views, MAX_VIEWS):
+            views.append(view if view.nbytes <= left_bytes else view[:left_bytes])
+            left_bytes -= views[-1].nbytes
+            if not left_bytes:
+                break
+        return views, most_bytes - left_bytes
 
     def _take(self, num_bytes: int) -> None:
         """Counts what went into the views, then puts what is ahead where it belongs."""
