@@ -125,7 +125,7 @@ def test_a_reader_that_shows_no_certificate_is_refused(make_rig, tls):
 
 
 def test_plain_and_broken_bytes_end_their_connection_alone(make_rig, tls):
-    rig = make_rig(config=TransferConfig(tls=tls, connect_s=0.3))
+    rig = make_rig(config=TransferConfig(tls=tls, connect_s=1.5))
     for data in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100):
         with socket.create_connection((rig.address.host, rig.address.port), 30.0) as sock:
             sock.sendall(data)
