@@ -1,11 +1,12 @@
 """The simulator against live clusters under the same load, below saturation.
 
-Each row: a percentile in the simulation beside the live one, in milliseconds. Clusters of modelled
+Each row: a percentile in the simulation beside the live one, in milliseconds: of both latencies,
+and of the stages that they are made of, which tell where an error comes from. Clusters of modelled
 workers, and one of the bundled model, whose profile is fitted from a run before.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
@@ -17,7 +18,7 @@ from baton.commands.profile import fitted_profile
 from baton.detached_cluster import detached_cluster
 from baton.state_dir import ClusterState
 from loadtest.order import plan_workload
-from loadtest.result import GroupSummary
+from loadtest.result import Distribution, RunResult
 from loadtest.slo import parse_slos
 from profiles.catalog import load_profile
 from profiles.profile import Profile
@@ -71,23 +72,42 @@ def run(repeats: int, cases: tuple[Case, ...] = CASES) -> list[Row]:
 
 def _rows(case: Case, repeats: int) -> list[Row]:
     pairs = [pair for _ in range(repeats) for pair in _pairs(case)]
+    return [
+        row
+        for name in dict(figures(pairs[0][0]))
+        for row in rows_of(
+            f"simulate.{case.name}.{name}",
+            [(dict(figures(live))[name], dict(figures(made))[name]) for live, made in pairs],
+        )
+    ]
+
+
+def figures(result: RunResult) -> tuple[tuple[str, Distribution], ...]:
+    """Both latencies, and the stages that they are made of."""
+    overall = result.overall
+    stages = ((name.replace(" ", "_"), values) for name, values in result.stages.named)
+    return (("ttft", overall.ttft), ("tpot", overall.tpot), *stages)
+
+
+def rows_of(name: str, pairs: Sequence[tuple[Distribution, Distribution]]) -> list[Row]:
+    """pairs: (live, simulated). A stage that took no time live has no row."""
     rows = []
-    for figure in ("ttft", "tpot"):
-        for percentile in ("p50", "p90"):
-            live, made = (
-                median(getattr(getattr(side, figure), percentile) for side in sides)
-                for sides in zip(*pairs, strict=True)
-            )
-            name = f"simulate.{case.name}.{figure}.{percentile}"
-            rows.append(Row(name, made, "ms", "the live cluster", live, made / live))
+    for percentile in ("p50", "p90"):
+        live, made = (
+            median(getattr(side, percentile) for side in sides)
+            for sides in zip(*pairs, strict=True)
+        )
+        if live > 0:
+            title = f"{name}.{percentile}"
+            rows.append(Row(title, made, "ms", "the live cluster", live, made / live))
     return rows
 
 
-def _pairs(case: Case) -> Iterator[tuple[GroupSummary, GroupSummary]]:
+def _pairs(case: Case) -> Iterator[tuple[RunResult, RunResult]]:
     """(live, simulated) of one run on a cluster that is started for it."""
     with _cluster(case) as (state, profile):
         live = asyncio.run(load_once(state.http_url, case.load, None)).result
-        yield live.overall, simulated(profile, case.load)
+        yield live, simulated(profile, case.load)
 
 
 @contextmanager
@@ -108,9 +128,9 @@ async def _fitted(state: ClusterState) -> Profile:
     return profile
 
 
-def simulated(profile: Profile, load: LoadFlags) -> GroupSummary:
+def simulated(profile: Profile, load: LoadFlags) -> RunResult:
     """What the simulator makes of the load on one worker of each kind, by the default policy."""
     workload = plan_workload(load.order())
     spec = ClusterSpec(1, 1, profile, profile, policy="predicted", unit_tokens=16, seed=load.seed)
     outcome = simulate(spec, workload)
-    return result_of(spec, workload, outcome, parse_slos(()), warmup_s=_WARMUP_S).overall
+    return result_of(spec, workload, outcome, parse_slos(()), warmup_s=_WARMUP_S)

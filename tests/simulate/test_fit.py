@@ -13,8 +13,11 @@ COSTS = np.array([0.012, 4e-4, 2e-7, 3e-3, 9e-5, 6e-9])
 def totals_of(work, costs, noise=0.0, seed=0):
     """[num_samples, 6] of work, added up as a worker does."""
     rng = np.random.default_rng(seed)
-    taken = np.cumsum((work @ costs) * (1 + noise * rng.standard_normal(len(work))))
-    sums = np.cumsum(work, axis=0).astype(int)
+    return totals_taking(work, (work @ costs) * (1 + noise * rng.standard_normal(len(work))))
+
+
+def totals_taking(work, seconds):
+    taken, sums = np.cumsum(seconds), np.cumsum(work, axis=0).astype(int)
     rows = [StepTotals()]
     for (steps, seqs, context, prefills, tokens, pairs), taken_s in zip(sums, taken, strict=True):
         rows.append(StepTotals(steps, prefills, taken_s, seqs, context, tokens, pairs))
@@ -51,6 +54,16 @@ def test_noise_leaves_predictions_close_and_costs_above_zero():
     assert 0 < fit.error < 0.06
     assert min(fit.sequence_s, fit.prefill_step_s) >= 0
     assert fit.step_s == pytest.approx(costs[0], rel=0.1)
+
+
+def test_costs_are_those_of_the_mean_step_where_times_scatter():
+    work, rng = some_work(400, seed=5), np.random.default_rng(6)
+    factors = rng.lognormal(-0.5 * 0.3**2, 0.3, len(work))  # of mean 1
+    seconds = (work @ COSTS) * factors
+    fit = fit_steps([totals_taking(work, seconds)])
+    costs = np.array([fit.step_s, fit.sequence_s, fit.context_token_s, fit.prefill_step_s,
+                      fit.prefill_token_s, fit.prefill_pair_s])  # fmt: skip
+    assert (work @ costs).sum() == pytest.approx((work @ COSTS).sum(), rel=0.04)
 
 
 def test_two_workers_teach_together_and_a_restart_is_no_sample():
