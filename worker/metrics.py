@@ -47,10 +47,11 @@ class WorkerMeter:
 
     def _count_pull(self, pull: PullResult) -> None:
         metrics = self._metrics
-        metrics.counter("baton_worker_transfer_bytes_total", transport=pull.transport).inc(
-            pull.num_bytes
-        )
-        metrics.histogram("baton_worker_exposed_seconds").observe(pull.exposed_s)
+        if pull.transport:  # else no lane was opened
+            moved = metrics.counter("baton_worker_transfer_bytes_total", transport=pull.transport)
+            moved.inc(pull.num_bytes)
+        if pull.ok:
+            metrics.histogram("baton_worker_exposed_seconds").observe(pull.exposed_s)
         if pull.fell_back:
             names = {"wanted": pull.wanted_transport, "used": pull.transport}
             metrics.counter("baton_worker_transport_fallbacks_total", **names).inc()
