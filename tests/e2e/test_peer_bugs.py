@@ -88,15 +88,32 @@ def test_a_streams_tokens_come_as_they_are_made(cluster: Any) -> None:
     assert re.search("^baton_requests_in_flight 1.0$", metrics, re.MULTILINE)
 
 
+def cached_and_workers(
+    cluster: Any, ask: Any, prompt: str, stream: bool
+) -> tuple[int, int, list[str]]:
+    """The prompt's tokens that were cached, all of them, and who had its KV, computer first."""
+    response = ask(prompt, stream, max_tokens=4)
+    _, usage, _ = answer_of(response, stream)
+    request_id = response.headers["x-request-id"]
+    trace = httpx.get(f"{cluster.url}/debug/requests/{request_id}", timeout=60).json()
+    workers = [name for name in (trace["prefill_worker"], trace["decode_worker"]) if name]
+    return usage["prompt_tokens_details"]["cached_tokens"], usage["prompt_tokens"], workers
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_cached_tokens_are_what_was_found_and_not_what_prefill_handed_over(
-    ask: Any, stream: bool
+    cluster: Any, ask: Any, stream: bool
 ) -> None:
-    prompt = f"{stream} four {WORDS}"
-    _, cold, _ = answer_of(ask(prompt, stream, max_tokens=4), stream)
-    _, warm, _ = answer_of(ask(prompt, stream, max_tokens=4), stream)
-    assert cold["prompt_tokens_details"]["cached_tokens"] < 16
-    assert 0 < warm["prompt_tokens_details"]["cached_tokens"] < warm["prompt_tokens"]
+    """What was just slow may be given to another worker the second time, which has nothing."""
+    for number in range(20):
+        prompt = f"{stream} {number} four {WORDS}"
+        cold, _, had_it = cached_and_workers(cluster, ask, prompt, stream)
+        warm, num_tokens, asked = cached_and_workers(cluster, ask, prompt, stream)
+        assert cold < 16
+        if asked[0] in had_it:
+            assert 0 < warm < num_tokens
+            return
+    pytest.fail("no prompt came to a worker that had it")
 
 
 def placements(cluster: Any, kind: str) -> float:
