@@ -51,7 +51,9 @@ def commands(page: Path) -> Iterator[tuple[str, str]]:
     """Name and what stands behind it, of each `baton NAME ...`."""
     for line in code(page):
         found = re.match(
-            r"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:[\w./]*/)?baton ([a-z][a-z-]*)(.*)", line, re.S
+            r"(?:\$ )?(?:[A-Z_]+=\S+ |kubectl exec \S+ -- )*(?:[\w./]*/)?baton ([a-z][a-z-]*)(.*)",
+            line,
+            re.S,
         )
         if found:
             yield found[1], ENDS.sub("", found[2])
