@@ -70,6 +70,15 @@ def test_it_fits_a_phone(served: Any, look: Callable[..., Any]) -> None:
     assert one.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_nothing_moves_for_who_wants_less_motion(served: Any, look: Callable[..., Any]) -> None:
+    page = look(served.url).page
+    seconds = "getComputedStyle(document.querySelector('.bar i')).transitionDuration"
+    page.locator(".bar i").first.wait_for(state="attached")
+    assert page.evaluate(seconds) == "0.4s"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(seconds) == "0s"
+
+
 def test_a_keyboard_reaches_a_worker_and_leaves_it(served: Any, look: Callable[..., Any]) -> None:
     page = look(served.url).page
     expect(page.locator("#workers-count")).to_contain_text("4 workers")
