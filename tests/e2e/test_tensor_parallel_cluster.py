@@ -2,7 +2,7 @@
 process costs its worker, not the request."""
 
 import asyncio
-import os
+import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,12 @@ DEADLINE_S = 60.0
 
 def ranks_of(worker_pid: int) -> list[psutil.Process]:
     """The processes that compute a worker's model beside its own."""
-    return [child for child in psutil.Process(worker_pid).children() if RANK in child.cmdline()]
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it, or its last child, has ended
+        for child in psutil.Process(worker_pid).children():
+            if RANK in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.fixture
@@ -86,9 +91,12 @@ async def test_a_lost_rank_ends_its_worker_and_the_stream_stays_the_same(
     (prefill,) = await asyncio.to_thread(cluster.workers, Role.PREFILL)
     assert not ranks_of(prefill.info.pid)
 
+    struck: list[int] = []
+
     def strike(num_tokens: int) -> None:
-        if num_tokens >= 30 and rank.is_running():
-            os.kill(rank.pid, signal.SIGKILL)
+        if num_tokens >= 30 and not struck:
+            struck.append(num_tokens)
+            rank.send_signal(signal.SIGKILL)
 
     prompt = prompt_of(300, 21)
     tokens, trace = await collect(router, greedy_request("r", prompt, 120), strike)

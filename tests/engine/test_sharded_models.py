@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -283,6 +283,7 @@ def test_ranks_that_cannot_share_a_model_are_refused_by_the_number(
         check_divides(ModelConfig.from_directory(directory), size)
 
 
+@settings(deadline=None)
 @given(
     num_tokens=st.integers(0, 40),
     num_sequences=st.integers(0, 5),
@@ -316,6 +317,7 @@ def test_a_batch_comes_out_of_its_message_as_it_went_in(
             unpack(wrong)
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 16), count=st.integers(1, 200))
 def test_padded_shares_cover_all_rows_once(size: int, count: int) -> None:
     rows = [row for rank in range(size) for row in Shard(rank, size).padded(count)]

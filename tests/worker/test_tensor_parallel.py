@@ -1,5 +1,6 @@
 """Workers whose model several processes compute: real processes, gloo, and the real fabric."""
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,11 +73,12 @@ def handed_over(source: WorkerParts, target: WorkerParts, seed: int) -> list[int
 
 def ranks() -> list[psutil.Process]:
     """The processes of this one's that compute a model."""
-    return [
-        child
-        for child in psutil.Process().children()
-        if "engine.parallel.follower" in child.cmdline()
-    ]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended, and is another test's
+            if "engine.parallel.follower" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.fixture(scope="module")
