@@ -15,6 +15,12 @@ from wire.block_hash import BLOCK_SIZE
 from wire.cluster import ClusterStatus, WorkerInfo
 
 
+def opening(config: UpConfig, model: ModelFacts) -> str:
+    """What is said before the workers load, which may take a while."""
+    compiles = "" if config.profile else "; the first start on a host compiles operators"
+    return f"Starting {_pools(config)} of {model.name}{compiles}."
+
+
 def banner(
     config: UpConfig,
     model: ModelFacts,
@@ -42,9 +48,8 @@ def banner(
         ("logs", logs),
     ]
     table = "\n".join(f"  {name:<11}{text}" for name, text in rows)
-    pools = f"{_count(config.prefill, 'prefill')} and {_count(config.decode, 'decode')}"
     return (
-        f"Baton serves {model.name} with {pools}.\n\n{table}\n\n"
+        f"Baton serves {model.name} with {_pools(config)}.\n\n{table}\n\n"
         f"Try it:\n\n{_curl(state.http_url, model)}\n\n{_how_to_stop()} stops it."
     )
 
@@ -64,6 +69,10 @@ def _worker_line(config: UpConfig, info: WorkerInfo, kv_memory: str) -> str:
         f"pid {info.pid}, {threads}, {kv_memory} of KV cache for {num_tokens:,} tokens "
         f"({info.num_blocks:,} blocks, {info.fingerprint.dtype})"
     )
+
+
+def _pools(config: UpConfig) -> str:
+    return f"{_count(config.prefill, 'prefill')} and {_count(config.decode, 'decode')}"
 
 
 def _count(number: int, what: str) -> str:

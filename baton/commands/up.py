@@ -10,7 +10,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from baton.banner import banner
+from baton.banner import banner, opening
 from baton.commands.flags import load_or_exit, with_flags_of
 from baton.detached import start_detached
 from baton.local_cluster import ClusterStartError, LocalCluster
@@ -84,6 +84,7 @@ async def _serve(
         log_dir=state_dir.log_dir,
         on_exit=_tell_exit,
     )
+    typer.echo(opening(config, model))
     try:
         await cluster.start()
         state = _state_of(config, cluster, state_dir)
