@@ -1,5 +1,6 @@
 """Shares of a model, one a thread: together they are the model of transformers."""
 
+import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.config import ModelConfig
@@ -265,6 +267,26 @@ def test_a_cache_in_fp8_is_shared_too(
     # A product's last bit may move a key to fp8's next value, in 1 of 8.
     error = (found[0] - found[1]).norm() / found[0].norm()
     assert error < 0.02
+
+
+def test_a_checkpoint_in_fp8_is_shared_too(
+    reference: Callable[..., Any], sharded: Callable[..., Sharded], tmp_path: Path
+) -> None:
+    directory, _ = reference("llama")
+    tensors = load_file(directory / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        scale = tensors[name].abs().max() / 448
+        tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale"] = scale.view(1)
+    save_file(tensors, tmp_path / "model.safetensors")
+    fields = json.loads((directory / "config.json").read_text())
+    fields["quantization_config"] = {"quant_method": "fp8", "activation_scheme": "static"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    shares, batch = sharded(tmp_path, 2), batch_of(prompt_of(40), 0, range(40))
+    found = shares.model.forward(batch, shares.kv)
+    alone = load(tmp_path, shares.config, torch.float32)
+    wanted = alone.forward(batch, torch.full(shares.config.kv_shape(32), float("nan")))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,15 @@ def test_a_prompt_that_one_process_computed_is_continued_by_two(
     assert handed == answer(alone, StartLeg(5, request(4)))[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("guessing", ["lookup", "model"])
+def test_two_processes_check_guesses_as_one_does(alone: WorkerParts, guessing: str) -> None:
+    draft = str(DEMO) if guessing == "model" else ""
+    with build(replace(SHARED, speculate=guessing, draft_model=draft)) as shared:
+        leg = StartLeg(7, request(8))
+        assert answer(shared, leg)[0] == answer(alone, leg)[0]
+
+
 def test_the_end_of_a_rank_fails_the_step_and_is_told(shared: WorkerParts) -> None:
     assert shared.rank_lost is not None
     shared.core.apply(Join(1))
