@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 
-from control_plane.planner.demand import WorkerModel
+from control_plane.planner.demand import WorkerModel, decode_demand, prefill_demand
 from control_plane.planner.needs import WorkerModels
 from control_plane.planner.types import Mode, Objectives, Observation, Traffic
 from runtime.log import get_logger
@@ -76,4 +76,17 @@ def case_of(history: Sequence[Observation], objectives: Objectives) -> ModeCase 
     if model is None or not busy:
         return None
     sizes = (len(last.of(Role.PREFILL)), len(last.of(Role.DECODE)))
+    if sum(sizes) > 1 and not all(sizes):
+        sizes = _parted(sum(sizes), busy[-1][1], model, objectives)
     return ModeCase(tuple(busy), model, *sizes, objectives)
+
+
+def _parted(
+    total: int, traffic: Traffic, model: WorkerModel, objectives: Objectives
+) -> tuple[int, int]:
+    """Two pools of what is one, by either phase's work: what the other modes would begin with."""
+    prompts = prefill_demand(traffic, model, objectives).load
+    answers = decode_demand(traffic, model, objectives)
+    share = prompts / (prompts + answers.concurrency / answers.batch)
+    prefill = min(total - 1, max(1, round(total * share)))
+    return prefill, total - prefill

@@ -45,8 +45,10 @@ class Day:
     objectives: Objectives
     max_total: int
 
-    def run(self, decide: Decide) -> PlannedRun:
-        return planned_run(self.spec, self.workload, decide, period_s=5.0)
+    def run(self, decide: Decide, *, modes: bool = False) -> PlannedRun:
+        """modes: which one would do better is simulated beside it."""
+        objectives = self.objectives if modes else None
+        return planned_run(self.spec, self.workload, decide, period_s=5.0, objectives=objectives)
 
     def attainment(self, run: PlannedRun) -> float:
         return run.attainment(self.is_met)
@@ -92,6 +94,7 @@ def _day(workload: Workload) -> Day:
         1,
         profile,
         profile,
+        policy="predicted",  # the product's default
         ttft_slo_ms=1e3 * _OBJECTIVES.ttft_s,
         tpot_slo_ms=1e3 * _OBJECTIVES.tpot_s,
         pool_costs=PoolCosts(start_s=2.0),
@@ -99,9 +102,11 @@ def _day(workload: Workload) -> Day:
     return Day(workload, spec, _OBJECTIVES, _MAX_TOTAL)
 
 
-def day_config() -> PlannerConfig:
-    """The planner's, its waits as short as the day is."""
+def day_config(mode: str = "hybrid") -> PlannerConfig:
+    """The planner's, its waits as short as the day is. Other modes need no prefill worker."""
     return PlannerConfig(
+        mode=mode,
+        min_prefill=int(mode == "hybrid"),
         objectives=_OBJECTIVES,
         max_gpus=_MAX_TOTAL,
         stale_s=60,

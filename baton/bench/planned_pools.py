@@ -2,12 +2,23 @@
 
 import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from baton.mode_case import case_of
+from baton.mode_simulator import scores_of
 from control_plane.observe.exposition import TrafficWindow
 from control_plane.observe.workers import WorkerWatch
-from control_plane.planner.types import Add, Decision, Flip, Observation, Remove
+from control_plane.planner.types import (
+    Add,
+    Decision,
+    Flip,
+    Mode,
+    Objectives,
+    Observation,
+    Remove,
+)
 from loadtest.plan import Workload
 from loadtest.record import RequestRecord
 from router.predictor import StepCosts
@@ -19,11 +30,13 @@ from wire.cluster import WorkerStatus
 from wire.messages import Role
 
 Decide = Callable[[Observation], Decision]
+_MODE_PERIOD_S, _HISTORY_S = 180.0, 600.0  # the autopilot's
 
 
 @dataclass(slots=True)
 class PlannedPools:
-    """A `simulate.pools.Controller`. arrivals_s: of the workload, for the gateway's own counter."""
+    """A `simulate.pools.Controller`. arrivals_s: of the workload, for the gateway's own counter.
+    objectives: those that modes are simulated for, None where the mode stays."""
 
     decide: Decide
     metrics: Metrics
@@ -31,8 +44,12 @@ class PlannedPools:
     period_s: float
     window: TrafficWindow
     watch: WorkerWatch
+    objectives: Objectives | None = None
     decisions: list[Decision] = field(default_factory=list)
     _counted: int = 0
+    _history: deque[Observation] = field(default_factory=deque)
+    _scores: tuple[tuple[Mode, float], ...] = ()
+    _scored_at_s: float = 0.0
 
     def tick(self, now_s: float, pools: SimulatedPools) -> None:
         arrived = bisect_right(self.arrivals_s, now_s)
@@ -43,20 +60,32 @@ class PlannedPools:
             WorkerStatus(process.info(), process.engine.report(), 0.0) for process in pools.workers
         ]
         starting = [role for _, role in pools.starting]
-        decision = self.decide(
-            Observation(
-                at_s=now_s,
-                wall_s=now_s,
-                workers=self.watch.figures(statuses, now_s, math.nan),
-                traffic=reading.traffic,
-                prefill=reading.prefill,
-                decode=reading.decode,
-                starting_prefill=starting.count(Role.PREFILL),
-                starting_decode=starting.count(Role.DECODE),
-            )
+        seen = Observation(
+            at_s=now_s,
+            wall_s=now_s,
+            workers=self.watch.figures(statuses, now_s, math.nan),
+            traffic=reading.traffic,
+            prefill=reading.prefill,
+            decode=reading.decode,
+            starting_prefill=starting.count(Role.PREFILL),
+            starting_decode=starting.count(Role.DECODE),
+            mode_scores=self._scores,
         )
+        self._score(seen)
+        decision = self.decide(seen)
         self.decisions.append(decision)
         _apply(decision, pools)
+
+    def _score(self, seen: Observation) -> None:
+        """For the next ticks, as the autopilot has them from a process of their own."""
+        self._history.append(seen)
+        while seen.at_s - self._history[0].at_s > _HISTORY_S:
+            self._history.popleft()
+        if self.objectives is None or seen.at_s - self._scored_at_s < _MODE_PERIOD_S:
+            return
+        self._scored_at_s = seen.at_s
+        case = case_of(tuple(self._history), self.objectives)
+        self._scores = scores_of(case) if case is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +114,10 @@ def planned_run(
     *,
     period_s: float = 2.0,
     window_s: float = 15.0,
+    objectives: Objectives | None = None,
 ) -> PlannedRun:
-    """One simulation whose pools the scaler changes every period_s."""
+    """One simulation whose pools the scaler changes every period_s. objectives: modes are simulated
+    for them too."""
     metrics = Metrics(GATEWAY_METRICS)
     controller = PlannedPools(
         decide,
@@ -95,6 +126,7 @@ def planned_run(
         period_s,
         TrafficWindow(window_s),
         WorkerWatch({"": costs_of(spec)}),
+        objectives,
     )
     outcome = simulate(spec, workload, controllers=[controller], metrics=metrics)
     return PlannedRun(outcome, tuple(controller.decisions))

@@ -156,6 +156,8 @@ def _day_rows(name: str, day: Day) -> Iterator[Row]:
     ours = day.run(Planner(day_config()).on_tick)
     _, best = clairvoyant(day, ours.outcome.records)
     yield from _pair(f"{name}.baton", day, ours, best)
+    chosen = day.run(Planner(day_config("auto")).on_tick, modes=True)
+    yield from _pair(f"{name}.baton_auto", day, chosen, best)
     yield from _pair(f"{name}.clairvoyant", day, best, best)
     pools = Pools(day.max_total)
     laws: dict[str, list[Decide]] = {

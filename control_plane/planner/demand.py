@@ -3,6 +3,9 @@
 work per request   S   = a*u + e*((p + u)^2 - p^2) + steps
 prefill pool       the smallest n with P(wait > TTFT SLO - S) <= late              (M/G/n)
 decode, by time    (L + z*sqrt(w*L)) / B,  ITL(B) = the TPOT SLO, L = tokens/s * ITL(B)  (Little)
+prompts among them P workers' worth of them take P * SLO / (SLO - ITL(0)) workers from the batches;
+                   in one pool their number in a life is random: a share's variance is
+                   rho*S*(1 + cv2) / life
 decode, by memory  the smallest n with P(wait > o * (SLO - ITL(C))) <= late, C sequences' KV
                    fill a worker                                                 (M/G/(n*C))
 
@@ -25,6 +28,7 @@ _SLO_SHARE = 0.95  # step costs are not exact either
 _KV_SHARE = 0.95  # sequences come in whole blocks and unequal lengths
 _AVERAGED = 2 / math.e  # w: of exp(-t/T), over a life of T
 _ANSWERS_CV2 = 1.0  # of their lengths, which gateways do not square
+_LEAST_ROOM = 0.2  # of the TPOT SLO, where a lone step takes it
 _LEAST_SLACK = 0.1  # of the TTFT SLO, where the service alone takes it
 
 
@@ -121,6 +125,9 @@ class DecodeDemand:
 
     concurrency: sequences that decode at once in batches that just keep the objective. held: the
     same in batches that fill the memory, slots to a worker; those that find none wait slack_s.
+    stall_weight: what a prompt's second takes of the batches beside it, in seconds. bursts: mean
+    squared over mean work of a prompt, as a share of an answer's life; 0 for prompts that the
+    router puts where they disturb least.
     """
 
     concurrency: float
@@ -132,6 +139,8 @@ class DecodeDemand:
     slack_s: float
     late_share: float
     prompt_load: float = 0.0
+    stall_weight: float = 1.0
+    bursts: float = 0.0
 
     def pressure(self, workers: float) -> float:
         """1 is just enough, infinite for load on nobody."""
@@ -139,10 +148,13 @@ class DecodeDemand:
             return 0.0
         if workers <= 0:
             return math.inf
-        return max(self._timely_load / workers, self._memory_pressure(workers))
+        return max(self._timely_load(workers) / workers, self._memory_pressure(workers))
 
     def workers(self) -> int:
-        by_time = math.ceil(self._timely_load - 1e-9)
+        if not self.concurrency + self.prompt_load:
+            return 0
+        least = self.concurrency / self.batch + self.stall_weight * self.prompt_load
+        by_time = _smallest(self._is_timely, math.ceil(least - 1e-9))
         if not self.concurrency:
             return by_time
         return max(by_time, _smallest(self._is_held, math.ceil(self.held / self.slots)))
@@ -155,11 +167,15 @@ class DecodeDemand:
             prompt_load=self.prompt_load * factor,
         )
 
-    @property
-    def _timely_load(self) -> float:
-        """In workers."""
-        margin = self.margin_sigmas * math.sqrt(_AVERAGED * self.concurrency)
-        return (self.concurrency + margin) / self.batch + self.prompt_load / _MAX_RHO
+    def _timely_load(self, workers: float) -> float:
+        """In workers, of so many that share it."""
+        stalled = self.stall_weight * self.prompt_load
+        of_prompts = self.stall_weight**2 * self.prompt_load * self.bursts * workers
+        variance = _AVERAGED * self.concurrency / self.batch**2 + of_prompts
+        return self.concurrency / self.batch + stalled + self.margin_sigmas * math.sqrt(variance)
+
+    def _is_timely(self, workers: int) -> bool:
+        return self._timely_load(workers) <= workers + 1e-9
 
     def _memory_pressure(self, workers: float) -> float:
         late = self.late_share
@@ -188,6 +204,7 @@ def decode_demand(
     context, tpot_s = traffic.context_tokens, objectives.tpot_s
     batch, slots = model.timely(context, tpot_s), model.slots(held_tokens or context)
     full_s = model.itl_s(min(batch, slots), context)
+    room = 1 - model.costs.step_s / (_SLO_SHARE * tpot_s)
     return DecodeDemand(
         concurrency=traffic.generated_per_s * model.itl_s(batch, context),
         batch=batch,
@@ -198,6 +215,7 @@ def decode_demand(
         slack_s=traffic.output_tokens * max(0.0, tpot_s - full_s),
         late_share=_late_share(objectives),
         prompt_load=traffic.requests_per_s * model.work_s(traffic) * traffic.local_share,
+        stall_weight=1 / max(room, _LEAST_ROOM),
     )
 
 

@@ -90,14 +90,24 @@ class Needs:
         )
 
     def in_one_pool(self) -> "Needs":
-        """The prompts' work as the decode pool's: what aggregated serving asks."""
+        """The prompts' work as the decode pool's: what aggregated serving asks. Late first tokens
+        press it too."""
         prompts, answers = self.prefill.demand, self.decode.demand
         assert isinstance(prompts, PrefillDemand) and isinstance(answers, DecodeDemand)
-        both = replace(answers, prompt_load=answers.prompt_load + prompts.load)
+        life_s = answers.service_s + answers.slack_s
+        both = replace(
+            answers,
+            prompt_load=answers.prompt_load + prompts.load,
+            bursts=prompts.service_s * (1 + prompts.cv2) / life_s if life_s else 0.0,
+        )
         return replace(
             self,
             prefill=replace(self.prefill, demand=prompts.scaled(0), observed=0.0),
-            decode=replace(self.decode, demand=both),
+            decode=replace(
+                self.decode,
+                demand=both,
+                observed=max(self.decode.observed, self.prefill.observed),
+            ),
         )
 
 

@@ -33,7 +33,7 @@ from wire.messages import Role
 
 _SETTLE_S = 75.0  # after an action, until the latencies of before it have left their window
 _FORECAST_PERIOD_S = 5.0
-_BETTER_MODE = 0.02
+_BETTER_MODE = 0.02  # of attainment; less may be the simulation's chance
 
 
 class Planner:
@@ -80,7 +80,7 @@ class Planner:
         seen = self._orders.applied_to(seen)
         self._learn(seen, traffic)
         bounds = bounds_at(self._config, seen.wall_s, self._may_be_empty(seen.at_s))
-        found = self._needs(seen, traffic)
+        found = self._needs(seen, traffic, bounds)
         if found is None:
             return self._without_costs(seen, bounds, late, acts)
         near = found.grown(self._growth(traffic, self._config.flip_s))
@@ -128,12 +128,11 @@ class Planner:
             decode=replace(seen.decode, ratio_p90=None),
         )
         found = needs(supposed, traffic, self._models, objectives or self._config.objectives, False)
-        if found is not None and self._mode is Mode.AGGREGATED:
-            found = found.in_one_pool()
         actual = _sizes(seen)
         if found is None:
             why = "no worker's step times are known yet: these are the workers of now"
             return Decision(seen.at_s, self._mode, actual, actual, (Hold(why),), alarms=(why,))
+        found = _in_mode(found, self._mode)
         enough = _needed(found, 0.0)
         desired = bounds.clamp(enough, found)
         hold = Hold("a supposed load: nothing is done")
@@ -170,23 +169,32 @@ class Planner:
             self._busy_at_s = seen.at_s
         if any(worker.num_running or worker.num_waiting for worker in seen.workers):
             self._busy_at_s = seen.at_s
-        if self._config.mode == "auto" and seen.mode_scores:
-            scores = dict(seen.mode_scores)
-            best = max(scores, key=lambda mode: scores[mode])
-            if scores[best] > scores.get(self._mode, 0.0) + _BETTER_MODE:
-                self._mode = best
 
     def _may_be_empty(self, at_s: float) -> bool:
         limit_s = self._config.idle_to_zero_s
         return limit_s > 0 and at_s - self._busy_at_s >= limit_s
 
-    def _needs(self, seen: Observation, traffic: Traffic) -> Needs | None:
+    def _needs(self, seen: Observation, traffic: Traffic, bounds: Bounds) -> Needs | None:
         is_settled = self._cooldowns.since_any_s(seen.at_s) > _SETTLE_S
         objectives = self._objectives(traffic)
         found = needs(seen, traffic, self._models, objectives, is_settled)
-        if found is not None and self._mode is Mode.AGGREGATED:
-            return found.in_one_pool()
-        return found
+        if found is None:
+            return None
+        if self._config.mode == "auto" and seen.mode_scores:
+            self._mode = self._best_mode(dict(seen.mode_scores), found, bounds)
+        return _in_mode(found, self._mode)
+
+    def _best_mode(self, scores: dict[Mode, float], found: Needs, bounds: Bounds) -> Mode:
+        """Of those that attain as much as the best, the one that needs the fewest workers; the
+        present one where that is equal."""
+
+        def cost(mode: Mode) -> tuple[int, bool, float]:
+            own = _in_mode(found, mode)
+            size = bounds.clamp(_needed(own, 0.0), own).total
+            return size, mode is not self._mode, -scores[mode]
+
+        least = max(scores.values()) - _BETTER_MODE
+        return min((mode for mode in scores if scores[mode] >= least), key=cost)
 
     def _objectives(self, traffic: Traffic) -> Objectives:
         """The gateways' where they tell them, else the configured ones."""
@@ -278,6 +286,10 @@ def _sizes(seen: Observation) -> PoolSizes:
 
 def _needed(found: Needs, room: float) -> PoolSizes:
     return PoolSizes(found.prefill.needed(room), found.decode.needed(room))
+
+
+def _in_mode(found: Needs, mode: Mode) -> Needs:
+    return found.in_one_pool() if mode is Mode.AGGREGATED else found
 
 
 def _idle(worker: WorkerFigures) -> WorkerFigures:

@@ -46,6 +46,17 @@ def test_every_mode_that_the_workers_allow_has_its_share() -> None:
     assert set(alone) == {Mode.AGGREGATED}
 
 
+def test_one_pool_is_parted_by_its_work_for_the_other_modes() -> None:
+    pool = tuple(replace(WORKERS[1], worker_id=f"worker-{number}") for number in range(4))
+    case = case_of(tuple(replace(seen, workers=pool) for seen in history(6)), OBJECTIVES)
+    assert case is not None and min(case.num_prefill, case.num_decode) > 0
+    assert case.num_prefill + case.num_decode == 4
+    longer = replace(TRAFFIC, output_tokens=3000, requests_per_s=20.0)
+    seen = tuple(replace(seen, workers=pool, traffic=longer) for seen in history(6))
+    by_answers = case_of(seen, OBJECTIVES)
+    assert by_answers is not None and by_answers.num_decode == 3
+
+
 async def test_the_process_gives_the_same_scores() -> None:
     case = case_of(history(4), OBJECTIVES)
     assert case is not None

@@ -296,6 +296,25 @@ def test_the_better_mode_is_taken_and_one_pool_needs_no_prefill_workers() -> Non
     assert not cluster.of(Role.PREFILL)
 
 
+def test_of_modes_that_attain_the_same_the_one_that_needs_fewer_workers_is_taken() -> None:
+    few, many = traffic(1, 500, 50), traffic(5, 40_000, 50)
+    scores = ((Mode.HYBRID, 1.0), (Mode.AGGREGATED, 0.99))
+    for min_prefill, load, best in (
+        (0, few, Mode.AGGREGATED),  # one worker does both
+        (1, few, Mode.HYBRID),  # an idle one would have to stay
+        (0, many, Mode.HYBRID),
+    ):
+        planner = Planner(PlannerConfig(mode="auto", min_prefill=min_prefill))
+        planner.on_tick(replace(seen(0.0, 1, 1, load), mode_scores=scores))
+        assert planner.mode is best
+
+
+def test_in_one_pool_late_first_tokens_press_it() -> None:
+    planner = Planner(PlannerConfig(mode="aggregated", min_prefill=0))
+    late = replace(seen(0.0, 0, 4, traffic(1, 500, 50)), prefill=PoolFigures(ratio_p90=1.8))
+    assert planner.on_tick(late).input("pressure_decode") == pytest.approx(1.8)
+
+
 def test_the_gateways_objectives_come_before_the_configured_ones() -> None:
     load = traffic(60, 1000, 400)
     loose, strict = (
