@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import ModelError
+from engine.errors import ModelError, UnknownArchitectureError
 from engine.families import FAMILIES
 from engine.gemma_config import GemmaConfig, global_rope, read_gemma
 from engine.json_fields import JsonFields
@@ -20,6 +20,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The shape of one decoder-only model. Sizes count elements; lengths count tokens.
+
+    is_foreign: its layers are transformers' (engine/fallback).
 
     Over a latent cache the key-value heads are one, and head_dim is what it holds of a token.
     """
@@ -49,6 +51,7 @@ class ModelConfig:
     gemma: GemmaConfig | None = None
     latent: LatentConfig | None = None
     quantisation: QuantConfig | None = None
+    is_foreign: bool = False
 
     @classmethod
     def from_directory(cls, path: Path | str) -> "ModelConfig":
@@ -59,7 +62,7 @@ class ModelConfig:
         directory = Path(path)
         if not directory.is_dir():
             raise ModelError(directory, "is not a directory")
-        return _read(JsonFields.from_file(directory / "config.json"), _generation(directory))
+        return _read(JsonFields.from_file(directory / "config.json"), read_generation(directory))
 
     @property
     def sliding_window(self) -> int | None:
@@ -151,7 +154,8 @@ class ModelConfig:
         return self.num_layers, num_blocks, self.kv_parts, heads, block_size, self.head_dim
 
 
-def _generation(directory: Path) -> JsonFields:
+def read_generation(directory: Path) -> JsonFields:
+    """The fields of `generation_config.json`; none where it is absent."""
     path = directory / "generation_config.json"
     return JsonFields.from_file(path) if path.exists() else JsonFields(path, {})
 
@@ -161,12 +165,13 @@ def _architecture(config: JsonFields) -> str:
         if name in FAMILIES:
             return name
     known = ", ".join(FAMILIES)
-    raise ModelError(
+    raise UnknownArchitectureError(
         config.path, f"architecture {config.values.get('architectures')} is not one of {known}"
     )
 
 
-def _dtype(config: JsonFields) -> torch.dtype:
+def stored_dtype(config: JsonFields) -> torch.dtype:
+    """The dtype of a checkpoint's weights. Raises ModelError for one that is unknown."""
     name = config.text("dtype", config.text("torch_dtype", "float32"))
     if name not in DTYPES:
         raise ModelError(config.path, f"dtype {name!r} is not one of {', '.join(DTYPES)}")
@@ -214,7 +219,7 @@ def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
         max_position_embeddings=max_positions,
         eos_token_ids=generation.token_ids("eos_token_id") or config.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,
-        dtype=_dtype(config),
+        dtype=stored_dtype(config),
         moe=family.experts(config, num_layers) if family.experts is not None else None,
         fused_projections=family.fused_projections,
         gemma=read_gemma(config, max_positions) if family.is_gemma else None,

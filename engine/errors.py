@@ -12,3 +12,7 @@ class ModelError(Exception):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class UnknownArchitectureError(ModelError):
+    """A model of an architecture that the engine has no layers for."""

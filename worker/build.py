@@ -14,6 +14,7 @@ from decode_worker.intake import Intake
 from engine.config import ModelConfig
 from engine.decode_graphs import GraphedModel
 from engine.engine import Engine
+from engine.fallback.config import read_config
 from engine.forward import ForwardModel
 from engine.grammar import GrammarMatchers
 from engine.host_mirror import HostMirror
@@ -159,7 +160,7 @@ def _load(
             raise ValueError(f"tensor_parallel {ranks.size} needs a real engine; a profile is set")
         return load_modelled(config, SystemClock(), sleep)
     directory = Path(config.model)
-    model_config = ModelConfig.from_directory(directory)
+    model_config = read_config(directory)
     dtype, device = _dtype(config.dtype, model_config), _device(config.device)
     limit = config.max_model_len or model_config.max_position_embeddings
     started_s = wall_time_s()

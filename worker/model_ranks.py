@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from engine.config import ModelConfig
+from engine.fallback.model import load_fallback
 from engine.forward import ForwardModel
 from engine.layers.shard import Shard, check_divides
 from engine.models import Model
@@ -51,12 +52,19 @@ class ModelRanks:
         dtype: torch.dtype,
         device: torch.device,
         fp8_kv: bool,
-    ) -> Model:
-        """This rank's share of the model; the others load theirs meanwhile.
+    ) -> ForwardModel:
+        """This rank's share of the model; the others load theirs meanwhile. A model whose layers
+        are transformers' is not shared.
 
         Raises ModelError as the loader, ValueError where the ranks cannot share the model, OSError
         where processes cannot be had.
         """
+        if config.is_foreign:
+            if fp8_kv or self.size > 1:
+                what = "kv_dtype fp8" if fp8_kv else f"tensor_parallel {self.size}"
+                text = f"is not for {config.architecture}, whose layers are transformers'"
+                raise ValueError(f"{what} {text}")
+            return load_fallback(directory, config, dtype, device)
         if self.size == 1:
             return load(directory, config, dtype, device, fp8_kv=fp8_kv)
         if device.type != "cpu":

@@ -89,6 +89,7 @@ ARCHITECTURES: dict[str, Callable[[], transformers.PreTrainedModel]] = {
             **_COMMON, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48
         )
     ),
+    "olmo2": lambda: transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**_WITHOUT_HEAD_DIM)),
     "deepseek_v3": lambda: transformers.DeepseekV3ForCausalLM(
         transformers.DeepseekV3Config(**_WITHOUT_HEAD_DIM | _LATENT)
     ),

@@ -22,6 +22,7 @@ LENGTHS = (1, 2, 15, 16, 17, 33, 100, 257, 700, 2000)
         "qwen3",
         "qwen3_moe",
         pytest.param("deepseek_v3", marks=pytest.mark.slow),
+        pytest.param("olmo2", marks=pytest.mark.slow),  # through transformers' layers
     ],
 )
 async def test_two_pools_answer_as_transformers_does(

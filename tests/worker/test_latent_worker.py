@@ -1,4 +1,4 @@
-"""Two pools of a model with a cache of latents: its shape, its bytes, its answers."""
+"""Two pools of a model with a cache of latents, and of one whose layers are transformers'."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +121,51 @@ def test_latents_that_travel_give_the_answer_of_transformers(
         assert moved.num_bytes == 112 * LAYERS * (RANK + ROPE_DIM) * 4
         rest = tokens_of(events)
     assert [*first, *rest[-NUM_TOKENS + 1 :]] == reference_tokens(directory)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that the engine has no layers for."""
+    path = tmp_path_factory.mktemp("olmo2")
+    torch.manual_seed(9)
+    config = transformers.Olmo2Config(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        pad_token_id=0,
+    )
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
+    return path
+
+
+def test_a_model_of_transformers_layers_answers_from_two_pools(
+    foreign: Path, config: WorkerConfig
+) -> None:
+    config = replace(config, model=str(foreign))
+    with build(replace(config, role=Role.PREFILL)) as prefill, build(config) as decode:
+        events = run(prefill, StartLeg(1, request(), prefill_only=True))
+        handle = next(event.handle for event in events if isinstance(event, LegPublished))
+        first = tokens_of(events)
+        events = run(decode, StartLeg(2, request(), handle=handle))
+        assert not next(event for event in events if isinstance(event, LegTransferred)).failure
+        rest = tokens_of(events)
+    assert [*first, *rest[-NUM_TOKENS + 1 :]] == reference_tokens(foreign)
+
+
+@pytest.mark.parametrize("settings", [{"kv_dtype": "fp8"}, {"tensor_parallel": 2}])
+def test_what_transformers_layers_cannot_do_is_refused(
+    foreign: Path, config: WorkerConfig, settings: dict[str, object]
+) -> None:
+    with (
+        pytest.raises(ValueError, match="is not for Olmo2ForCausalLM, whose layers are transf"),
+        build(replace(config, model=str(foreign), **settings)),
+    ):
+        pass
 
 
 def test_the_layout_that_a_worker_announces_is_of_latents(config: WorkerConfig) -> None:

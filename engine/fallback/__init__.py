@@ -1,0 +1,1 @@
+"""Architectures that the engine has no layers for, through transformers' own."""
