@@ -10,6 +10,7 @@ from engine.json_fields import JsonFields
 from engine.rope_config import RopeConfig
 
 LAYER_KINDS = {"full_attention", "sliding_attention"}
+MOVING_ROPES = {"dynamic", "longrope"}  # keys in the cache would change as sequences grow
 
 
 def read_config(path: Path | str) -> ModelConfig:
@@ -58,7 +59,18 @@ def _read(directory: Path, unknown: UnknownArchitectureError) -> ModelConfig:
     if kinds:
         reason = f"{architecture} has layers that are not served: {', '.join(sorted(kinds))}"
         raise ModelError(unknown.path, reason)
+    moving = MOVING_ROPES & _rope_kinds(theirs)
+    if moving:
+        reason = f"{architecture} has rotary encoding {', '.join(moving)}, which depends on lengths"
+        raise ModelError(unknown.path, reason)
     return _converted(fields, architecture, theirs)
+
+
+def _rope_kinds(theirs: Any) -> set[object]:
+    """Of all layers; a configuration may have an encoding for each kind of layer."""
+    found = getattr(theirs, "rope_parameters", None) or {}
+    each = [found, *(value for value in found.values() if isinstance(value, dict))]
+    return {parameters.get("rope_type") for parameters in each}
 
 
 def _converted(fields: JsonFields, architecture: str, theirs: Any) -> ModelConfig:

@@ -158,6 +158,10 @@ def test_attention_that_a_paged_cache_does_not_give_is_refused_by_name(
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised weights of Olmo2ForCausalLM"),
         ({"layer_types": ["linear_attention"] * 3}, "not served: linear_attention"),
         ({"layer_types": ["full_attention"]}, "transformers cannot read it"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rotary encoding dynamic, which depends on lengths",
+        ),
         ({"num_hidden_layers": 0}, "'num_hidden_layers' is missing or no positive integer"),
     ],
 )
