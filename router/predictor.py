@@ -12,14 +12,15 @@ the nearest fit that is not, by the same errors.
 """
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
 from profiles.profile import Profile
+from router.sorted_window import SortedWindow
 from wire.messages import StepTotals
 
 _FORGETTING = 0.98
@@ -85,14 +86,13 @@ class Paces:
     """
 
     def __init__(self) -> None:
-        self._ratios: deque[float] = deque(maxlen=_NUM_PACES)  # actual / predicted
+        self._ratios = SortedWindow(_NUM_PACES)  # actual / predicted
         self.margin = 1.0
 
     def add(self, ratio: float) -> None:
-        self._ratios.append(ratio)
+        self._ratios.add(ratio)
         if len(self._ratios) >= _LEAST_PACES:
-            known = sorted(self._ratios)
-            ratio = known[int(_PACE_QUANTILE * len(known))]
+            ratio = self._ratios.at_share(_PACE_QUANTILE)
             self.margin = min(_MAX_PACE_MARGIN, max(1.0, ratio))
 
 
@@ -111,9 +111,7 @@ class StepPredictor:
         self._factors = np.ones(6)  # coefficients as multiples of the seed
         self._fit = self._factors  # the same, unbounded
         self._information = _PRIOR_WEIGHT * np.eye(6)
-        self._residuals: deque[float] = deque(maxlen=_NUM_RESIDUALS)  # actual / predicted
-        self._error: float | None = None  # these two are kept until a residual comes
-        self._margin: float | None = None
+        self._residuals = SortedWindow(_NUM_RESIDUALS)  # actual / predicted
         self._num_samples = 0
         self._num_decode_samples = 0
         self._num_prefill_samples = 0
@@ -140,17 +138,16 @@ class StepPredictor:
     @property
     def error(self) -> float:
         """Median relative error of the last predictions, each made before its sample was seen."""
-        if self._error is None:
-            self._error = _quantile([abs(ratio - 1) for ratio in self._residuals], 0.5)
-        return self._error
+        if not self._residuals:
+            return math.nan
+        return median(abs(ratio - 1) for ratio in self._residuals.values())
 
     @property
     def margin(self) -> float:
         """The p80 of actual over predicted, at least 1, to multiply a cautious prediction by."""
-        if self._margin is None:
-            ratio = _quantile(list(self._residuals), _RESIDUAL_QUANTILE) if self._residuals else 1.0
-            self._margin = min(_MAX_MARGIN, max(1.0, ratio))
-        return self._margin
+        if not self._residuals:
+            return 1.0
+        return min(_MAX_MARGIN, max(1.0, self._residuals.quantile(_RESIDUAL_QUANTILE)))
 
     def costs(self) -> StepCosts | None:
         """The coefficients; None while this worker and its pool are cold for either phase."""
@@ -189,11 +186,10 @@ class StepPredictor:
         scaled = work * self._scale / taken_s
         predicted = float(scaled @ self._factors)
         if self._num_samples >= _WARM_SAMPLES and predicted > 0:
-            self._residuals.append(1 / predicted)
-            self._error = self._margin = None
+            self._residuals.add(1 / predicted)
         self._num_samples += 1
-        self._num_decode_samples += work[1] > 0
-        self._num_prefill_samples += work[4] > 0
+        self._num_decode_samples += bool(work[1] > 0)
+        self._num_prefill_samples += bool(work[4] > 0)
         error = 1 - float(scaled @ self._fit)
         weight = 1.0 if abs(error) <= _HUBER else _HUBER / abs(error)
         weighted = scaled * math.sqrt(weight)
@@ -212,24 +208,13 @@ class StepPredictor:
         return None
 
 
-def _quantile(values: list[float], share: float) -> float:
-    """Interpolated between neighbours, as numpy's, which takes far longer for few values."""
-    if not values:
-        return math.nan
-    values.sort()
-    place = share * (len(values) - 1)
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (place - low)
-
-
 def _not_negative(fit: Floats, information: Floats) -> Floats:
     """The best fit among those without negative factors: what is left out is shared among the
     others as the errors want it. (Lawson and Hanson, Solving Least Squares Problems, chapter 23,
     without its way back.)  # [6], [6, 6] -> [6]
     """
     bounded = fit
-    while bounded.min() < 0:
+    while min(bounded.tolist()) < 0:
         kept, out, rows_out, rows_kept = _parts((bounded <= 0).tobytes())
         moved = information[rows_out] @ fit[out]
         bounded = np.zeros_like(fit)

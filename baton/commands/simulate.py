@@ -24,6 +24,7 @@ from loadtest.result_files import write_json, write_requests
 from loadtest.slo import parse_slos
 from loadtest.terminal import listed, print_result
 from profiles.catalog import ProfileError, load_profile
+from runtime.lifecycle import collecting_rarely
 from runtime.log import configure
 from simulate.capacity import CapacitySearch
 from simulate.cluster_file import read_cluster_file
@@ -150,7 +151,8 @@ def run(
         elif capacity:
             _capacity(console, base, capacity, load.attain, max_workers, jobs, json_file)
         else:
-            _one(console, base, planner, json_file, jsonl_file, html_file)
+            with collecting_rarely():
+                _one(console, base, planner, json_file, jsonl_file, html_file)
     except (LoadtestError, SimulationError, ProfileError, OSError, ValueError) as error:
         typer.echo(f"baton simulate: {error}", err=True)
         raise typer.Exit(_EXIT_BAD_INPUT) from error
