@@ -69,6 +69,11 @@ class DashboardServer:
             asyncio.create_task(self._server.serve(sockets=[listener]), name="dashboard"),
             asyncio.create_task(feed.run(), name="dashboard-feed"),
         ]
+        try:
+            await self._server.listens(self._tasks[0])
+        except OSError:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Ends every stream and frees the port."""
@@ -79,6 +84,6 @@ class DashboardServer:
         serving, feeding = self._tasks
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
-        await serving
+        await asyncio.wait({serving})  # what it may have failed by, `start` has told
         await self._upstream.close()
         self._listeners.check_integrity()

@@ -59,14 +59,22 @@ class HttpServer(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError:
+            for listener in sockets or ():
+                listener.close()
+            raise
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             _log.info(f"{self._what} listens", url=f"{self._scheme}://{host}:{port}")
         self._is_listening.set()
 
     async def listens(self, serving: "asyncio.Task[None]") -> None:
-        """Until connections are taken, or until `serving`, its `serve`, has ended."""
+        """Until connections are taken, or until `serving`, its `serve`, has ended. Raises OSError
+        where another process has begun to listen on the port since it was bound here."""
         waiting = asyncio.create_task(self._is_listening.wait())
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
+        if serving.done() and isinstance(error := serving.exception(), OSError):
+            raise OSError(f"{self._what} cannot listen: {error.strerror}") from error

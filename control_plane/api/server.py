@@ -97,7 +97,11 @@ class OperatorApi:
             asyncio.create_task(_every(_EVENT_PERIOD_S, self._tell), name="operator-events"),
             asyncio.create_task(_every(STEP_S, self._remember), name="operator-history"),
         ]
-        await self._server.listens(self._tasks[0])
+        try:
+            await self._server.listens(self._tasks[0])
+        except OSError:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Ends every stream and frees the port."""
@@ -109,7 +113,7 @@ class OperatorApi:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await serving
+        await asyncio.wait({serving})  # what it may have failed by, `start` has told
 
     async def _first_view(self) -> StatusView:
         """What a listener starts from; the rounds compare with what the first one saw."""
