@@ -36,6 +36,8 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._template = environment.from_string(source)
+        # Copied for each rendering, which takes far longer from the chain of maps that it is.
+        self._template.globals = dict(self._template.globals)
         self.tool_style = _tool_style(source)
         self.thinks = "</think>" in source
         self._special_tokens = dict(special_tokens)

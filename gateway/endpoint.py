@@ -139,7 +139,7 @@ class GenerateEndpoint:
         except ClientGone:
             return "disconnected"
         except ApiError as error:
-            failure = error
+            failure = error.with_traceback(None)  # which has this frame, which has the failure
         except BatonError as error:
             failure = from_baton(error)
         except Exception:

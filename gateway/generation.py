@@ -92,6 +92,7 @@ class Generation:
             task.cancel()
         if running:
             await asyncio.gather(*running, return_exceptions=True)
+        self._failure = None  # whose traceback has this generation
 
     def hand_over(self, take: Callable[[int, OutputDelta], bool]) -> None:
         """While somebody waits in take(), deltas that end nothing go to this function at once.
@@ -151,7 +152,7 @@ class Generation:
                 if len(self._waiting) > MAX_WAITING_DELTAS:
                     self._drop()
         except BatonError as error:
-            self.fail(error)
+            self.fail(error.with_traceback(None))
         except Exception:
             _log.exception("the router failed", request_id=request.request_id)
             self.fail(BatonError(ErrorCode.INTERNAL, "the request failed inside the gateway"))
