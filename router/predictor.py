@@ -33,7 +33,7 @@ _MAX_MARGIN = 2.0
 _HUBER = 0.5  # relative error from which a sample counts less
 _SHARE_WINDOW_S = 4.0
 _NUM_PACES = 128  # answers that tell how far the forecasts of their tokens' time were off
-_PACE_QUANTILE = 0.85
+_PACE_QUANTILE = 0.9
 _LEAST_PACES = 16
 _MAX_PACE_MARGIN = 2.0
 Floats = npt.NDArray[np.float64]
@@ -81,7 +81,7 @@ GENERIC_COSTS = StepCosts(1e-2, 1e-4, 1e-7, 1e-3, 1e-4, 1e-9)
 class Paces:
     """By how much answers are slower than forecast: others are placed beside them later on.
 
-    margin: the p85 of actual over predicted of the last 128, at least 1. Less lets the batches of
+    margin: the p90 of actual over predicted of the last 128, at least 1. Less lets the batches of
     an overload miss their objective, more refuses requests that would have met theirs.
     """
 
