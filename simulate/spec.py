@@ -28,7 +28,7 @@ class Overheads:
     prompt_token_s: float = 0.7e-6
     hop_s: float = 0.001
     reply_s: float = 0.0015
-    pull_s: float = 0.006
+    pull_s: float = 0.0003
     coalesce_s: float = 0.005
 
 
