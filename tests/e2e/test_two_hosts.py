@@ -303,6 +303,15 @@ def ask(
     return run
 
 
+def meet(streams: Streams, ask: Any) -> None:
+    """Until KV crosses: the workers may have to find each other again."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    answer = ask(streams, 1000 + streams.num_asked)
+    while answer["failure"] or answer["kind"] != "remote":
+        assert time.monotonic() < deadline_s, answer
+        answer = ask(streams, 1000 + streams.num_asked)
+
+
 def test_a_stream_over_two_hosts_is_the_reference_s(near: Streams, ask: Any) -> None:
     answer = ask(near, 1)
     assert (answer["kind"], answer["failure"], answer["attempts"]) == ("remote", "", 1)
@@ -347,16 +356,13 @@ def test_a_black_hole_is_left_and_the_answer_goes_on(near: Streams, ask: Any) ->
     assert answer["failure"], answer
     near.hosts.hole("del")
     near.hosts.limit("1gbit")
-    again = ask(near, 31)
-    while again["failure"] or again["kind"] != "remote":  # until the workers have met again
-        again = ask(near, 32 + near.num_asked)
+    meet(near, ask)
 
 
 @pytest.mark.slow
 def test_a_source_that_hangs_is_left_and_what_it_writes_later_harms_nothing(
     near: Streams, ask: Any
 ) -> None:
-    near.hosts.limit("4mbit")
     prefill = near.processes["prefill"]
     stopped = datetime.now(UTC)
 
@@ -368,6 +374,9 @@ def test_a_source_that_hangs_is_left_and_what_it_writes_later_harms_nothing(
     try:
         for attempt in range(3):  # until something is on its way when the source stops
             prefill.send_signal(signal.SIGCONT)
+            near.hosts.limit("1gbit")
+            meet(near, ask)
+            near.hosts.limit("4mbit")
             answer = ask(near, 50 + attempt, hang)
             if answer["failure"]:
                 break
