@@ -72,7 +72,7 @@ VARIABLES = {
     "BATON_API_KEY": "Key that `baton loadtest` shows the server.",
     "BATON_TRACE": "Trace that `baton bench planner` replays.",
     "BATON_VLLM_PYTHON": "Interpreter with vLLM, which `baton bench engine` measures beside.",
-    "BATON_DYNAMO_PYTHON": "Interpreter with Dynamo's runtime, for `baton bench router`.",
+    "BATON_DYNAMO_PYTHON": "Interpreter with Dynamo, for `baton bench router` and `gateway`.",
 }
 
 

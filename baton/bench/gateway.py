@@ -9,6 +9,7 @@ from urllib.request import urlopen
 import psutil
 import uvloop
 
+from baton.bench.dynamo_frontend import Costs, beside_dynamo
 from baton.bench.gateway_load import (
     OpenStreams,
     Reading,
@@ -24,6 +25,9 @@ from baton.bench.relay import bare_session
 from baton.bench.relay_workers import Pace
 from baton.bench.row import Row, failed_row
 from runtime.http_server import allow_connections
+from runtime.settings import environment
+
+Turns = list[dict[str, str]]
 
 _CONCURRENCY = 64
 _PACED = Pace(tick_s=_CONCURRENCY / 20_000)
@@ -72,6 +76,11 @@ async def _measure(repeats: int) -> AsyncGenerator[Row, None]:
         ):
             for row in await _limited(name, rows, repeats):
                 yield row
+        if interpreter := environment("DYNAMO_PYTHON"):
+            costs = partial(_costs, text, _turns(text), repeats)
+            rows = partial(beside_dynamo, interpreter, gateway, costs)
+            for row in await _limited("gateway.dynamo", rows, repeats):
+                yield row
     async with gateway_under_test(_PACED) as gateway, plain_server(_PACED.tick_s) as plain:
         name = "gateway.token_paced"
         rows = partial(_per_token, name, gateway, plain, text, repeats)
@@ -105,6 +114,7 @@ def _body(prompt: str, num_output: int, *, is_stream: bool) -> dict[str, object]
         "max_tokens": num_output,
         "stream": is_stream,
         "temperature": 0.0,
+        "ignore_eos": True,
     }
 
 
@@ -139,6 +149,26 @@ async def _per_token(
         await _requests(server, text, count, 256)
         costs.append(1e6 * (server.cpu_s() - begun_s) / (256 * count))
     return [Row(name, costs[0], "us CPU", "plain Starlette", costs[1], costs[0] / costs[1])]
+
+
+async def _costs(text: BenchText, turns: Turns, repeats: int, server: BenchServer) -> Costs:
+    """What a peer's frontend is compared by, all of it streamed.
+
+    turns: of all conversations, so that a server that was measured before has seen them.
+    """
+    found: dict[str, tuple[float, str]] = {}
+    for name, unit, num_output, count, scale in (
+        ("gateway.request", "ms CPU", 8, 400 * repeats, 1e3),
+        ("gateway.token", "us CPU", 256, _CONCURRENCY * repeats, 1e6 / 256),
+    ):
+        begun_s = server.cpu_s()
+        await _requests(server, text, count, num_output)
+        found[name] = scale * (server.cpu_s() - begun_s) / count, unit
+    bodies = _conversations(text, turns, 40 * repeats, is_stream=True)
+    begun_s = server.cpu_s()
+    await closed_loop(server.port, bodies, 16, _DONE)
+    found["gateway.long"] = 1e3 * (server.cpu_s() - begun_s) / len(bodies), "ms CPU"
+    return found
 
 
 async def _first_token(gateway: BenchServer, text: BenchText, count: int) -> list[Row]:
@@ -187,17 +217,7 @@ async def _num_remote(port: int) -> float:
 async def _long(gateway: BenchServer, text: BenchText, count: int) -> list[Row]:
     """Conversations of 4,096 tokens: nine tenths are turns that came before, the last is new.
     The baseline is Hugging Face's tokenizer for the whole text, in this process."""
-    turns = [{"role": ("user", "assistant")[n % 2], "content": text.of(455)} for n in range(8)]
-    bodies: list[dict[str, object]] = [
-        {
-            "model": MODEL,
-            "messages": [*turns, {"role": "user", "content": text.of(400)}],
-            "max_tokens": 1,
-        }
-        for _ in range(count)
-    ]
-    path = "/v1/chat/completions"
-    requests = [http_request(path, body) for body in bodies]
+    requests = _conversations(text, _turns(text), count, is_stream=False)
     await closed_loop(gateway.port, requests[:5], 1, b"}")
     begun_s = gateway.cpu_s()
     await closed_loop(gateway.port, requests, 16, b"}")
@@ -210,6 +230,24 @@ async def _long(gateway: BenchServer, text: BenchText, count: int) -> list[Row]:
     ended = own.cpu_times()
     base_ms = 1e3 * (ended.user + ended.system - begun.user - begun.system) / count
     return [Row("gateway.long", cost_ms, "ms CPU", "tokenizers alone", base_ms, cost_ms / base_ms)]
+
+
+def _turns(text: BenchText) -> Turns:
+    return [{"role": ("user", "assistant")[n % 2], "content": text.of(455)} for n in range(8)]
+
+
+def _conversations(text: BenchText, turns: Turns, count: int, *, is_stream: bool) -> list[bytes]:
+    """Each is the same turns and one that is new."""
+    bodies: list[dict[str, object]] = [
+        {
+            "model": MODEL,
+            "messages": [*turns, {"role": "user", "content": text.of(400)}],
+            "max_tokens": 1,
+            "stream": is_stream,
+        }
+        for _ in range(count)
+    ]
+    return [http_request("/v1/chat/completions", body) for body in bodies]
 
 
 async def _open_streams(gateway: BenchServer, text: BenchText) -> list[Row]:

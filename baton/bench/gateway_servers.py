@@ -54,7 +54,7 @@ async def gateway_under_test(pace: Pace) -> AsyncIterator[BenchServer]:
     control_port = rpc.bind(server, "127.0.0.1", 0)
     await server.start()
     folder = Path(tempfile.mkdtemp(prefix="baton-bench-"))
-    process, port = await _start(_long_model(folder), control_port)
+    process, port = await _start(long_model(folder), control_port)
     try:
         async with asyncio.timeout(_READY_S):
             while await http_status("127.0.0.1", port, "/readyz") != 200:
@@ -70,8 +70,9 @@ async def gateway_under_test(pace: Pace) -> AsyncIterator[BenchServer]:
         shutil.rmtree(folder)
 
 
-def _long_model(folder: Path) -> Path:
-    """The bundled model's tokenizer with room for long prompts."""
+def long_model(folder: Path) -> Path:
+    """The bundled model's tokenizer with room for long prompts, in a folder of this name."""
+    folder.mkdir(exist_ok=True)
     for path in DEMO_MODEL.iterdir():
         if path.suffix == ".json":
             shutil.copy(path, folder)
