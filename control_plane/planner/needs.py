@@ -89,6 +89,14 @@ class Needs:
             decode=replace(self.decode, demand=answers.scaled(growth.decode)),
         )
 
+    def by_model(self) -> "Needs":
+        """Without what is observed."""
+        return replace(
+            self,
+            prefill=replace(self.prefill, observed=0.0),
+            decode=replace(self.decode, observed=0.0),
+        )
+
     def in_one_pool(self) -> "Needs":
         """The prompts' work as the decode pool's: what aggregated serving asks. Late first tokens
         press it too."""

@@ -185,12 +185,14 @@ class Planner:
         return _in_mode(found, self._mode)
 
     def _best_mode(self, scores: dict[Mode, float], found: Needs, bounds: Bounds) -> Mode:
-        """Of those that attain as much as the best, the one that needs the fewest workers; the
-        present one where that is equal."""
+        """Of those that attain as much as the best, the one that needs the fewest workers by the
+        model: what is observed is of the present one. Another one must do so with room to spare."""
+        asked = found.by_model()
 
         def cost(mode: Mode) -> tuple[int, bool, float]:
-            own = _in_mode(found, mode)
-            size = bounds.clamp(_needed(own, 0.0), own).total
+            own = _in_mode(asked, mode)
+            room = 0.0 if mode is self._mode else self._config.dead_band
+            size = bounds.clamp(_needed(own, room), own).total
             return size, mode is not self._mode, -scores[mode]
 
         least = max(scores.values()) - _BETTER_MODE

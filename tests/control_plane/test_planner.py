@@ -1,6 +1,7 @@
 """The planner's decisions, one situation after the other."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from planner_cases import COSTS, PROFILE, ObedientCluster, seen, traffic, workers
@@ -307,6 +308,20 @@ def test_of_modes_that_attain_the_same_the_one_that_needs_fewer_workers_is_taken
         planner = Planner(PlannerConfig(mode="auto", min_prefill=min_prefill))
         planner.on_tick(replace(seen(0.0, 1, 1, load), mode_scores=scores))
         assert planner.mode is best
+
+
+@pytest.mark.parametrize("rate", [14.0, 20.0, 35.0, 50.0])
+def test_neither_chance_nor_a_busy_moment_changes_the_mode_to_and_fro(rate: float) -> None:
+    planner = Planner(PlannerConfig(mode="auto", min_prefill=0))
+    scores = ((Mode.HYBRID, 1.0), (Mode.AGGREGATED, 1.0))
+    modes = []
+    for tick in range(24):
+        load = traffic(rate * (1 + (-1) ** tick * 0.03), 2000, 300)
+        now = replace(seen(5.0 * tick, 2, 4, load), mode_scores=scores)
+        busy = PoolFigures(ratio_p90=1.5 if tick % 3 else 0.5)
+        planner.on_tick(replace(now, prefill=busy, decode=busy), acts=False)
+        modes.append(planner.mode)
+    assert sum(before is not after for before, after in pairwise(modes)) <= 1
 
 
 def test_in_one_pool_late_first_tokens_press_it() -> None:
