@@ -71,7 +71,7 @@ class ModelConfig:
 
     @property
     def waits_for_device(self) -> bool:
-        """Whether a step reads sizes on the host, as experts and latent attention do."""
+        """Whether a step may read sizes on the host, as experts and latent attention do."""
         return self.moe is not None or self.latent is not None
 
     @property

@@ -23,6 +23,7 @@ class CpuKernels:
         self._library = load_operators()
         self._reference = ReferenceKernels()
         self.latents: LatentKernels = self._reference.latents
+        self.grouped = self._reference.grouped
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._checked: BatchInput | None = None  # the step whose indices are known to be right
 

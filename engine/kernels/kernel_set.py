@@ -9,6 +9,7 @@ from engine.kernels.batch_input import BatchInput
 from engine.kernels.fp8_linear import Fp8Weight
 from engine.kernels.int4_linear import Int4Weight
 from engine.kernels.latent import LatentKernels
+from engine.kernels.row_groups import GroupedProduct
 
 Weight = Tensor | Fp8Weight | Int4Weight
 
@@ -40,6 +41,7 @@ class KernelSet(Protocol):
     """
 
     latents: LatentKernels  # for a cache of latents, in the place of store_kv and attention
+    grouped: GroupedProduct | None  # for experts; None: each is multiplied on its own
 
     def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
         """Lay out a weight [out_features, in_features]; the caller drops its own reference.

@@ -12,6 +12,7 @@ from engine.kernels.int4_linear import Int4Linear, Int4Weight
 from engine.kernels.kernel_set import HeadShape, Linear, Weight
 from engine.kernels.latent import LatentKernels, ReferenceLatents
 from engine.kernels.rotary import rotate
+from engine.kernels.row_groups import GroupedProduct
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class ReferenceKernels:
 
     def __init__(self) -> None:
         self.latents: LatentKernels = ReferenceLatents()
+        self.grouped: GroupedProduct | None = None
 
     def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
         if isinstance(weight, Fp8Weight):

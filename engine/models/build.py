@@ -12,11 +12,13 @@ from engine.config import ModelConfig
 from engine.kernels import HeadShape, Linear, kernel_set
 from engine.layers.attention import GroupedAttention, LatentAttention
 from engine.layers.decoder_layer import DecoderLayer, Embedding
+from engine.layers.grouped_mlp import GroupedMlp
 from engine.layers.mlp import DenseMlp, SparseMlp
 from engine.layers.rope import pair_order, rope_table
 from engine.layers.routing import GroupRouter, Router, SoftmaxRouter
 from engine.layers.shard import WHOLE, GatheredHead, Group, Shard, Summed, check_divides
 from engine.models.columns import Columns
+from engine.models.experts import stacked_experts
 from engine.models.latent import latent_attention
 from engine.models.model import Model
 from engine.models.parts import Fp8Steps, PartBuilder, TensorSource
@@ -137,15 +139,23 @@ class _Builder(PartBuilder):
             return self.summed(self.dense(f"{prefix}.mlp", DENSE, inner, self.shard))
         block = f"{prefix}.{moe.block}"
         own = self.shard.of(moe.num_experts)
+        router = self.router(moe, f"{block}.gate")
+        shared = (
+            self.dense(f"{block}.shared_experts", DENSE, moe.shared_size, self.shard)
+            if moe.shared_size
+            else None
+        )
+        grouped = self.kernels.grouped
+        if grouped is not None and self.shard.is_whole and self.config.quantisation is None:
+            weights = stacked_experts(self, moe, f"{block}.experts")
+            return GroupedMlp(self.kernels, grouped, router, *weights, shared)
         sparse = SparseMlp(
-            router=self.router(moe, f"{block}.gate"),
+            router=router,
             experts=tuple(
                 self.dense(f"{block}.experts.{expert}", moe.parts, moe.intermediate_size, WHOLE)
                 for expert in own
             ),
-            shared=self.dense(f"{block}.shared_experts", DENSE, moe.shared_size, self.shard)
-            if moe.shared_size
-            else None,
+            shared=shared,
             first_expert=own.start,
         )
         return self.summed(sparse)

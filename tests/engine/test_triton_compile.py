@@ -17,6 +17,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 import engine.kernels.triton_kernels.decode_attention as decode  # noqa: E402
+import engine.kernels.triton_kernels.grouped_product as grouped  # noqa: E402
 import engine.kernels.triton_kernels.int4_product as int4  # noqa: E402
 import engine.kernels.triton_kernels.latent_decode as latent  # noqa: E402
 import engine.kernels.triton_kernels.norm as norm  # noqa: E402
@@ -25,6 +26,7 @@ import engine.kernels.triton_kernels.row_product as product  # noqa: E402
 import engine.kernels.triton_kernels.silu as silu  # noqa: E402
 from engine.kernels import BatchInput, HeadShape  # noqa: E402
 from engine.kernels.int4_linear import Int4Weight  # noqa: E402
+from engine.kernels.row_groups import RowGroups  # noqa: E402
 from engine.kernels.triton_kernels import TritonKernels  # noqa: E402
 from engine.kernels.triton_kernels.decode_attention import decode_attention  # noqa: E402
 from engine.kernels.triton_kernels.drawing import draw_rows  # noqa: E402
@@ -32,7 +34,7 @@ from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks  
 from engine.kernels.triton_kernels.kernel_set import hopper_support  # noqa: E402
 from engine.kernels.triton_kernels.row_product import row_product  # noqa: E402
 
-CHAINED = (decode, int4, latent, norm, rope_cache, product, silu)
+CHAINED = (decode, grouped, int4, latent, norm, rope_cache, product, silu)
 CHAIN = {"chained": True, "launch_pdl": True}
 OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -159,6 +161,14 @@ def int4_weights(dtype: torch.dtype) -> None:
         int4.int4_product(torch.zeros((3, 512), dtype=dtype), weight, bias)
 
 
+def experts(dtype: torch.dtype) -> None:
+    weights = torch.zeros((4, 40, 100), dtype=dtype)
+    for tokens in (3, 200):  # few rows a tile, and many
+        x, chosen = torch.zeros((tokens, 100), dtype=dtype), torch.zeros(tokens, 2).long()
+        groups = RowGroups.of(chosen, 4)
+        grouped.grouped_product(x, groups.order // 2, weights, groups)
+
+
 def draws(dtype: torch.dtype) -> None:
     ones = np.ones(2, np.float32)
     draw_rows(
@@ -170,11 +180,11 @@ def cache(dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros((5, 2, KV_HEADS, 16, DIM), dtype=dtype)
 
 
+LAUNCHES = [norms, gates, products, stores, attention, fp8_cache, latents, int4_weights, experts]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "launch",
-    [norms, gates, products, stores, attention, fp8_cache, latents, int4_weights, blocks, draws],
-)
+@pytest.mark.parametrize("launch", [*LAUNCHES, blocks, draws])
 def test_each_kernel_compiles_for_a_hopper_gpu(
     launch: Callable[[torch.dtype], None], dtype: torch.dtype, compiled: list[Any]
 ) -> None:

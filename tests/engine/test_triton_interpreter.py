@@ -14,7 +14,12 @@ FILES = [  # those of a row share a process
     ("test_triton_kernels.py",),
     ("test_triton_model.py",),
     ("test_triton_drawing.py",),
-    ("test_triton_fp8.py", "test_triton_int4.py", "test_triton_latent.py"),
+    (
+        "test_triton_fp8.py",
+        "test_triton_grouped.py",
+        "test_triton_int4.py",
+        "test_triton_latent.py",
+    ),
 ]
 
 

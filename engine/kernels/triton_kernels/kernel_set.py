@@ -11,7 +11,9 @@ from engine.kernels.fp8_linear import Fp8Weight
 from engine.kernels.int4_linear import Int4Weight
 from engine.kernels.kernel_set import HeadShape, Linear, Weight
 from engine.kernels.latent import LatentKernels
+from engine.kernels.row_groups import GroupedProduct
 from engine.kernels.triton_kernels.decode_attention import decode_attention
+from engine.kernels.triton_kernels.grouped_product import grouped_product
 from engine.kernels.triton_kernels.int4_product import Int4RowLinear
 from engine.kernels.triton_kernels.latent_decode import TritonLatents
 from engine.kernels.triton_kernels.norm import rms_norm
@@ -31,6 +33,7 @@ class TritonKernels:
 
     def __init__(self) -> None:
         self.latents: LatentKernels = TritonLatents()
+        self.grouped: GroupedProduct | None = grouped_product
         self._hopper = hopper_support(triton.__version__)
 
     def linear(self, weight: Weight, bias: Tensor | None, wide: bool = False) -> Linear:
