@@ -140,7 +140,7 @@ class StepPredictor:
         """Median relative error of the last predictions, each made before its sample was seen."""
         if not self._residuals:
             return math.nan
-        return median(abs(ratio - 1) for ratio in self._residuals.values())
+        return median([abs(ratio - 1) for ratio in self._residuals.values()])
 
     @property
     def margin(self) -> float:

@@ -38,9 +38,11 @@ def event_times(times_s: Floats, pauses: Pauses) -> Floats:
     """
     if len(times_s) < 3:
         return times_s
+    pause_s = pauses.since(float(times_s[0]))
+    if pause_s is not None and float(np.diff(times_s).min()) >= pause_s:
+        return times_s
     ready_s: list[float] = times_s.tolist()
     end_s, at_s, told_s, place = ready_s[-1], ready_s[0], [], 0
-    pause_s = pauses.since(at_s)
     while at_s < end_s:
         told_s.append(at_s)
         until_s = at_s + (pauses.at(at_s) if pause_s is None else pause_s)
