@@ -28,7 +28,9 @@ def test_a_killed_source_fails_its_readers_at_once(start, transport):
     reader.wait_for_bytes()
     source.signal(signal.SIGKILL)
     result = reader.hear("result")
-    assert (result["ok"], result["reason"]) == (False, "peer_lost")
+    # Reading a process that is gone may fail before its connection is seen to have ended.
+    reasons = {"peer_lost", "transport"} if transport in {"nixl", "ucx"} else {"peer_lost"}
+    assert not result["ok"] and result["reason"] in reasons
     successor = start("source", transport=transport)
     successor_handle = successor.publish(64)
     successor.tell(do="complete", id=1)

@@ -6,7 +6,7 @@ from typing import Any
 from wire.messages import LegFinished, LegPublished, LegTransferred, Role
 
 PROMPT = tuple(range(1, 101))
-LEASE_S = 0.8
+LEASE_S = 2.0
 
 
 def has(worker: Any, leg_id: int, kind: type) -> bool:
