@@ -173,11 +173,11 @@ async def test_a_restarted_control_plane_hears_beats_before_it_shows_a_snapshot(
 async def test_calls_without_the_cluster_token_are_refused(beat_of: BeatOf):
     async with serving(cluster_token="secret") as (server, channel):
         with pytest.raises(rpc.RpcError, match="cluster token"):
-            await rpc.fetch_status(channel)
+            await rpc.fetch_status(channel, timeout_s=60)
         with pytest.raises(rpc.RpcError, match="cluster token"):
             await Beating(channel, "wrong").beat(beat_of())
         assert server.registry.snapshot.workers == ()
-        assert (await rpc.fetch_status(channel, "secret")).workers == ()
+        assert (await rpc.fetch_status(channel, "secret", 60)).workers == ()
 
 
 async def test_the_health_service_says_serving():
