@@ -34,8 +34,9 @@ async def test_measured_times_are_those_at_which_the_server_wrote(tools: Any) ->
         for place in (0, 1):
             expected = np.percentile(np.diff(wrote, axis=1)[:, place], percent)
             assert np.percentile(gaps[:, place], percent) == pytest.approx(expected, abs=0.015)
+    # A busy server may see two requests in the other order, and give each the other's script.
     scripted = np.array([script[0] for script in scripts])
-    assert (ttft >= scripted - 0.002).all()
+    assert (np.sort(ttft) >= np.sort(scripted) - 0.002).all()
 
 
 async def test_a_record_has_everything_of_its_request(tools: Any) -> None:
