@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from baton.bench.core_pair import hold
 from baton.bench.row import Row, rows_or_reason
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
@@ -28,9 +29,11 @@ _SECRET = b"bench"
 _TIMEOUT_S = 60.0
 
 
-def run(repeats: int) -> list[Row]:
+def digest_rows(repeats: int, cores: frozenset[int]) -> list[Row]:
     """kv.digest.*: milliseconds of a pull of 256 MiB, whose digests of 5 % of the regions are
-    compared, beside the same pull without. The two take turns; the ratio is the median of pairs."""
+    compared, beside the same pull without. The two take turns; the ratio is the median of pairs.
+    Both processes share `cores`: each side hashes beside what it moves."""
+    hold(cores)
     with _source() as source, filled_memory(0) as memory:
         rows: list[Row] = []
         for transport in ("shm", "tcp"):

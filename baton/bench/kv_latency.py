@@ -4,6 +4,7 @@ import contextlib
 import time
 from statistics import median
 
+from baton.bench.core_pair import Placement, hold
 from baton.bench.kv_lists import SMALL_POOL
 from baton.bench.kv_round_trip import round_trip_us
 from baton.bench.kv_source import EPOCH, SECRET, WORKER_ID, SourceProcess, source_process
@@ -27,14 +28,15 @@ _READS = 400  # of one repeat
 _TIMEOUT_S = 10.0
 
 
-def latency_rows(transport: str, repeats: int) -> list[Row]:
+def latency_rows(transport: str, repeats: int, placement: Placement) -> list[Row]:
     """One for each transport that has a target; for tcp also what the machine's sockets take."""
     if transport not in _TARGETS_US:
         return []
-    with source_process(transport) as source:
+    hold(placement.reader)
+    with source_process(transport, placement.source) as source:
         rows = [_latency_row(transport, source, repeats)]
     if transport == "tcp":
-        bare_us, value = round_trip_us(repeats * _READS), rows[0].value
+        bare_us, value = round_trip_us(repeats * _READS, placement.source), rows[0].value
         rows.append(
             Row("kv.tcp.latency.floor", value, "us", "bare sockets", bare_us, bare_us / value)
         )

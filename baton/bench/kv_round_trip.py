@@ -6,15 +6,17 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
 
+from baton.bench.core_pair import hold
+
 _ASK_BYTES = 64
 _ANSWER_BYTES = 4096
 
 
-def round_trip_us(count: int) -> float:
-    """p50 of `count` requests of 64 bytes that are each answered with 4 KiB."""
+def round_trip_us(count: int, cores: frozenset[int]) -> float:
+    """p50 of `count` requests of 64 bytes that are each answered with 4 KiB, on `cores`."""
     context = get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_answer, args=(theirs,))
+    process = context.Process(target=_answer, args=(theirs, cores))
     process.start()
     try:
         with socket.create_connection(("127.0.0.1", mine.recv())) as sock:
@@ -33,8 +35,9 @@ def _ask_s(sock: socket.socket) -> float:
     return time.perf_counter() - begin_s
 
 
-def _answer(connection: Connection) -> None:
+def _answer(connection: Connection, cores: frozenset[int]) -> None:
     """Until the asking side closes its socket."""
+    hold(cores)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connection.send(listener.getsockname()[1])
         sock, _ = listener.accept()

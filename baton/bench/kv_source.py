@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from baton.bench.core_pair import hold
 from baton.bench.kv_bare import BareNixl, BareUcx, send_all
 from baton.bench.kv_lists import LISTS, POOL, SMALL_POOL, runs
 from kv_transfer.config import TransferConfig
@@ -26,10 +27,10 @@ EPOCH = 1
 
 
 @contextlib.contextmanager
-def source_process(transport: str) -> Iterator["SourceProcess"]:
+def source_process(transport: str, cores: frozenset[int]) -> Iterator["SourceProcess"]:
     context = get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, transport))
+    process = context.Process(target=_serve, args=(theirs, transport, cores))
     process.start()
     try:
         yield SourceProcess(mine)
@@ -165,7 +166,8 @@ class _BareSender(threading.Thread):
         return lambda number: send_all(sock, deque(views[number]))
 
 
-def _serve(connection: Connection, transport: str) -> None:
+def _serve(connection: Connection, transport: str, cores: frozenset[int]) -> None:
+    hold(cores)
     with contextlib.ExitStack() as stack:
         server = _Server(transport, stack)
         while True:

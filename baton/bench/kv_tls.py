@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
+from baton.bench.core_pair import hold
 from baton.bench.kv_digest import LAYOUT, NUM_TOKENS, filled_memory, pull_s
 from baton.bench.row import Row, failed_row, rows_or_reason
 from kv_transfer.config import TransferConfig
@@ -25,9 +26,10 @@ _SECRET = b"bench"
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
-def run(repeats: int) -> list[Row]:
+def tls_rows(repeats: int, cores: frozenset[int]) -> list[Row]:
     """kv.tcp.tls: GB/s of a pull of 256 MiB under TLS, beside the same pull without; they take
-    turns, and the ratio is the median of pairs."""
+    turns, and the ratio is the median of pairs. Both processes share `cores`."""
+    hold(cores)
     if shutil.which("openssl") is None:
         return [failed_row("kv.tcp.tls", "openssl is not installed")]
     return rows_or_reason("kv.tcp.tls", lambda: _rows(repeats))

@@ -30,8 +30,6 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gateway": ("baton.bench.gateway",),
         "kv": (
             "baton.bench.kv",
-            "baton.bench.kv_digest",
-            "baton.bench.kv_tls",
             "baton.bench.kv_exposed",
             "baton.bench.kv_formats",
         ),
@@ -47,17 +45,34 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 WhatArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
 RepeatsFlag = Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")]
+AnyCoresFlag = Annotated[
+    bool,
+    typer.Option(
+        "--any-cores",
+        help="kv: let the kernel place the processes, not hold them on the two nearest cores.",
+    ),
+]
+_PLACED = "baton.bench.kv"  # whose `run` takes any_cores
 
 
-def command(what: WhatArgument, json_file: JsonFlag = None, repeats: RepeatsFlag = 5) -> None:
+def command(
+    what: WhatArgument,
+    json_file: JsonFlag = None,
+    repeats: RepeatsFlag = 5,
+    any_cores: AnyCoresFlag = False,
+) -> None:
     """Measure this host and write the figures down."""
     if what not in BENCHES:
         typer.echo(f"baton bench: {what!r} is not one of {', '.join(BENCHES)}", err=True)
         raise typer.Exit(2)
+    if any_cores and what != "kv":
+        typer.echo(f"baton bench: --any-cores is for kv, not for {what}", err=True)
+        raise typer.Exit(2)
     rows: list[Row] = []
     host = host_facts()
     for module in BENCHES[what]:
-        for row in importlib.import_module(module).run(repeats):
+        options = {"any_cores": any_cores} if module == _PLACED else {}
+        for row in importlib.import_module(module).run(repeats, **options):
             rows.append(row)
             if json_file is not None:
                 content = {"bench": what, "repeats": repeats, "host": host, "rows": rows}
