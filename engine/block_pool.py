@@ -2,32 +2,13 @@
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
-from engine.block_log import BlockLog
+from engine.block_log import BlockLog, Tier
+from engine.cached_block import NOWHERE, CachedBlock
+from engine.host_slots import HostSlots
 from engine.kept_blocks import KeptBlocks
 from wire.messages import BlockEvent, BlockSnapshot
-
-
-@dataclass(slots=True, eq=False)
-class CachedBlock:
-    """A full block in the prefix cache: a node of the tree of all cached prefixes.
-
-    Two blocks are equal when their tokens are and their parents are the same node; the hash only
-    finds the candidate. `salt` separates the trees of tenants and counts at the root.
-    """
-
-    block_id: int
-    hash: int
-    tokens: bytes
-    parent: "CachedBlock | None"
-    salt: str
-    children: dict[int, "CachedBlock"] = field(default_factory=dict)  # by block id
-    is_cached: bool = True
-
-    def is_block(self, tokens: bytes, parent: "CachedBlock | None", salt: str) -> bool:
-        return self.tokens == tokens and self.parent is parent and self.salt == salt
 
 
 class BlockPool:
@@ -37,13 +18,15 @@ class BlockPool:
                              referenced  --release, cached------>  idle
         idle  --claim (a hit)-->  referenced         idle  --evicted by allocate-->  free
 
-    Whoever allocates or claims blocks releases each of them once. A parent never leaves the cache
+    Whoever allocates or claims blocks releases each of them once. A parent never leaves the device
     before its children: evicting it takes them out, too. Idle blocks that somebody keeps are
-    evicted last.
+    evicted last. What is evicted stays in the cache while the host tier has a slot for it, and
+    leaves it with all below it when that slot is given away.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, num_host_slots: int = 0) -> None:
         self.num_blocks = num_blocks
+        self.host = HostSlots(num_host_slots)
         self._references = [0] * num_blocks
         self._cached_at: list[CachedBlock | None] = [None] * num_blocks
         self._by_hash: dict[int, CachedBlock] = {}
@@ -59,15 +42,12 @@ class BlockPool:
         return len(self._free) + len(self._idle) + len(self._idle_kept)
 
     @property
-    def num_cached(self) -> int:
-        return len(self._by_hash)
-
-    @property
     def num_kept(self) -> int:
         return len(self._kept)
 
     def match(self, keys: Iterable[tuple[int, bytes]], salt: str) -> list[CachedBlock]:
-        """The cached blocks of the longest known prefix, given each block's hash and tokens."""
+        """The cached blocks of the longest known prefix, given each block's hash and tokens: those
+        on the device, then those that only the host holds."""
         found: list[CachedBlock] = []
         parent: CachedBlock | None = None
         for block_hash, tokens in keys:
@@ -83,11 +63,12 @@ class BlockPool:
         return self.num_free - idle >= num_new
 
     def claim(self, prefix: Sequence[CachedBlock], num_new: int) -> list[int] | None:
-        """References the cached prefix and `num_new` fresh blocks; None when they do not fit."""
+        """References a prefix that is on the device, and `num_new` fresh blocks; None when they do
+        not fit."""
         if not self.can_claim(prefix, num_new):
             return None
         for block in prefix:
-            assert block.is_cached, f"block {block.block_id} left the cache"
+            assert block.is_on_device, "a block is claimed that left the device"
             self._idle.pop(block.block_id, None)
             self._idle_kept.pop(block.block_id, None)
             self._references[block.block_id] += 1
@@ -114,17 +95,20 @@ class BlockPool:
         None when another content has the hash: this one stays out.
         """
         assert self._references[block_id] > 0, f"block {block_id} is stored but not referenced"
-        assert parent is None or parent.is_cached, "the parent left the cache"
-        known = self._by_hash.get(block_hash)
-        if known is not None:
-            return known if known.is_block(tokens, parent, salt) else None
-        assert self._cached_at[block_id] is None, f"block {block_id} has another content"
-        block = CachedBlock(block_id, block_hash, tokens, parent, salt)
-        if parent is not None:
-            parent.children[block_id] = block
-        self._by_hash[block_hash] = block
-        self._cached_at[block_id] = block
-        self._log.store(block_hash)
+        assert parent is None or parent.is_on_device, "the parent left the device"
+        block = self._by_hash.get(block_hash)
+        if block is not None and not block.is_block(tokens, parent, salt):
+            return None
+        if block is None:
+            block = CachedBlock(NOWHERE, block_hash, tokens, parent, salt)
+            if parent is not None:
+                parent.children[block_hash] = block
+            self._by_hash[block_hash] = block
+        if not block.is_on_device:
+            assert self._cached_at[block_id] is None, f"block {block_id} has another content"
+            self._log.move(block_hash, Tier.HOST if block.is_on_host else None, Tier.DEVICE)
+            self._cached_at[block_id] = block
+            block.block_id = block_id
         return block
 
     def keep(self, tip: CachedBlock | None, until_s: float) -> None:
@@ -134,7 +118,7 @@ class BlockPool:
         """
         chain: list[int] = []
         while tip is not None:
-            if tip.is_cached:
+            if tip.is_on_device:
                 chain.append(tip.block_id)
             tip = tip.parent
         for block_id in self._kept.keep(reversed(chain), until_s):
@@ -153,14 +137,15 @@ class BlockPool:
     def uncache(self, block_ids: Iterable[int]) -> None:
         """Takes blocks whose content is not to be trusted, and all below them, out of the cache."""
         for block_id in block_ids:
-            if self._cached_at[block_id] is not None:
-                self._evict(block_id)
+            block = self._cached_at[block_id]
+            if block is not None:
+                self._forget(block)
 
     def take_event(self) -> BlockEvent | None:
         return self._log.take()
 
     def snapshot(self) -> BlockSnapshot:
-        return self._log.snapshot(self._by_hash)
+        return self._log.snapshot({h: _tier(block) for h, block in self._by_hash.items()})
 
     def references(self) -> list[int]:
         """Every block's reference count, by block id."""
@@ -178,23 +163,51 @@ class BlockPool:
         return taken
 
     def _evict(self, block_id: int) -> None:
-        block = self._cached_at[block_id]
-        assert block is not None, f"block {block_id} is not cached"
-        if block.parent is not None:
-            del block.parent.children[block_id]
-        for left in _subtree(block):
-            self._forget(left)
+        """Takes a block and all below it off the device; the host holds on to what it can."""
+        evicted = self._cached_at[block_id]
+        assert evicted is not None, f"block {block_id} is not cached"
+        for block in evicted.subtree_on_device():
+            if self._has_slot(block):
+                self._leave_device(block)
+                self._log.move(block.hash, Tier.DEVICE, Tier.HOST)
+            else:
+                self._forget(block)
+
+    def _has_slot(self, block: CachedBlock) -> bool:
+        """The host holds the block from now on, in the place of its oldest one if it must."""
+        if block.is_on_host:
+            self.host.touch(block)
+            return True
+        while self.host.is_full:
+            oldest = self.host.oldest
+            if oldest is None:
+                return False
+            if oldest.is_on_device:
+                self.host.drop(oldest)
+            else:
+                self._forget(oldest)
+        self.host.put(block)
+        return True
 
     def _forget(self, block: CachedBlock) -> None:
-        block.is_cached = False
-        self._cached_at[block.block_id] = None
-        del self._by_hash[block.hash]
-        self._log.remove(block.hash)
-        self._kept.drop(block.block_id)
-        idle = self._idle_kept if block.block_id in self._idle_kept else self._idle
-        if block.block_id in idle:
-            del idle[block.block_id]
-            heapq.heappush(self._free, block.block_id)
+        """Takes a block and all below it out of the cache."""
+        if block.parent is not None:
+            del block.parent.children[block.hash]
+        for left in block.subtree():
+            self._log.move(left.hash, _tier(left), None)
+            self.host.drop(left)
+            if left.is_on_device:
+                self._leave_device(left)
+            del self._by_hash[left.hash]
+
+    def _leave_device(self, block: CachedBlock) -> None:
+        block_id, block.block_id = block.block_id, NOWHERE
+        self._cached_at[block_id] = None
+        self._kept.drop(block_id)
+        idle = self._idle_kept if block_id in self._idle_kept else self._idle
+        if block_id in idle:
+            del idle[block_id]
+            heapq.heappush(self._free, block_id)
 
     def _put_back(self, block_id: int) -> None:
         if self._cached_at[block_id] is None:
@@ -218,24 +231,31 @@ class BlockPool:
             )
             if cached is not None:
                 self._check_cached(block_id, cached)
-        assert len(self._by_hash) == sum(c is not None for c in self._cached_at), "stray hash"
         assert set(self._idle_kept) == idle & set(self._kept), "idle blocks are kept unseen"
         assert len(self._kept) <= self._kept.max_blocks, "too many blocks are kept"
         assert all(self._cached_at[block_id] for block_id in self._kept), "a stray block is kept"
+        self._check_tree()
 
     def _check_cached(self, block_id: int, block: CachedBlock) -> None:
-        assert block.is_cached and block.block_id == block_id, f"block {block_id} is not itself"
-        assert self._by_hash.get(block.hash) is block, f"block {block_id} has no hash entry"
+        assert block.block_id == block_id, f"block {block_id} is not itself"
         if block.parent is not None:
-            assert block.parent.is_cached, f"block {block_id} outlived its parent"
-            assert block.parent.children.get(block_id) is block, f"block {block_id} is not a child"
+            assert block.parent.is_on_device, f"block {block_id} outlived its parent"
             until_s = self._kept.until_s
             assert until_s(block_id) <= until_s(block.parent.block_id), "a child is kept longer"
 
+    def _check_tree(self) -> None:
+        """The tree's nodes are those that a tier holds."""
+        self.host.check_integrity()
+        nodes = set(self._by_hash.values())
+        held = {block for block in self._cached_at if block is not None}
+        assert nodes == held | set(self.host.blocks().values()), "a tier and the tree disagree"
+        for block_hash, block in self._by_hash.items():
+            assert block.hash == block_hash, f"{block_hash} leads to another block"
+            assert not block.is_on_device or self._cached_at[block.block_id] is block
+            if block.parent is not None:
+                assert block.parent.children.get(block_hash) is block, "a child is unknown above"
+                assert block.parent in nodes, "a block outlived its parent"
 
-def _subtree(block: CachedBlock) -> Iterator[CachedBlock]:
-    pending = [block]
-    while pending:
-        node = pending.pop()
-        pending.extend(node.children.values())
-        yield node
+
+def _tier(block: CachedBlock) -> Tier:
+    return Tier.DEVICE if block.is_on_device else Tier.HOST

@@ -1,11 +1,13 @@
 """A sequence's side of the prefix cache: what it finds there and what it puts there."""
 
-from engine.block_pool import BlockPool, CachedBlock
+from engine.block_pool import BlockPool
+from engine.cached_block import CachedBlock
 from engine.sequence import Sequence
 
 
 def match_prefix(pool: BlockPool, seq: Sequence) -> list[CachedBlock]:
-    """The cached blocks of the sequence's known tokens, short of the last token.
+    """The cached blocks of the sequence's known tokens, short of the last token; those that the
+    device holds first.
 
     The last token is always computed, since its logits give the next one.
     """
@@ -26,7 +28,7 @@ def store_blocks(pool: BlockPool, seq: Sequence) -> None:
     num_full = seq.num_computed // seq.block_size
     if num_full == seq.num_stored_blocks or not seq.can_store:
         return
-    if seq.tip is not None and not seq.tip.is_cached:
+    if seq.tip is not None and not seq.tip.is_on_device:
         # The cache held the prefix in blocks of another sequence, and they were evicted.
         seq.tip, seq.num_stored_blocks = None, 0
     for index in range(seq.num_stored_blocks, num_full):

@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from enum import Enum
 
-from engine.block_pool import CachedBlock
+from engine.cached_block import CachedBlock
 from engine.grammar import Matcher
 from engine.speculation.record import DraftRecord
 from engine.token_history import TokenHistory

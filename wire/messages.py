@@ -262,20 +262,27 @@ LegEvent = (
 class BlockEvent:
     """Full blocks that entered (stored) or left (removed) a worker's prefix cache, in order.
 
-    Sequence numbers grow by one; a gap asks for a snapshot. `removed` applies before `stored`.
+    host_stored: those that only its host tier holds from here on; they come from the device, where
+    they are `removed`. host_removed: those that leave that tier for nowhere. What is stored is on
+    the device, whatever the host holds. Sequence numbers grow by one; a gap asks for a snapshot.
+    Removals apply first.
     """
 
     sequence_number: int
     stored: tuple[int, ...] = ()
     removed: tuple[int, ...] = ()
+    host_stored: tuple[int, ...] = ()
+    host_removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSnapshot:
-    """Every block of the prefix cache as of `sequence_number`."""
+    """Every block of the prefix cache as of `sequence_number`; host_stored: held by the host tier
+    alone."""
 
     sequence_number: int
     stored: tuple[int, ...] = ()
+    host_stored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
