@@ -121,7 +121,7 @@ def chat_of_messages(body: MessagesBody) -> ChatBody:
 
 def chat_of_prompt(body: PromptBody) -> ChatBody:
     """The chat without its limits."""
-    if body.temperature is not None and body.temperature > MAX_TEMPERATURE:
+    if isinstance(body.temperature, float) and body.temperature > MAX_TEMPERATURE:
         message = f"temperature must be at least 0 and at most 1, is {body.temperature}"
         raise invalid(message, "temperature")
     choice = body.tool_choice
@@ -147,7 +147,7 @@ def _variables(body: PromptBody) -> dict[str, Any] | None:
 
 def _messages(body: PromptBody) -> list[Message]:
     messages: list[Message] = []
-    if body.system is not None:
+    if body.system is not None and body.system != []:
         messages.append(Message("system", _text("system", body.system)))
     if not body.messages:
         raise invalid("messages must have at least one message", "messages")

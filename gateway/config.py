@@ -19,6 +19,8 @@ class GatewayConfig:
     2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log and
     recording as router.config has them, router_profile as its profile. router_redis: of the Redis
     that gateways share loads in.
+    request_defaults: of sampling fields that a request leaves out, a JSON object that goes before
+    the model's own defaults, as {"max_tokens": 512, "temperature": 0.3}.
     coalesce_ms: tokens of one answer that come so soon behind others go to the client together.
     The sizes and times are those of gateway.limits. tls_certificate: PEM; empty: plain HTTP.
     tls_client_ca: PEM; empty: clients need no certificate, see gateway/client_certificate.py.
@@ -52,6 +54,7 @@ class GatewayConfig:
     tls_min_version: str = "1.2"
     cors_origins: str = ""
     ignore_unknown_fields: bool = False
+    request_defaults: str = ""
     max_model_len: int = 0
     tenants_file: str = ""
     tenants_redis: str = ""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from gateway.chat_template import ChatTemplate, TemplateError
 from gateway.detokenizer import DetokenizerFactory
+from gateway.sampling_defaults import SamplingDefaults
 
 
 class ModelDirectoryError(Exception):
@@ -20,18 +21,11 @@ class ModelDirectoryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """generation_config.json's values for what a request leaves out."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """One model as the gateway serves it. template: None where the model has no chat format."""
+    """One model as the gateway serves it. template: None where the model has no chat format.
+
+    defaults: generation_config.json's, for what a request leaves out.
+    """
 
     name: str
     max_model_len: int  # prompt and answer together, in tokens
@@ -124,6 +118,7 @@ def _read_defaults(path: Path, values: Mapping[str, object]) -> SamplingDefaults
         temperature=_number(path, values, "temperature", 0.0, 2.0, temperature),
         top_p=_number(path, values, "top_p", math.ulp(0.0), 1.0, 1.0),
         top_k=max(0, top_k or 0),
+        min_p=_number(path, values, "min_p", 0.0, 1.0, 0.0),
         repetition_penalty=_number(path, values, "repetition_penalty", math.ulp(0.0), 10.0, 1.0),
     )
 

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gateway.errors import invalid
 from gateway.json_body import decode_json
@@ -100,19 +101,27 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     function_call: Any = None
 
 
+# UNSET: left out, the server's default applies; None: the client wants none of it.
+Real = float | None | UnsetType
+Whole = int | None | UnsetType
+
+
 class SharedBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The fields of every endpoint that generates. None: left out, a default applies."""
+    """The fields of every endpoint that generates.
+
+    Those that a server may have defaults for tell null from left out; of the others both are None.
+    """
 
     model: str
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
+    temperature: Real = UNSET
+    top_p: Real = UNSET
+    top_k: Whole = UNSET
+    min_p: Real = UNSET
     stop_token_ids: list[int] | None = None
     seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
+    presence_penalty: Real = UNSET
+    frequency_penalty: Real = UNSET
+    repetition_penalty: Real = UNSET
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -124,7 +133,7 @@ class SharedBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class CommonBody(SharedBody, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The fields that OpenAI's chats and completions share."""
 
-    max_tokens: int | None = None
+    max_tokens: Whole = UNSET
     n: int | None = None
     stop: str | list[str] | None = None
     stream_options: StreamOptions | None = None
@@ -143,7 +152,7 @@ class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True
     """POST /v1/chat/completions"""
 
     messages: list[Message]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Whole = UNSET
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Tool] | None = None
@@ -151,6 +160,13 @@ class ChatBody(CommonBody, frozen=True, forbid_unknown_fields=True, kw_only=True
     parallel_tool_calls: bool | None = None
     store: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def asked_tokens(self) -> Whole:
+        """A limit goes before none, and none before a field that is left out."""
+        if isinstance(self.max_completion_tokens, int):
+            return self.max_completion_tokens
+        return self.max_completion_tokens if self.max_tokens is UNSET else self.max_tokens
 
 
 class ChatFields(SharedBody, frozen=True, forbid_unknown_fields=True, kw_only=True):

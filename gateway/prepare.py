@@ -24,6 +24,7 @@ from gateway.openai import (
     CommonBody,
     CompletionBody,
     StreamOptions,
+    Whole,
     decode_body,
 )
 from gateway.responses_body import ResponsesBody, chat_of_response
@@ -139,9 +140,8 @@ class Preparer:
         prompt = chat_prompt(body, self._model.template)
         salt = caller.tenant.salted(body.cache_salt or "")
         prompts = await self._encoder.encode([prompt.text], add_special_tokens=False, salt=salt)
-        asked = body.max_completion_tokens or body.max_tokens
         grammar = await self._grammar(body, prompt.call)
-        prepared = self._prepared(body, prompts, asked, grammar, caller)
+        prepared = self._prepared(body, prompts, body.asked_tokens, grammar, caller)
         # An answer that follows a grammar begins with it: there is no room for reasoning.
         style = prompt.style if grammar is None else replace(prompt.style, thinks=False)
         return prepared if style.is_plain else replace(prepared, style=style)
@@ -180,21 +180,20 @@ class Preparer:
             raise ApiError(403, message, code="model_not_allowed", param="model")
         check_ranges(body, self._model.vocab_size)
         ceiling = tenant.highest_priority
-        if ceiling is not None and (body.priority or 0) < ceiling:
-            message = (
-                f"priority must be at least {ceiling} for this API key, is {body.priority or 0}"
-            )
+        if ceiling is not None and body.priority is not None and body.priority < ceiling:
+            message = f"priority must be at least {ceiling} for this API key, is {body.priority}"
             raise invalid(message, "priority")
 
     def _prepared(
         self,
         body: CommonBody,
         prompts: Sequence[PromptTokens],
-        asked: int | None,
+        asked: Whole,
         grammar: Grammar | None,
         caller: Caller,
     ) -> Prepared:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
+        defaults, tenant = self._model.defaults, caller.tenant
         num_choices = body.n or 1
         options = body.stream_options or StreamOptions()
         check_choices(len(prompts) * num_choices, caller.limits)
@@ -203,14 +202,16 @@ class Preparer:
             if not prompt.tokens:
                 raise invalid("the prompt has no tokens", field)
             check_prompt(len(prompt.tokens), caller.limits, field)
-            max_tokens = answer_limit(len(prompt.tokens), asked, caller.max_model_len, field)
+            max_tokens = answer_limit(
+                len(prompt.tokens), asked, defaults.max_tokens, caller.max_model_len, field
+            )
             request = GenerateRequest(
                 request_id=caller.request_id,
                 prompt_tokens=prompt.tokens,
-                sampling=sampling_params(body, self._model.defaults, max_tokens, grammar),
+                sampling=sampling_params(body, defaults, max_tokens, grammar),
                 block_hashes=prompt.hashes,
-                priority=body.priority or 0,
-                cache_salt=caller.tenant.salted(body.cache_salt or ""),
+                priority=tenant.own_priority if body.priority is None else body.priority,
+                cache_salt=tenant.salted(body.cache_salt or ""),
                 terms=caller.terms,
                 traceparent=caller.traceparent,
                 keep_s=caller.keep_s,

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -23,6 +23,7 @@ from gateway.grpc_server import GrpcAddress, GrpcServer, serving
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelDirectoryError, ModelFiles, read_model_directory
 from gateway.prepare import Preparer
+from gateway.sampling_defaults import own_defaults
 from gateway.tenant_source import following, open_gate, sharing
 from gateway.tenants import TenantFileError
 from gateway.tls import asks_clients, server_context
@@ -94,9 +95,10 @@ def run(config: GatewayConfig) -> int:
 
 def _open(config: GatewayConfig) -> Opened:
     model = read_model_directory(Path(config.model), config.served_model_name, config.max_model_len)
+    defaults = own_defaults(model.defaults, config.request_defaults)
     policy_named(config.policy)
     return Opened(
-        model=model,
+        model=replace(model, defaults=defaults),
         gate=open_gate(
             config.tenants_file, config.tenants_redis, SystemClock(), config.num_limit_shares
         ),

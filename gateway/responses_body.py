@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from gateway.errors import invalid
 from gateway.messages import ROLES
@@ -20,6 +21,7 @@ from gateway.openai import (
     ResponseFormat,
     Tool,
     ToolCall,
+    Whole,
 )
 
 
@@ -106,7 +108,7 @@ class ResponsesBody(ChatFields, frozen=True, forbid_unknown_fields=True, kw_only
 
     input: str | list[InputItem]
     instructions: str | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Whole = UNSET
     stop: str | list[str] | None = None
     tools: list[ResponseTool] | None = None
     tool_choice: str | ResponseToolChoice | None = None
@@ -165,7 +167,8 @@ def chat_of_response(body: ResponsesBody) -> ChatBody:
 
 def _refuse_unsupported(body: ResponsesBody) -> None:
     for field, reason in _STATEFUL.items():
-        if getattr(body, field) not in (None, False):
+        value = getattr(body, field)
+        if value is not None and value is not False:
             raise invalid(f"{field} is not supported: {reason}", field, "unsupported_field")
     if body.truncation not in (None, "disabled"):
         message = "truncation must be disabled: a conversation that is too long is refused"

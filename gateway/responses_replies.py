@@ -110,7 +110,7 @@ def _opened(
         model=model,
         output=(),
         instructions=body.instructions,
-        max_output_tokens=body.max_output_tokens,
+        max_output_tokens=body.max_output_tokens or None,
         metadata=body.metadata or {},
         parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning=body.reasoning or ReasoningOptions(),

@@ -2,12 +2,14 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from gateway.errors import invalid
 from gateway.limits import Limits
-from gateway.model_directory import SamplingDefaults
-from gateway.openai import CommonBody, body_logprobs
+from gateway.openai import CommonBody, Whole, body_logprobs
+from gateway.sampling_defaults import NEUTRAL, RANGES, Range, SamplingDefaults
 from wire.messages import Grammar, SamplingParams
 
 MAX_STOP_STRINGS = 16
@@ -15,47 +17,17 @@ MAX_SALT_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20
 MAX_BIASED_TOKENS = 1024
 MAX_BIAS = 100
-_INT32 = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """What a field may be; NaN is in no range."""
-
-    field: str
-    lowest: float
-    highest: float
-    open_below: bool = False
-
-    def check(self, value: float | None) -> None:
-        if value is None:
-            return
-        above = value > self.lowest if self.open_below else value >= self.lowest
-        if not (above and value <= self.highest):
-            relation = "greater than" if self.open_below else "at least"
-            raise invalid(
-                f"{self.field} must be {relation} {self.lowest} and at most {self.highest}, "
-                f"is {value}",
-                self.field,
-            )
-
+N = TypeVar("N", int, float)
 
 _RANGES = (
-    _Range("temperature", 0, 2),
-    _Range("top_p", 0, 1, open_below=True),
-    _Range("top_k", -1, _INT32),
-    _Range("min_p", 0, 1),
-    _Range("presence_penalty", -2, 2),
-    _Range("frequency_penalty", -2, 2),
-    _Range("repetition_penalty", 0, 10, open_below=True),
-    _Range("max_tokens", 1, _INT32),
-    _Range("max_completion_tokens", 1, _INT32),
-    _Range("min_tokens", 0, _INT32),
-    _Range("seed", -(2**63), 2**63 - 1),
-    _Range("n", 1, 128),
-    _Range("logprobs", 0, MAX_TOP_LOGPROBS),
-    _Range("top_logprobs", 0, MAX_TOP_LOGPROBS),
-    _Range("priority", -(2**31), _INT32),
+    *RANGES,
+    Range("max_completion_tokens", 1, 2**31 - 1),
+    Range("min_tokens", 0, 2**31 - 1),
+    Range("seed", -(2**63), 2**63 - 1),
+    Range("n", 1, 128),
+    Range("logprobs", 0, MAX_TOP_LOGPROBS),
+    Range("top_logprobs", 0, MAX_TOP_LOGPROBS),
+    Range("priority", -(2**31), 2**31 - 1),
 )
 
 
@@ -102,14 +74,18 @@ def stop_strings(body: CommonBody) -> tuple[str, ...]:
     return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
 
 
-def answer_limit(num_prompt_tokens: int, asked: int | None, max_model_len: int, field: str) -> int:
-    """How many tokens the answer may have; what is left of the context if the client says nothing.
+def answer_limit(
+    num_prompt_tokens: int, wanted: Whole, default: int, max_model_len: int, field: str
+) -> int:
+    """How many tokens the answer may have: what is wanted, else the default as far as the context
+    goes, 0 being no other limit.
 
     Raises ApiError 400 context_length_exceeded with both numbers when they do not fit.
     """
     room = max_model_len - num_prompt_tokens
+    asked = wanted or 0
     if room >= (asked or 1):
-        return asked or room
+        return asked or (min(default, room) if default and wanted is UNSET else room)
     answer = f"{asked} for max_tokens" if asked else "at least 1 for the answer"
     message = (
         f"the model's context holds {max_model_len} tokens, but the request needs "
@@ -133,19 +109,25 @@ def check_prompt(num_tokens: int, limits: Limits, field: str) -> None:
 def sampling_params(
     body: CommonBody, defaults: SamplingDefaults, max_tokens: int, grammar: Grammar | None = None
 ) -> SamplingParams:
-    """Raises ApiError 400 when min_tokens is over max_tokens. An omitted seed is random."""
+    """Raises ApiError 400 when min_tokens is over max_tokens. Without a seed it is random."""
     min_tokens = body.min_tokens or 0
     if min_tokens > max_tokens:
         message = f"min_tokens is {min_tokens}, over max_tokens, {max_tokens}"
         raise invalid(message, "min_tokens")
     return SamplingParams(
-        temperature=_given(body.temperature, defaults.temperature),
-        top_p=_given(body.top_p, defaults.top_p),
-        top_k=max(0, defaults.top_k if body.top_k is None else body.top_k),
-        min_p=_given(body.min_p, 0.0),
-        repetition_penalty=_given(body.repetition_penalty, defaults.repetition_penalty),
-        presence_penalty=_given(body.presence_penalty, 0.0),
-        frequency_penalty=_given(body.frequency_penalty, 0.0),
+        temperature=_given(body.temperature, defaults.temperature, NEUTRAL.temperature),
+        top_p=_given(body.top_p, defaults.top_p, NEUTRAL.top_p),
+        top_k=max(0, _given(body.top_k, defaults.top_k, NEUTRAL.top_k)),
+        min_p=_given(body.min_p, defaults.min_p, NEUTRAL.min_p),
+        repetition_penalty=_given(
+            body.repetition_penalty, defaults.repetition_penalty, NEUTRAL.repetition_penalty
+        ),
+        presence_penalty=_given(
+            body.presence_penalty, defaults.presence_penalty, NEUTRAL.presence_penalty
+        ),
+        frequency_penalty=_given(
+            body.frequency_penalty, defaults.frequency_penalty, NEUTRAL.frequency_penalty
+        ),
         seed=secrets.randbits(64) if body.seed is None else body.seed % 2**64,
         max_tokens=max_tokens,
         min_tokens=min_tokens,
@@ -159,5 +141,7 @@ def sampling_params(
     )
 
 
-def _given(value: float | None, default: float) -> float:
-    return default if value is None else value
+def _given(value: N | None | UnsetType, omitted: N, none: N) -> N:
+    if value is UNSET:
+        return omitted
+    return none if value is None else value

@@ -47,6 +47,11 @@ class Tenant:
     weight: float = 1.0
     models: frozenset[str] | None = None
 
+    @property
+    def own_priority(self) -> int:
+        """Of requests that carry none: 0, or the nearest to it that the tenant may have."""
+        return max(0, self.highest_priority or 0)
+
     def salted(self, asked: str) -> str:
         """The salt of a request that asks for one of its own: no tenant can name another's."""
         return f"{self.cache_salt}{_SALT_SEPARATOR}{asked}" if self.cache_salt else asked

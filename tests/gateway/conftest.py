@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import uvloop
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gateway.app import build_app
+from gateway.app import DISTRIBUTION, build_app
 from gateway.endpoint import Services
 from gateway.gate import Gate
+from gateway.grpc_server import GrpcAddress, GrpcServer, serving
 from gateway.limits import Limits
 from gateway.meter import GatewayMeter
 from gateway.model_directory import ModelFiles, read_model_directory
@@ -43,6 +45,7 @@ TEMPLATE = (
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MAX_MODEL_LEN = 256
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 << 10))
 
 
 def train_byte_level() -> Tokenizer:
@@ -174,6 +177,29 @@ class RunningGateway:
         """Waits until no request is in flight; a leak runs into the test's time-out."""
         while self.value("baton_requests_in_flight") or self.services.live:
             await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def grpc_server(self, drain_s: float = 0.0, **tls: str) -> AsyncIterator[int]:
+        """A gRPC server on this gateway's services, which ends with it; gives its port."""
+        encoder = PromptEncoder(self.services.model.tokenizer)
+        preparer = Preparer(self.services.model, encoder)
+        try:
+            address = GrpcAddress("127.0.0.1", 0, **tls)
+            server = GrpcServer(address, self.services, preparer, DISTRIBUTION)
+            async with serving(server, self.stop, drain_s):
+                yield server.port
+        finally:
+            encoder.close()
+            preparer.close()
+
+    @asynccontextmanager
+    async def grpc_channel(self) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel to a gRPC server on this gateway's services, with a small window."""
+        async with (
+            self.grpc_server() as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=SMALL_WINDOW) as channel,
+        ):
+            yield channel
 
 
 StartGateway = Callable[..., Awaitable[RunningGateway]]

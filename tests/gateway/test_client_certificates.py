@@ -11,11 +11,7 @@ import grpc
 import httpx
 import pytest
 
-from gateway.app import DISTRIBUTION
-from gateway.grpc_server import GrpcAddress, GrpcServer, serving
-from gateway.prepare import Preparer
 from gateway.tls import server_context
-from gateway.tokenizer import PromptEncoder
 from wire.gen import open_inference_pb2 as pb
 from wire.gen import open_inference_pb2_grpc
 
@@ -133,25 +129,18 @@ async def test_grpc_lets_in_clients_of_the_authority_alone(
 ) -> None:
     trusted = ours.ca.read_bytes()
     shown = [(who.key.read_bytes(), who.certificate.read_bytes()) for who in (ours, theirs)]
-    address = GrpcAddress(HOST, 0, str(ours.certificate), str(ours.key), client_ca=str(ours.ca))
-    async with start_gateway(lambda _: []) as gateway:
-        model = gateway.services.model
-        encoder = PromptEncoder(model.tokenizer)
-        preparer = Preparer(model, encoder)
-        server = GrpcServer(address, gateway.services, preparer, DISTRIBUTION)
-        async with serving(server, gateway.stop, 0.0):
-            for pair, is_let_in in ((shown[0], True), (shown[1], False), ((None, None), False)):
-                credentials = grpc.ssl_channel_credentials(trusted, *pair)
-                async with grpc.aio.secure_channel(f"{HOST}:{server.port}", credentials) as channel:
-                    stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-                    if is_let_in:
-                        assert (await stub.ServerLive(pb.ServerLiveRequest(), timeout=30)).live
-                        continue
-                    with pytest.raises(grpc.aio.AioRpcError) as caught:
-                        await stub.ServerLive(pb.ServerLiveRequest(), timeout=30)
-                    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        encoder.close()
-        preparer.close()
+    tls = {"certificate": str(ours.certificate), "key": str(ours.key), "client_ca": str(ours.ca)}
+    async with start_gateway(lambda _: []) as gateway, gateway.grpc_server(**tls) as port:
+        for pair, is_let_in in ((shown[0], True), (shown[1], False), ((None, None), False)):
+            credentials = grpc.ssl_channel_credentials(trusted, *pair)
+            async with grpc.aio.secure_channel(f"{HOST}:{port}", credentials) as channel:
+                stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+                if is_let_in:
+                    assert (await stub.ServerLive(pb.ServerLiveRequest(), timeout=30)).live
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.ServerLive(pb.ServerLiveRequest(), timeout=30)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_an_authority_that_cannot_be_used_is_named(ours: Authority, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from gateway.app import DISTRIBUTION
 from gateway.gate import Gate
-from gateway.grpc_server import GrpcAddress, GrpcServer, serving
-from gateway.prepare import Preparer
-from gateway.tokenizer import PromptEncoder
 from router.output import OutputDelta
 from runtime.clock import SystemClock
 from wire.errors import BatonError, ErrorCode
@@ -26,7 +21,6 @@ from wire.gen import open_inference_pb2 as pb
 from wire.messages import FinishReason, GrammarKind, TokenLogprobs
 
 PROTO = Path(__file__).parents[2] / "proto"
-SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 << 10))
 CLIENT = """
 import sys
 import grpc
@@ -51,25 +45,6 @@ print("".join(piece.text for event in events for piece in event.pieces))
 """
 
 
-@asynccontextmanager
-async def grpc_of(gateway: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a gRPC server beside a running gateway, on its services."""
-    encoder = PromptEncoder(gateway.services.model.tokenizer)
-    preparer = Preparer(gateway.services.model, encoder)
-    address = GrpcAddress("127.0.0.1", 0)
-    server = GrpcServer(address, gateway.services, preparer, DISTRIBUTION)
-    try:
-        async with (
-            serving(server, asyncio.Event(), 0.0),
-            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=SMALL_WINDOW) as channel,
-        ):
-            gateway.grpc_port = server.port
-            yield channel
-    finally:
-        encoder.close()
-        preparer.close()
-
-
 @pytest.fixture
 def generate(start_gateway: Callable[..., Any]) -> Callable[..., Any]:
     """generate(script, call, metadata) gives the events of one call to baton.v1.Generate."""
@@ -77,7 +52,7 @@ def generate(start_gateway: Callable[..., Any]) -> Callable[..., Any]:
     async def run(
         script: Any, call: generate_pb2.CompletionCall, metadata: Any = (), **options: Any
     ) -> list[generate_pb2.CompletionEvent]:
-        async with start_gateway(script, **options) as gateway, grpc_of(gateway) as channel:
+        async with start_gateway(script, **options) as gateway, gateway.grpc_channel() as channel:
             stub = generate_pb2_grpc.GenerateStub(channel)
             try:
                 return [event async for event in stub.Generate(call, metadata=metadata)]
@@ -102,10 +77,10 @@ async def test_clients_generated_from_the_protos_alone_get_the_same_text_from_bo
     script.write_text(CLIENT)
     async with (
         start_gateway(lambda _: answer_of([70, 71, 72, 73])) as gateway,
-        grpc_of(gateway),
+        gateway.grpc_server() as port,
     ):
         ran = await asyncio.create_subprocess_exec(
-            sys.executable, str(script), f"127.0.0.1:{gateway.grpc_port}", cwd=tmp_path,
+            sys.executable, str(script), f"127.0.0.1:{port}", cwd=tmp_path,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         output, errors = await ran.communicate()
@@ -136,7 +111,10 @@ async def test_every_field_of_a_call_reaches_the_router(
         repetition_penalty=1.5, stop_token_ids=[8], ignore_eos=True,
         logit_bias={"70": 2.0}, logprobs=2, priority=3, cache_salt="s",
     )  # fmt: skip
-    async with start_gateway(lambda _: answer_of([70, 71])) as gateway, grpc_of(gateway) as channel:
+    async with (
+        start_gateway(lambda _: answer_of([70, 71])) as gateway,
+        gateway.grpc_channel() as channel,
+    ):
         async for _ in generate_pb2_grpc.GenerateStub(channel).Generate(call):
             pass
         request, sampling = gateway.router.requests[0], gateway.router.requests[0].sampling
@@ -165,7 +143,10 @@ async def test_grammars_are_taken(
     grammar: dict[str, Any],
     kind: GrammarKind | None,
 ) -> None:
-    async with start_gateway(lambda _: answer_of([70])) as gateway, grpc_of(gateway) as channel:
+    async with (
+        start_gateway(lambda _: answer_of([70])) as gateway,
+        gateway.grpc_channel() as channel,
+    ):
         async for _ in generate_pb2_grpc.GenerateStub(channel).Generate(completion(**grammar)):
             pass
         taken = gateway.router.requests[0].sampling.grammar
@@ -242,7 +223,7 @@ async def test_keys_limits_and_tenants_are_those_of_http(
     key = (("authorization", "Bearer secret"),)
     async with (
         start_gateway(lambda _: answer_of([70]), gate=gate) as gateway,
-        grpc_of(gateway) as channel,
+        gateway.grpc_channel() as channel,
     ):
         stub = generate_pb2_grpc.GenerateStub(channel)
         assert await status_of(stub.Generate(completion())) is grpc.StatusCode.UNAUTHENTICATED
@@ -272,7 +253,7 @@ async def test_a_cancelled_or_late_call_ends_its_request(
     forever = asyncio.Event()
     async with (
         start_gateway(lambda _: [OutputDelta((70,)), forever]) as gateway,
-        grpc_of(gateway) as channel,
+        gateway.grpc_channel() as channel,
     ):
         stub = generate_pb2_grpc.GenerateStub(channel)
         call = stub.Generate(completion(), timeout=0.5 if how == "deadline" else None)
@@ -289,7 +270,7 @@ async def test_a_failing_request_of_a_stream_is_told_and_the_next_one_runs(
 ) -> None:
     async with (
         start_gateway(lambda _: answer_of([70, 71])) as gateway,
-        grpc_of(gateway) as channel,
+        gateway.grpc_channel() as channel,
     ):
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         requests = [infer("x", nonsense=1), infer("x", max_tokens=2)]
@@ -315,7 +296,10 @@ async def test_tensors_may_be_raw_and_ids_may_go_in(
     broken = pb.ModelInferRequest(model_name="tiny")
     broken.inputs.add(name="text_input", datatype="BYTES", shape=[1])
     broken.raw_input_contents.append(b"\x09\x00\x00\x00relay")
-    async with start_gateway(lambda _: answer_of([70])) as gateway, grpc_of(gateway) as channel:
+    async with (
+        start_gateway(lambda _: answer_of([70])) as gateway,
+        gateway.grpc_channel() as channel,
+    ):
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         await stub.ModelInfer(ids)
         await stub.ModelInfer(text)
@@ -339,7 +323,7 @@ def infer(text: str, **parameters: int) -> pb.ModelInferRequest:
 async def test_health_follows_the_workers_and_reflection_names_the_services(
     start_gateway: Callable[..., Any],
 ) -> None:
-    async with start_gateway(lambda _: []) as gateway, grpc_of(gateway) as channel:
+    async with start_gateway(lambda _: []) as gateway, gateway.grpc_channel() as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(
             health_pb2.HealthCheckRequest(service="baton.v1.Generate")
         )
@@ -366,7 +350,7 @@ async def test_a_client_that_does_not_read_is_bounded_and_cut_off(
     script.append(OutputDelta((70,), FinishReason.LENGTH))
     async with (
         start_gateway(lambda _: script, stall_timeout_s=0.5) as gateway,
-        grpc_of(gateway) as channel,
+        gateway.grpc_channel() as channel,
     ):
         call = generate_pb2_grpc.GenerateStub(channel).Generate(completion())
         await gateway.router.until(lambda: bool(gateway.router.requests))

@@ -2,20 +2,15 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from gateway.app import DISTRIBUTION
 from gateway.gate import Gate
-from gateway.grpc_server import GrpcAddress, GrpcServer, serving
-from gateway.prepare import Preparer
 from gateway.tenants import key_digest
-from gateway.tokenizer import PromptEncoder
 from router.output import OutputDelta
 from runtime.clock import SystemClock
 from wire.errors import BatonError, ErrorCode
@@ -47,23 +42,6 @@ def make_certificate(
     return make
 
 
-@asynccontextmanager
-async def listening(
-    gateway: Any, certificate: str = "", key: str = "", drain_s: float = 0.0
-) -> AsyncIterator[int]:
-    """A gRPC server on the services of a gateway, which ends with it; gives its port."""
-    encoder = PromptEncoder(gateway.services.model.tokenizer)
-    preparer = Preparer(gateway.services.model, encoder)
-    try:
-        address = GrpcAddress(HOST, 0, certificate, key)
-        server = GrpcServer(address, gateway.services, preparer, DISTRIBUTION)
-        async with serving(server, gateway.stop, drain_s):
-            yield server.port
-    finally:
-        encoder.close()
-        preparer.close()
-
-
 def call_of(**fields: Any) -> generate_pb2.CompletionCall:
     return generate_pb2.CompletionCall(**{"model": "tiny", "text": "x", **fields})
 
@@ -85,12 +63,14 @@ async def test_tls_is_spoken_to_those_who_trust_the_certificate_and_to_nobody_el
     certificate, key = make_certificate("server")
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
-    files = (str(both), "") if is_one_file else (str(certificate), str(key))
+    files = {"certificate": str(both)}
+    if not is_one_file:
+        files = {"certificate": str(certificate), "key": str(key)}
     trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
     stranger = grpc.ssl_channel_credentials(make_certificate("stranger")[0].read_bytes())
     async with (
         start_gateway(lambda _: answer_of([70, 71])) as gateway,
-        listening(gateway, *files) as port,
+        gateway.grpc_server(**files) as port,
     ):
         async with grpc.aio.secure_channel(f"{HOST}:{port}", trusted) as channel:
             expected = gateway.services.model.tokenizer.decode([70, 71])
@@ -167,7 +147,7 @@ async def test_a_failure_has_the_status_of_its_http_status_and_the_same_code(
     limits = {"request_timeout_s": 0.2} if failure == "late" else {}
     async with (
         start_gateway(script_of(failure), gate=gate, **limits) as gateway,
-        listening(gateway) as port,
+        gateway.grpc_server() as port,
         grpc.aio.insecure_channel(f"{HOST}:{port}") as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -205,7 +185,7 @@ async def test_a_drain_lets_running_calls_end_and_takes_no_new_ones(
     drain_s = 60.0 if ends_in_time else 0.2
     async with (
         start_gateway(lambda _: [OutputDelta((70,)), gate, last], drain_s=drain_s) as gateway,
-        listening(gateway, drain_s=drain_s) as port,
+        gateway.grpc_server(drain_s) as port,
         grpc.aio.insecure_channel(f"{HOST}:{port}") as channel,
     ):
         call = generate_pb2_grpc.GenerateStub(channel).Generate(call_of())

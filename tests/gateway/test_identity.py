@@ -4,15 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
-from gateway.app import DISTRIBUTION
 from gateway.gate import Gate
-from gateway.grpc_server import GrpcAddress, GrpcServer
-from gateway.prepare import Preparer
 from gateway.tenants import key_digest
-from gateway.tokenizer import PromptEncoder
 from router.output import OutputDelta
 from runtime.clock import SystemClock
 from wire.gen import generate_pb2, generate_pb2_grpc
@@ -73,22 +68,12 @@ async def test_what_a_client_says_of_itself_over_grpc_changes_nothing(
     start_gateway: Start, answer_of: Callable[..., list[OutputDelta]], gate: Gate
 ) -> None:
     async with start_gateway(lambda _: answer_of([300]), gate=gate) as gateway:
-        encoder = PromptEncoder(gateway.services.model.tokenizer)
-        preparer = Preparer(gateway.services.model, encoder)
-        address = GrpcAddress("127.0.0.1", 0)
-        server = GrpcServer(address, gateway.services, preparer, DISTRIBUTION)
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-                stub = generate_pb2_grpc.GenerateStub(channel)
-                call = generate_pb2.CompletionCall(model="tiny", text="x", seed=1)
-                for claims in ({}, CLAIMS):
-                    metadata = (("x-api-key", "acme"), *claims.items())
-                    assert [event async for event in stub.Generate(call, metadata=metadata)]
-        finally:
-            await server.stop(0.0)
-            encoder.close()
-            preparer.close()
+        async with gateway.grpc_channel() as channel:
+            stub = generate_pb2_grpc.GenerateStub(channel)
+            call = generate_pb2.CompletionCall(model="tiny", text="x", seed=1)
+            for claims in ({}, CLAIMS):
+                metadata = (("x-api-key", "acme"), *claims.items())
+                assert [event async for event in stub.Generate(call, metadata=metadata)]
         plain, claimed = map(identity, gateway.router.requests)
     assert plain == claimed
     assert plain[0].tenant == "acme"

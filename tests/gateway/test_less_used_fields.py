@@ -32,7 +32,7 @@ async def test_a_key_for_other_models_is_refused_with_403(
         assert not gateway.router.requests
 
 
-@pytest.mark.parametrize(("priority", "status"), [(-1, 400), (1, 400), (2, 200), (3, 200)])
+@pytest.mark.parametrize(("priority", "status"), [(-1, 400), (0, 400), (1, 400), (2, 200)])
 async def test_a_tenant_has_a_highest_priority(
     start_gateway: Callable[..., Any],
     answer_of: Callable[..., Any],
@@ -47,6 +47,23 @@ async def test_a_tenant_has_a_highest_priority(
         assert reply.status_code == status, reply.text
         if status == 400:
             assert reply.json()["error"]["param"] == "priority"
+
+
+@pytest.mark.parametrize(("ceiling", "own"), [(2, 2), (-3, 0)])
+async def test_requests_without_a_priority_get_the_tenants_own(
+    start_gateway: Callable[..., Any],
+    answer_of: Callable[..., Any],
+    tmp_path: Path,
+    ceiling: int,
+    own: int,
+) -> None:
+    gate = gate_with(tmp_path, f"highest_priority = {ceiling}")
+    async with start_gateway(lambda _: answer_of([70]), gate=gate) as gateway:
+        for given in ({}, {"priority": None}):
+            body = {**BODY, **given}
+            reply = await gateway.client.post("/v1/completions", json=body, headers=KEY)
+            assert reply.status_code == 200, reply.text
+            assert gateway.router.requests[-1].priority == own
 
 
 @pytest.mark.parametrize("continuous", [True, False])

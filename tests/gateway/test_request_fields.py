@@ -1,4 +1,4 @@
-"""Each field of a request: what it does, and that omitted, null, 0 and [] are four things."""
+"""Values of a request's fields and what they do; test_field_table.py has what is no value."""
 
 import json
 from collections.abc import Callable
@@ -18,26 +18,25 @@ BODIES = {
     CHAT: {"model": "tiny", "messages": HELLO},
     TEXT: {"model": "tiny", "prompt": "Hello"},
 }
-MISSING = object()
 Start = Callable[..., Any]
 AnswerOf = Callable[..., list[OutputDelta]]
 EventsOf = Callable[[str], list[Any]]
-CASES: list[tuple[str, str, Any, Any]] = [
-    # field, the router's value: of nothing given, of null, of 0 or [], or the refused field
-    ("min_tokens", "sampling.min_tokens", {None: 0, 0: 0, 3: 3}, 0),
-    ("max_tokens", "sampling.max_tokens", {None: "rest", 0: 400, 7: 7}, "rest"),
-    ("temperature", "sampling.temperature", {None: 0.6, 0: 0.0, 1.5: 1.5}, 0.6),
-    ("top_k", "sampling.top_k", {None: 20, 0: 0, -1: 0, 5: 5}, 20),
-    ("top_p", "sampling.top_p", {None: 1.0, 0: 400, 0.5: 0.5}, 1.0),
-    ("min_p", "sampling.min_p", {None: 0.0, 0: 0.0, 0.5: 0.5}, 0.0),
-    ("presence_penalty", "sampling.presence_penalty", {None: 0.0, 0: 0.0, -1: -1.0}, 0.0),
-    ("frequency_penalty", "sampling.frequency_penalty", {None: 0.0, 0: 0.0, 2: 2.0}, 0.0),
-    ("repetition_penalty", "sampling.repetition_penalty", {None: 1.0, 0: 400, 1.1: 1.1}, 1.0),
-    ("seed", "sampling.seed", {None: "random", 0: 0, 5: 5, -1: 2**64 - 1}, "random"),
-    ("ignore_eos", "sampling.ignore_eos", {None: False, False: False, True: True}, False),
-    ("priority", "priority", {None: 0, 0: 0, -4: -4, 9: 9}, 0),
-    ("cache_salt", "cache_salt", {None: "", "": "", "s": "s"}, ""),
-    ("n", "len", {None: 1, 0: 400, 2: 2}, 1),
+CASES: list[tuple[str, str, dict[Any, Any]]] = [
+    # field, where the router has it, its value there for each that a client may give
+    ("min_tokens", "sampling.min_tokens", {3: 3}),
+    ("max_tokens", "sampling.max_tokens", {7: 7}),
+    ("temperature", "sampling.temperature", {1.5: 1.5, 2: 2.0}),
+    ("top_k", "sampling.top_k", {-1: 0, 5: 5}),
+    ("top_p", "sampling.top_p", {0.5: 0.5}),
+    ("min_p", "sampling.min_p", {0.5: 0.5}),
+    ("presence_penalty", "sampling.presence_penalty", {-1: -1.0}),
+    ("frequency_penalty", "sampling.frequency_penalty", {2: 2.0}),
+    ("repetition_penalty", "sampling.repetition_penalty", {1.1: 1.1}),
+    ("seed", "sampling.seed", {5: 5, -1: 2**64 - 1}),
+    ("ignore_eos", "sampling.ignore_eos", {True: True}),
+    ("priority", "priority", {-4: -4, 9: 9}),
+    ("cache_salt", "cache_salt", {"s": "s"}),
+    ("n", "len", {2: 2}),
 ]
 
 
@@ -49,101 +48,19 @@ def look(request: Any, path: str) -> Any:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-async def test_omitted_null_zero_and_a_value_are_told_apart(
+async def test_a_value_reaches_the_router(
     start_gateway: Start, answer_of: AnswerOf, path: str, stream: bool
 ) -> None:
     async with start_gateway(lambda _: answer_of([300, 301])) as gateway:
-        for field, where, values, omitted in CASES:
-            for value, expected in [(MISSING, omitted), *values.items()]:
-                given = {} if value is MISSING else {field: value}
+        for field, where, values in CASES:
+            for value, expected in values.items():
                 gateway.router.requests.clear()
-                body = {**BODIES[path], "stream": stream, **given}
-                response = await gateway.client.post(path, json=body)
-                case = (field, value)
-                if expected == 400:
-                    assert response.status_code == 400, case
-                    assert response.json()["error"]["param"] == field
-                    continue
-                assert response.status_code == 200, (case, response.text)
-                requests = gateway.router.requests
-                found = len(requests) if where == "len" else look(requests[0], where)
-                if expected == "rest":
-                    expected = 256 - len(requests[0].prompt_tokens)
-                if expected != "random":
-                    assert found == expected, case
-
-
-@pytest.mark.parametrize("path", [CHAT, TEXT])
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("stop", {None: True, (): True, "": False, ("",): False, 0: False}),
-        ("stop_token_ids", {None: True, (): True, (300,): True, 0: False}),
-        ("logit_bias", {None: True, (): False, 0: False}),
-        ("metadata", {None: True, (): False, "a": False}),
-        ("user", {None: True, "": True, "u": True, 0: False}),
-        ("stream_options", {None: True, 0: False, (): False}),
-        ("response_format", {None: True, (): False, 0: False}),
-    ],
-)
-async def test_empty_values_are_taken_or_refused_by_their_type(
-    start_gateway: Start, answer_of: AnswerOf, path: str, field: str, values: dict[Any, bool]
-) -> None:
-    async with start_gateway(lambda _: answer_of([300])) as gateway:
-        for value, taken in values.items():
-            given = list(value) if isinstance(value, tuple) else value
-            response = await gateway.client.post(path, json={**BODIES[path], field: given})
-            assert response.status_code == (200 if taken else 400), (field, given, response.text)
-
-
-TAKEN, REFUSED = True, False
-OF_ONE_ENDPOINT: list[tuple[str, str, list[tuple[Any, bool]]]] = [
-    (CHAT, "max_completion_tokens", [(None, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (CHAT, "logprobs", [(None, TAKEN), (False, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (CHAT, "top_logprobs", [(None, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (CHAT, "tools", [(None, TAKEN), ([], TAKEN), (0, REFUSED), ({}, REFUSED)]),
-    (CHAT, "tool_choice", [(None, TAKEN), ("none", TAKEN), ("", REFUSED), (0, REFUSED)]),
-    (CHAT, "parallel_tool_calls", [(None, TAKEN), (False, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (CHAT, "chat_template_kwargs", [(None, TAKEN), ({}, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (CHAT, "messages", [(None, REFUSED), (0, REFUSED), ([], REFUSED), ({}, REFUSED)]),
-    (TEXT, "logprobs", [(None, TAKEN), (0, TAKEN), ([], REFUSED), (False, REFUSED)]),
-    (TEXT, "echo", [(None, TAKEN), (False, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (TEXT, "best_of", [(None, TAKEN), (1, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (TEXT, "suffix", [(None, TAKEN), ("", TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (TEXT, "prompt", [(None, REFUSED), (0, REFUSED), ([], REFUSED), ("", REFUSED)]),
-    (TEXT, "guided_choice", [(None, TAKEN), ([], REFUSED), (0, REFUSED), ("", REFUSED)]),
-    (TEXT, "guided_regex", [(None, TAKEN), (0, REFUSED), ([], REFUSED)]),
-    (
-        TEXT,
-        "guided_json",
-        [(None, TAKEN), ({}, TAKEN), (True, TAKEN), (False, REFUSED), (0, REFUSED)],
-    ),
-    (TEXT, "structured_outputs", [(None, TAKEN), ({}, TAKEN), (0, REFUSED), ([], REFUSED)]),
-]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_null_zero_and_empty_values_of_the_other_fields_are_told_apart(
-    start_gateway: Start, answer_of: AnswerOf, stream: bool
-) -> None:
-    async with start_gateway(lambda _: answer_of([300])) as gateway:
-        for path, field, values in OF_ONE_ENDPOINT:
-            for value, is_taken in values:
                 body = {**BODIES[path], "stream": stream, field: value}
                 response = await gateway.client.post(path, json=body)
-                case = (field, value, response.text)
-                assert response.status_code == (200 if is_taken else 400), case
-                if not is_taken:
-                    assert str(response.json()["error"]["param"]).startswith(field), case
-
-
-async def test_log_probabilities_of_a_completion_are_none_or_of_no_other_token_for_null_and_zero(
-    start_gateway: Start, answer_of: AnswerOf
-) -> None:
-    async with start_gateway(lambda _: answer_of([300])) as gateway:
-        for given, expected in (({}, None), ({"logprobs": None}, None), ({"logprobs": 0}, 0)):
-            await gateway.client.post(TEXT, json={**BODIES[TEXT], **given})
-            assert gateway.router.requests[-1].sampling.top_logprobs == expected
+                assert response.status_code == 200, (field, value, response.text)
+                requests = gateway.router.requests
+                found = len(requests) if where == "len" else look(requests[0], where)
+                assert found == expected, (field, value)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -151,10 +68,15 @@ async def test_max_completion_tokens_goes_before_max_tokens(
     start_gateway: Start, answer_of: AnswerOf, stream: bool
 ) -> None:
     async with start_gateway(lambda _: answer_of([300])) as gateway:
-        body = {**BODIES[CHAT], "stream": stream, "max_tokens": 9}
-        for given, expected in ((5, 5), (None, 9)):
-            await gateway.client.post(CHAT, json={**body, "max_completion_tokens": given})
-            assert gateway.router.requests[-1].sampling.max_tokens == expected
+        body = {**BODIES[CHAT], "stream": stream}
+        rows = ((5, 9, 5), (None, 9, 9), (5, None, 5), (None, None, "the context"))
+        for newer, older, expected in rows:
+            given = {"max_completion_tokens": newer, "max_tokens": older}
+            await gateway.client.post(CHAT, json={**body, **given})
+            request = gateway.router.requests[-1]
+            if expected == "the context":
+                expected = 256 - len(request.prompt_tokens)
+            assert request.sampling.max_tokens == expected, given
         response = await gateway.client.post(CHAT, json={**body, "max_completion_tokens": 0})
         assert response.status_code == 400
 
