@@ -26,6 +26,8 @@ class TransferConfig:
     precision), or a format's name, always.
     strikes, quarantine_s: so many corrupt pulls from one source within quarantine_s, and nothing
     is read from it for as long.
+    device_path: how a GPU worker's blocks travel: "host" through a mirror of its pool, or "direct"
+    from device to device.
     tls: of the TCP connections; None: they are plain. What goes by shared memory, RDMA or UCX is
     never encrypted, so with it `auto` knows only shm and tcp.
     """
@@ -45,7 +47,12 @@ class TransferConfig:
     wire_format: str = "auto"
     strikes: int = 3
     quarantine_s: float = 60.0
+    device_path: str = "host"
     tls: Tls | None = None
+
+    @property
+    def is_direct(self) -> bool:
+        return self.device_path == "direct"
 
     def deadline_s(self, num_bytes: int) -> float:
         """Seconds that `num_bytes` readable bytes may stay away."""

@@ -41,6 +41,7 @@ Bounds = tuple[Count, Count, Count, Count]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 Metadata = Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
 Address = Annotated[int, msgspec.Meta(ge=0)]
+Device = Annotated[int, msgspec.Meta(ge=-1, lt=2**16)]
 
 
 class Challenge(msgspec.Struct, frozen=True, tag=1, array_like=True):
@@ -174,12 +175,14 @@ class Digests(msgspec.Struct, frozen=True, tag=15, array_like=True):
 
 
 class Offer(msgspec.Struct, frozen=True, tag=20, array_like=True):
-    """On a nixl connection: how this pool is read. metadata: addresses and keys of the source's
-    agent. address: where the pool of `num_bytes` starts in the source's process."""
+    """On a nixl or cuda_ipc connection: how this pool is read. metadata: addresses and keys of the
+    source's agent, or the handle of its memory. address: where the pool of `num_bytes` starts in
+    the source's process. device: the number of the GPU that holds it, -1 for host memory."""
 
     metadata: Metadata
     address: Address
     num_bytes: Address
+    device: Device = -1
 
 
 class Meet(msgspec.Struct, frozen=True, tag=21, array_like=True):

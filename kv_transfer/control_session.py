@@ -111,7 +111,7 @@ class ControlSession(Session):
         layout = self._source.layout
         window = checked_window(frame.window, layout, export.num_tokens)
 
-        blocks, buffer = export.block_ids, self._source.memory.buffer
+        blocks, buffer = export.block_ids, self._source.memory.readable
 
         def mapped(layer: int, index: int) -> Sequence[Extent]:
             assert window is not None

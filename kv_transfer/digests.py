@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import xxhash
 
 from kv_transfer.mapping import Extent
+from kv_transfer.memory import Readable
 from kv_transfer.plan import Cursor, Piece
 from wire.kv import KVLayout
 
@@ -59,7 +60,7 @@ class RegionHasher:
     """
 
     sample: Sample
-    buffer: memoryview
+    buffer: Readable
     layout: KVLayout
     blocks: Sequence[int]
     mapped: Callable[[int, int], Sequence[Extent]] | None = None

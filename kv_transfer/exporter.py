@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from kv_transfer.config import TransferConfig
+from kv_transfer.device import DeviceMemory
 from kv_transfer.errors import FailReason
 from kv_transfer.exports import ExportTable
 from kv_transfer.handshake import Identity
@@ -75,7 +76,8 @@ class Exporter:
         self._services = open_services(ServiceContext(self._source, host, self._clock), self._log)
         port, shm_path = self._server.start(host, port, self._services)
         self._notifier.start()
-        names = (*self._services, "shm", "tcp") if shm_path else (*self._services, "tcp")
+        built_in = () if isinstance(self._memory, DeviceMemory) else ("tcp",)
+        names = (*self._services, *(("shm",) if shm_path else ()), *built_in)
         if self._hub is not None:
             self._hub.offer(port, self._memory)
             names = ("memory", *names)

@@ -5,10 +5,17 @@ import fcntl
 import mmap
 import os
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 _NO_FD = -1
+
+
+class Readable(Protocol):
+    """A pool's bytes, of which slices are read."""
+
+    def __getitem__(self, part: slice, /) -> bytes | memoryview: ...
 
 
 class KVMemory:
@@ -53,6 +60,11 @@ class KVMemory:
     @property
     def num_bytes(self) -> int:
         return len(self._mapping)
+
+    @property
+    def readable(self) -> Readable:
+        """The pool's bytes, wherever they lie."""
+        return self.buffer
 
     @property
     def is_shared(self) -> bool:

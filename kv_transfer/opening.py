@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
+from kv_transfer.device import DeviceMemory
 from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, join
 from kv_transfer.memory import KVMemory
 from kv_transfer.quarantine import Quarantine
 from kv_transfer.transport import Lane, LaneContext
-from kv_transfer.transports.registry import Transports, candidates
+from kv_transfer.transports.registry import DEVICE_TRANSPORTS, Transports, candidates
 from runtime.clock import Clock
 from runtime.log import Logger
 from wire.kv import FabricAddress, KVLayout
@@ -59,11 +60,8 @@ def open_lane(
     )
     failures: list[str] = []
     for name in candidates(reader.config, address, reader.host_id, reader.has_rdma):
-        if name not in reader.transports:
-            failures.append(f"{name}: there is no such transport")
-            continue
-        if name not in address.transports:
-            failures.append(f"{name}: the source does not offer it")
+        if refusal := _refusal(reader, address, name):
+            failures.append(f"{name}: {refusal}")
             continue
         try:
             lane = reader.transports[name](context)
@@ -75,3 +73,14 @@ def open_lane(
             reader.on_fallback()
         return lane, source_layout
     raise TransferError(FailReason.TRANSPORT, "no transport works: " + "; ".join(failures))
+
+
+def _refusal(reader: Reader, address: FabricAddress, name: str) -> str:
+    """Why that transport need not be tried, empty where it may work."""
+    if name not in reader.transports:
+        return "there is no such transport"
+    if name not in address.transports:
+        return "the source does not offer it"
+    if isinstance(reader.memory, DeviceMemory) and name not in DEVICE_TRANSPORTS:
+        return "it does not reach a device's memory"
+    return ""

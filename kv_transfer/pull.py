@@ -9,6 +9,7 @@ from kv_transfer.digests import RegionHasher, Sample, Verification
 from kv_transfer.errors import FailReason
 from kv_transfer.formats import FORMATS
 from kv_transfer.mapping import Extent, Mapping
+from kv_transfer.memory import Readable
 from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Cursor, Piece, Watermark, ready_blocks
 from kv_transfer.transport import Moved, ReadOp
@@ -89,7 +90,7 @@ class Pull:
     sample: Sample = field(init=False)
     verification: Verification = field(init=False)
 
-    def bind(self, source: KVLayout, buffer: memoryview) -> None:
+    def bind(self, source: KVLayout, buffer: Readable) -> None:
         """The source's layout is known; `buffer` is this process's pool."""
         num_tokens, num_skip = self.handle.num_tokens, self.num_skip_blocks * self.layout.block_size
         self.mapping = Mapping.of(source, self.layout, num_tokens, num_skip)

@@ -73,7 +73,7 @@ class Pulls:
         now_s = self._reader.clock.now()
         self._pulls[pull.ticket] = pull
         pull.wire_format = self._wire_format(pull)
-        pull.bind(self._source_layout, self._reader.memory.buffer)
+        pull.bind(self._source_layout, self._reader.memory.readable)
         pull.deadline_s = now_s + self._reader.config.slack_s
         self._channel.send(pull.attach_frame())
         left_s = self._reader.quarantine.left_s(self._source, now_s)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from kv_transfer.channel import Channel, Waker, wait_readable
 from kv_transfer.control_session import ControlSession
 from kv_transfer.data_session import DataSession
+from kv_transfer.device import DeviceMemory
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, admit
 from kv_transfer.sessions import Source
@@ -144,6 +145,8 @@ class Server:
             "control": ControlSession,
             "data": DataSession,
         }
+        if purpose == "data" and isinstance(self._source.memory, DeviceMemory):
+            raise TransferError(FailReason.TRANSPORT, "sockets do not reach a device's memory")
         if purpose not in kinds:
             raise TransferError(FailReason.MALFORMED, f"no service called {purpose[:40]!r}")
         session = kinds[purpose](channel, self._source)

@@ -8,6 +8,14 @@ from kv_transfer.memory import KVMemory
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 
 
+def check_named(read: ReadOp, num_blocks: int) -> None:
+    """Raises TransferError (MALFORMED) when the source names blocks outside of its pool."""
+    piece = read.piece
+    named = read.source_blocks[piece.first_index : piece.end_index]
+    if len(named) != piece.end_index - piece.first_index or max(named) >= num_blocks:
+        raise TransferError(FailReason.MALFORMED, "the source named blocks that it lacks")
+
+
 class CopyingLane:
     """Shared by memory and shm."""
 
@@ -25,10 +33,7 @@ class CopyingLane:
 
     def post(self, read: ReadOp) -> None:
         """Raises TransferError (MALFORMED) when the source names blocks outside of its pool."""
-        piece, limit = read.piece, self._context.source_layout.num_blocks
-        named = read.source_blocks[piece.first_index : piece.end_index]
-        if len(named) != piece.end_index - piece.first_index or max(named) >= limit:
-            raise TransferError(FailReason.MALFORMED, "the source named blocks that it lacks")
+        check_named(read, self._context.source_layout.num_blocks)
         self._queue.append(read)
 
     def progress(self) -> tuple[Moved, ...]:

@@ -15,15 +15,13 @@ from types import ModuleType
 
 import numpy as np
 
-from kv_transfer.channel import Channel
-from kv_transfer.control import Offer, Ping
-from kv_transfer.dial import dial
+from kv_transfer.device import DeviceMemory
 from kv_transfer.errors import FailReason, TransferError
-from kv_transfer.handshake import join
 from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports.interfaces import ucx_devices
 from kv_transfer.transports.nixl_agent import AgentRead, Indices, NixlAgent, ReadState
+from kv_transfer.transports.offering import ask
 from wire.kv import KVLayout
 
 _MAX_READS = 8  # posted and not done, so that a device is never idle between two looks
@@ -78,7 +76,7 @@ class NixlLane:
         self._readings: list[_Reading] = []
         self._num_looks = 0  # since something moved
         self._blocks: _Blocks | None = None  # of the pull that was read from last
-        self._channel, self._offer = _ask(context)
+        self._channel, self._offer = ask(context, "nixl")
         self._devices = ucx_devices(self._channel.sock.getsockname()[0])
         try:
             self._agent = self._new_agent()
@@ -101,16 +99,16 @@ class NixlLane:
         if not self._queue and self._channel.receive():
             raise TransferError(FailReason.MALFORMED, "the source says more than its offer")
         moved = self._look()
-        if self._queue and len(self._readings) < _MAX_READS:
+        if self._may_start:
             moved += self._start(*self._queue.popleft())
         self._num_looks = 0 if moved else self._num_looks + 1
         return moved
 
     def wait_s(self) -> float | None:
-        if self._queue and len(self._readings) < _MAX_READS:
+        if self._may_start:
             return 0.0
         if not self._readings:
-            return None
+            return _POLL_S if self._queue else None
         return 0.0 if self._num_looks < _EAGER_LOOKS else _POLL_S
 
     def drop(self, ticket: int) -> None:
@@ -128,14 +126,20 @@ class NixlLane:
         self._agent.close()
         self._channel.close()
 
+    @property
+    def _may_start(self) -> bool:
+        """A device that computes may still use the blocks of a pull that has just begun."""
+        if not self._queue or len(self._readings) >= _MAX_READS:
+            return False
+        memory = self._context.memory
+        return not isinstance(memory, DeviceMemory) or memory.is_settled()
+
     def _new_agent(self) -> NixlAgent:
         context = self._context
         name = f"reader-{secrets.token_hex(8)}"
         agent = NixlAgent(self._bindings, name, context.memory, self._devices, serves=False)
         try:
-            agent.meet(
-                self._offer.metadata, self._offer.address, context.layout, context.source_layout
-            )
+            agent.meet(self._offer, context.layout, context.source_layout)
         except TransferError:
             agent.close()
             raise
@@ -167,7 +171,7 @@ class NixlLane:
     def _read(self, op: ReadOp, blocks: _Blocks) -> AgentRead:
         """Whole regions go by number; where the layouts differ, runs of bytes by address."""
         if op.mapping.window is not None:
-            return self._agent.read_copies(op.copies(), self._offer.address)
+            return self._agent.read_copies(op.copies())
         theirs = _region_numbers(op.piece, self._context.source_layout, blocks.source)
         mine = _region_numbers(op.piece, self._context.layout, blocks.target)
         return self._agent.read_regions(mine, theirs)
@@ -190,19 +194,3 @@ def _region_numbers(piece: Piece, layout: KVLayout, blocks: Indices) -> Indices:
     layers = np.arange(piece.first_layer, piece.end_layer, dtype=np.int32)
     numbers: Indices = (layers[:, None] * np.int32(layout.num_blocks) + named).reshape(-1)
     return numbers
-
-
-def _ask(context: LaneContext) -> tuple[Channel, Offer]:
-    """A proved connection and what the source offers on it. Raises TransferError."""
-    address, config = context.address, context.config
-    channel = dial(address, config)
-    try:
-        join(channel, context.secret, "nixl", context.source, config.connect_s)
-        channel.send(Ping(0))
-        offer = channel.receive_one(config.connect_s)
-        if not isinstance(offer, Offer) or offer.num_bytes < context.source_layout.pool_bytes:
-            raise TransferError(FailReason.MALFORMED, "the source offers no pool of its size")
-    except TransferError:
-        channel.close()
-        raise
-    return channel, offer

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kv_transfer.control import Offer
+from kv_transfer.device import HOST, DeviceMemory, device_of
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.memory import KVMemory
 from kv_transfer.plan import CopyTable
@@ -21,7 +23,6 @@ from wire.kv import KVLayout
 
 _PACKAGES = ("nixl_cu12", "nixl_cu13")
 _PROGRESS_DELAY_US = 2000  # 0, the default of NIXL's own wrapper, burns a core per idle agent
-_HOST_DEVICE = 0
 
 # UCX reads these when a context is made. Without emulation a read over a lane that is not
 # one-sided fails loudly; with it, a source can abort when its reader vanishes. Segments of 8 KiB,
@@ -56,6 +57,21 @@ def load_bindings() -> ModuleType:
     raise TransferError(FailReason.TRANSPORT, "NIXL cannot be loaded: " + "; ".join(failures))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """One side's pool as NIXL names it. segment: DRAM_SEG, or VRAM_SEG with the GPU's number."""
+
+    segment: Any
+    device: int
+    address: int
+
+    @classmethod
+    def of(cls, bindings: ModuleType, device: int, address: int) -> "_Pool":
+        if device == HOST:
+            return cls(bindings.DRAM_SEG, 0, address)
+        return cls(bindings.VRAM_SEG, device, address)
+
+
 @dataclass(slots=True, eq=False)
 class AgentRead:
     """One posted read; its agent releases it."""
@@ -87,8 +103,9 @@ class NixlAgent:
         """
         self._bindings = bindings
         self._errors = _error_types(bindings)
-        self._pool = memory.address
-        self._num_bytes = memory.num_bytes
+        self._memory = memory
+        self._mine = _Pool.of(bindings, device_of(memory), memory.address)
+        self._theirs = self._mine
         self._peer = ""
         self._lists: list[int] = []
         self._tables: tuple[int, int] | None = None
@@ -97,36 +114,31 @@ class NixlAgent:
         config.pthrDelay = _PROGRESS_DELAY_US
         config.useListenThread = False
         self._agent: Any = None
+        if isinstance(memory, DeviceMemory):
+            memory.bind()  # UCX looks for the device that its thread is bound to
         try:
             self._agent = bindings.nixlAgent(name, config)
             self._agent.createBackend("UCX", {"ucx_devices": devices} if devices else {})
             self._agent.registerMem(self._pool_descriptors(), [])
         except self._errors as error:
-            raise self._failure("cannot make a NIXL agent", error) from error
+            raise self._failure(f"cannot make a NIXL agent for {_kind(memory)}", error) from error
 
-    @property
-    def address(self) -> int:
-        """Where the pool starts, for a peer's reads."""
-        return self._pool
+    def offer(self) -> Offer:
+        """How a peer reaches the pool, with addresses and keys. A secret of the cluster's
+        members."""
+        metadata = bytes(self._agent.getLocalMD())
+        memory = self._memory
+        return Offer(metadata, memory.address, memory.num_bytes, device_of(memory))
 
-    @property
-    def num_bytes(self) -> int:
-        return self._num_bytes
-
-    def metadata(self) -> bytes:
-        """How a peer reaches the pool: addresses and keys. A secret of the cluster's members."""
-        return bytes(self._agent.getLocalMD())
-
-    def meet(self, metadata: bytes, address: int, mine: KVLayout, theirs: KVLayout) -> None:
-        """Prepares reads from the pool at `address` of an authenticated peer.
-
-        Raises TransferError (TRANSPORT).
-        """
+    def meet(self, offer: Offer, mine: KVLayout, theirs: KVLayout) -> None:
+        """Prepares reads from the pool that an authenticated peer offers. Raises TransferError
+        (TRANSPORT)."""
         try:
-            peer = self._agent.loadRemoteMD(metadata)
+            peer = self._agent.loadRemoteMD(offer.metadata)
             self._peer = peer.decode() if isinstance(peer, bytes) else peer
-            local = self._table(self._bindings.NIXL_INIT_AGENT, self._pool, mine)
-            remote = self._table(self._peer, address, theirs)
+            self._theirs = _Pool.of(self._bindings, offer.device, offer.address)
+            local = self._table(self._bindings.NIXL_INIT_AGENT, self._mine, mine)
+            remote = self._table(self._peer, self._theirs, theirs)
         except self._errors as error:
             raise self._failure("cannot reach the source's agent", error) from error
         self._tables = (local, remote)
@@ -145,14 +157,14 @@ class NixlAgent:
             raise self._failure("a read is refused", error) from error
         return self._post(handle)
 
-    def read_copies(self, copies: CopyTable, address: int) -> AgentRead:
-        """Posts a read of any bytes of the peer's pool at `address`."""
+    def read_copies(self, copies: CopyTable) -> AgentRead:
+        """Posts a read of any bytes of the peer's pool."""
         table = copies.astype(np.uint64)
         try:
             handle = self._agent.createXferReq(
                 self._bindings.NIXL_READ,
-                self._descriptors(table[:, 1] + np.uint64(self._pool), table[:, 2]),
-                self._descriptors(table[:, 0] + np.uint64(address), table[:, 2]),
+                self._descriptors(self._mine, table[:, 1], table[:, 2]),
+                self._descriptors(self._theirs, table[:, 0], table[:, 2]),
                 self._peer,
                 "",
                 [],
@@ -205,25 +217,34 @@ class NixlAgent:
         except self._errors:
             read.state = ReadState.FAILED
 
-    def _table(self, owner: str, address: int, layout: KVLayout) -> int:
+    def _table(self, owner: str, pool: _Pool, layout: KVLayout) -> int:
         """Every region of a pool, by number, as one strided row."""
         size = layout.region_bytes
         count = layout.num_layers * layout.num_blocks
-        row = np.array([[address, size, _HOST_DEVICE, size, count]], np.uint64)
-        handle = int(self._agent.prepXferDlist(owner, self._bindings.DRAM_SEG, row, []))
+        row = np.array([[pool.address, size, pool.device, size, count]], np.uint64)
+        handle = int(self._agent.prepXferDlist(owner, pool.segment, row, []))
         self._lists.append(handle)
         return handle
 
     def _pool_descriptors(self) -> Any:
-        row = (self._pool, self._num_bytes, _HOST_DEVICE, "")
-        return self._bindings.nixlRegDList(self._bindings.DRAM_SEG, [row])
+        mine = self._mine
+        row = (mine.address, self._memory.num_bytes, mine.device, "")
+        return self._bindings.nixlRegDList(mine.segment, [row])
 
-    def _descriptors(self, starts: npt.NDArray[np.uint64], sizes: npt.NDArray[np.uint64]) -> Any:
-        rows = np.stack([starts, sizes, np.zeros_like(starts)], axis=1)
-        return self._bindings.nixlXferDList(self._bindings.DRAM_SEG, np.ascontiguousarray(rows))
+    def _descriptors(
+        self, pool: _Pool, offsets: npt.NDArray[np.uint64], sizes: npt.NDArray[np.uint64]
+    ) -> Any:
+        starts = offsets + np.uint64(pool.address)
+        rows = np.stack([starts, sizes, np.full_like(starts, pool.device)], axis=1)
+        return self._bindings.nixlXferDList(pool.segment, np.ascontiguousarray(rows))
 
     def _failure(self, what: str, error: Exception) -> TransferError:
         return TransferError(FailReason.TRANSPORT, f"{what}: {error}"[:500])
+
+
+def _kind(memory: KVMemory) -> str:
+    device = device_of(memory)
+    return "host memory" if device == HOST else f"the memory of GPU {device} (is UCX without CUDA?)"
 
 
 def _error_types(bindings: ModuleType) -> tuple[type[Exception], ...]:

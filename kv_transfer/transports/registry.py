@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.transport import Lane, LaneContext
+from kv_transfer.transports.cuda_ipc import CudaIpcLane
 from kv_transfer.transports.shm import ShmLane
 from kv_transfer.transports.striped import StripedTcpLane
 from kv_transfer.transports.tcp import TcpLane
@@ -38,7 +39,10 @@ TRANSPORTS: Transports = {
     "tcp": _open_tcp,
     "nixl": _open_nixl,
     "ucx": _open_ucx,
+    "cuda_ipc": CudaIpcLane,
 }
+DEVICE_TRANSPORTS = ("cuda_ipc", "nixl")
+"""Those that reach a pool in a device's memory."""
 
 
 def candidates(
@@ -48,12 +52,14 @@ def candidates(
     transport has no second.
 
     On one host memory is mapped; between hosts a side with an RDMA device is reason to expect
-    nixl. has_rdma: this host has such a device.
+    nixl. has_rdma: this host has such a device. With a direct path come first the transports that
+    reach a device's memory; the others are for a worker that could not have its pool there.
     """
     if config.transport != AUTO:
         return (config.transport,)
     if address.host_id == my_host_id:
-        return ("shm", "tcp")
-    if config.tls is None and (has_rdma or "nixl" in address.transports):
+        return ("cuda_ipc", "shm", "tcp") if config.is_direct else ("shm", "tcp")
+    expects_nixl = has_rdma or "nixl" in address.transports or config.is_direct
+    if config.tls is None and expects_nixl:
         return ("nixl", "tcp")
     return ("tcp",)

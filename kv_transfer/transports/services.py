@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kv_transfer.channel import Channel
+from kv_transfer.device import DeviceMemory
 from kv_transfer.errors import TransferError
 from kv_transfer.sessions import Source
+from kv_transfer.transports.cuda_ipc import CudaIpcService
 from kv_transfer.transports.interfaces import rdma_devices, ucx_devices
 from kv_transfer.transports.registry import AUTO
 from runtime.clock import Clock
@@ -56,14 +58,23 @@ def _open_ucx(context: ServiceContext) -> Service:
     return UcxService(find_ucx(), context.source, ucx_devices(context.host), context.clock)
 
 
-SERVICES: dict[str, OpenService] = {"nixl": _open_nixl, "ucx": _open_ucx}
+def _open_cuda_ipc(context: ServiceContext) -> Service:
+    return CudaIpcService(context.source.memory, context.source.config.connect_s)
 
 
-def wanted_services(transport: str, has_rdma: bool) -> tuple[str, ...]:
-    """Names of SERVICES that a source with this setting has to start."""
+SERVICES: dict[str, OpenService] = {
+    "nixl": _open_nixl,
+    "ucx": _open_ucx,
+    "cuda_ipc": _open_cuda_ipc,
+}
+
+
+def wanted_services(transport: str, has_rdma: bool, on_device: bool = False) -> tuple[str, ...]:
+    """Names of SERVICES that a source with this setting has to start. on_device: its pool lies in
+    a device's memory."""
     if transport != AUTO:
         return (transport,) if transport in SERVICES else ()
-    return ("nixl",) if has_rdma else ()
+    return (*(("cuda_ipc",) if on_device else ()), *(("nixl",) if has_rdma else ()))
 
 
 def open_services(context: ServiceContext, log: Logger) -> dict[str, Service]:
@@ -73,8 +84,9 @@ def open_services(context: ServiceContext, log: Logger) -> dict[str, Service]:
     Raises OSError when a forced transport cannot be started.
     """
     transport = context.source.config.transport
+    on_device = isinstance(context.source.memory, DeviceMemory)
     services: dict[str, Service] = {}
-    for name in wanted_services(transport, bool(rdma_devices())):
+    for name in wanted_services(transport, bool(rdma_devices()), on_device):
         try:
             services[name] = SERVICES[name](context)
         except TransferError as error:

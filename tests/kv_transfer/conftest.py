@@ -45,8 +45,13 @@ class Side:
     view: Pool
 
     @classmethod
-    def make(cls, layout: KVLayout, seed: int | None) -> "Side":
-        memory = KVMemory.allocate(layout.pool_bytes)
+    def make(
+        cls,
+        layout: KVLayout,
+        seed: int | None,
+        allocate: Callable[[int], KVMemory] = KVMemory.allocate,
+    ) -> "Side":
+        memory = allocate(layout.pool_bytes)
         flat = np.frombuffer(memory.buffer, np.uint8)
         if seed is not None:
             flat[:] = np.random.default_rng(seed).integers(0, 256, flat.size, dtype=np.uint8)
@@ -73,13 +78,13 @@ class Rig:
     layout: KVLayout | None = None
     released: list[int] = field(default_factory=list)
     more_transports: Transports = field(default_factory=dict)
+    allocate: Callable[[int], KVMemory] = KVMemory.allocate
 
     def start(self) -> None:
         base = self.layout or KVLayout(6, 80, 2, 16, 8, self.dtype)
-        self.source = Side.make(base, seed=1)
-        self.target = Side.make(
-            replace(base, num_blocks=64, num_kv_heads=self.reader_heads), seed=None
-        )
+        self.source = Side.make(base, 1, self.allocate)
+        shape = replace(base, num_blocks=64, num_kv_heads=self.reader_heads)
+        self.target = Side.make(shape, None, self.allocate)
         self.config = replace(self.config, transport=self.transport)
         self.hub = MemoryHub()
         self.exporter = self.new_exporter(epoch=7)

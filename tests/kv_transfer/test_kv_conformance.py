@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kv_transfer.config import TransferConfig
+from kv_transfer.device_twin import TwinMemory
 from kv_transfer.errors import FailReason
 from kv_transfer.transports.faulty import Faults
 
@@ -23,6 +24,7 @@ SETTINGS = {
     "striped": {"transport": "tcp", "num_connections": 3},
     "nixl": {"transport": "nixl"},
     "ucx": {"transport": "ucx"},
+    "cuda_ipc": {"transport": "cuda_ipc", "allocate": TwinMemory},
     "faulty": {"transport": "tcp", "faults": Faults(rate_bytes_s=50e6, slowdown=1.1)},
 }
 

@@ -65,7 +65,8 @@ def lane(monkeypatch: pytest.MonkeyPatch, nothing_is_left: None):
 
     monkeypatch.setattr(nixl, "NixlAgent", make)
     monkeypatch.setattr(nixl, "ucx_devices", lambda ip: "")
-    monkeypatch.setattr(nixl, "_ask", lambda c: (Channel(mine, 1.0), Offer(b"", 0, 1 << 20)))
+    offer = Offer(b"", 0, 1 << 20)
+    monkeypatch.setattr(nixl, "ask", lambda context, purpose: (Channel(mine, 1.0), offer))
     memory = KVMemory.allocate(LAYOUT.pool_bytes)
     context = LaneContext(
         FabricAddress("127.0.0.1", 1),
