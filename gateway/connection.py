@@ -7,9 +7,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.answer_transport import AnswerTransport
 from gateway.client_certificate import STRANGER
 from gateway.limits import MAX_HEADER_BYTES, Limits
 
+LINGER_S = 5.0
+LINGER_BYTES = 64 << 20
 ABORT = "baton.abort"  # the extension of a scope that drops its connection at once
 ON_GONE = "baton.on_gone"  # the extension that takes what to call when the client goes, see on_gone
 WRITE = "baton.write"  # the extension that writes to a stream that has begun, see write_chunk
@@ -21,6 +24,10 @@ class Connection(HttpToolsProtocol):
     WAITING -> first byte or connection -> HEADERS -> headers complete -> WAITING; the time in
     HEADERS and its bytes are bounded. Independently, FLOWING -> write buffer full -> STALLED ->
     drained -> FLOWING; the time in STALLED is bounded, and its end drops the connection.
+
+    An answer that is out before its request's body is in says connection: close, and makes it
+    LINGERING: what still comes is thrown away, in bounded size and time, as a connection that is
+    closed with unread data takes the answer back.
     """
 
     limits = Limits()
@@ -30,6 +37,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._num_discarded_bytes = 0
         self._header_bytes = 0
         self._tell_gone: Callable[[], None] | None = None
         self._is_stranger = False  # has no certificate, where one is asked for
@@ -43,12 +52,17 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_headers()
         self._end_stall()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         super().connection_lost(exc)
         if self._tell_gone is not None:
             self._tell_gone()
             self._tell_gone = None
 
     def data_received(self, data: bytes) -> None:
+        if self._linger_timer is not None:
+            self._discard(data)
+            return
         super().data_received(data)
         if self._header_timer is not None:
             self._header_bytes += len(data)
@@ -93,13 +107,14 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         cycle = self.cycle
         if cycle is not before and cycle.scope["method"] != "HEAD":  # whose head is all there is
-            cycle.transport = _HeadKept(self.transport)  # type: ignore[assignment]
+            cycle.transport = AnswerTransport(  # type: ignore[assignment]
+                self.transport, cycle, self._linger
+            )
 
     def on_response_complete(self) -> None:
-        """A body that is still being sent would keep the connection open without a time limit."""
         self._tell_gone = None
-        if self.cycle.more_body and not self.pipeline:
-            self.transport.close()
+        if self.cycle.more_body and self._linger_timer is None and not self.pipeline:
+            self._linger()  # of HEAD, whose answer has no part that could say so
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -111,6 +126,18 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._end_stall()
         super().resume_writing()
+
+    def _linger(self) -> None:
+        if self.transport.is_closing():
+            return
+        self._linger_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _discard(self, data: bytes) -> None:
+        self._num_discarded_bytes += len(data)
+        if self._num_discarded_bytes > LINGER_BYTES:
+            self.transport.close()
 
     def _await_headers(self) -> None:
         self._header_bytes = 0
@@ -137,31 +164,6 @@ class Connection(HttpToolsProtocol):
             self._stall_timer = None
 
 
-class _HeadKept:
-    """A transport for one answer, whose status line and headers go out with what follows them."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._head is None and not data.startswith(_INFORMATIONAL):
-            self._head = data
-        elif self._head:
-            data, self._head = self._head + data, b""
-            self._transport.write(data)
-        else:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        if self._head:
-            self.write(b"")
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-
 def connections_with(limits: Limits, *, asks_for_certificate: bool = False) -> type[Connection]:
     """The class of a server's connections."""
     own = {"limits": limits, "asks_for_certificate": asks_for_certificate}
@@ -179,7 +181,6 @@ def _answer(status: str, code: str, message: str) -> bytes:
     ).encode()
 
 
-_INFORMATIONAL = b"HTTP/1.1 1"
 _TOO_SLOW = _answer(
     "408 Request Timeout", "header_timeout", "the request's headers did not arrive in time"
 )
