@@ -6,6 +6,7 @@ from operator import attrgetter
 
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
+from engine.host_tier import HostTier
 from engine.options import EngineConfig
 from engine.prefix import adopt_prefix, forget_blocks, match_prefix
 from engine.sequence import SeqState, Sequence
@@ -34,9 +35,13 @@ class ScheduledChunk:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: decodes, then prefill chunks in the order of their sequences."""
+    """One step: decodes, then prefill chunks in the order of their sequences.
+
+    restore_s: what the copies take that its beginning made of blocks from the host.
+    """
 
     chunks: tuple[ScheduledChunk, ...]
+    restore_s: float = 0.0
 
     @property
     def num_tokens(self) -> int:
@@ -53,7 +58,8 @@ def chunk_end(start: int, known: int, budget: int, block_size: int) -> int:
 
 class Scheduler:
     """Holds the queues. Blocks are given for all known tokens at once, so that a prefill never
-    stalls half-way; decodes grow block by block, and take blocks from later sequences.
+    stalls half-way; decodes grow block by block, and take blocks from later sequences. What the
+    host tier holds of a prompt is copied to its blocks before the rest is computed.
 
     running: have a table row and blocks. ready: have blocks, wait for a row.
     waiting: have neither. Each is in the order of `Sequence.order`.
@@ -64,10 +70,12 @@ class Scheduler:
         pool: BlockPool,
         tables: BlockTables,
         config: EngineConfig,
+        tier: HostTier,
         speculator: Speculator | None = None,
     ) -> None:
         self._speculator = speculator
         self._pool = pool
+        self._tier = tier
         self._tables = tables
         self._config = config
         self.running: list[Sequence] = []
@@ -92,7 +100,11 @@ class Scheduler:
         spare = self._headroom()
         if self.waiting:
             spare += self.waiting[0].num_missing_blocks
-        return self._claim(seq, spare)
+        has_room = self._claim(seq, spare)
+        self._tier.restore(seq)
+        self._tier.give_up(seq)
+        self._tier.flush()
+        return has_room
 
     def retire(self, seq: Sequence) -> None:
         """Takes a sequence out of the queues. It keeps its blocks."""
@@ -105,12 +117,21 @@ class Scheduler:
     def free(self, seq: Sequence) -> None:
         """Takes a sequence out of the queues and returns its blocks."""
         self.retire(seq)
+        self._tier.give_up(seq)
         self._pool.release(seq.block_ids)
         forget_blocks(seq)
         seq.state = SeqState.FINISHED
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when no sequence can go on at this moment."""
+        plan = self._next_plan()
+        while plan is None and self._tier.restored_now:
+            plan = self._next_plan()  # nobody runs for whom the copies would be too many
+        self._tier.flush()
+        return plan
+
+    def _next_plan(self) -> StepPlan | None:
+        self._tier.begin_step(self._config.max_batch_tokens)
         self._promote()
         preempted_before = self.num_preemptions
         can_run = self._grow_running()
@@ -124,7 +145,7 @@ class Scheduler:
         while may_admit and budget > 0 and (admitted := self._admit()) is not None:
             budget -= self._prefill(admitted, budget, chunks)
         self._allow_drafts(decodes, chunks, budget)
-        return StepPlan(tuple(chunks)) if chunks else None
+        return StepPlan(tuple(chunks), self._tier.take_restore_s()) if chunks else None
 
     def _promote(self) -> None:
         """Gives free table rows to sequences that have blocks."""
@@ -195,14 +216,16 @@ class Scheduler:
         """Claims the cached prefix and the rest's blocks if `spare` blocks stay free beyond."""
         if self._pool.num_free <= spare:
             return False  # at least one block is always fresh; a full pool needs no look-up
-        prefix = match_prefix(self._pool, seq)
+        prefix, behind = self._tier.split(match_prefix(self._pool, seq))
         num_new = seq.num_missing_blocks - len(prefix)
         if not self._pool.can_claim(prefix, num_new + spare):
             return False
+        slots = self._pool.host.pin(behind)  # before the claim evicts them
         block_ids = self._pool.claim(prefix, num_new)
         assert block_ids is not None, "the pool refuses what it promised"
         seq.block_ids = block_ids
         adopt_prefix(seq, prefix)
+        self._tier.claimed(seq, slots)
         return True
 
     def _headroom(self) -> int:
@@ -223,7 +246,9 @@ class Scheduler:
         return len(self.running) < self._config.max_running
 
     def _prefill(self, seq: Sequence, budget: int, chunks: list[ScheduledChunk]) -> int:
-        """Appends the sequence's next chunk and gives its size."""
+        """Appends the sequence's next chunk, if its prefix is all there, and gives its size."""
+        if not self._tier.restore(seq):
+            return 0
         start = seq.num_computed
         end = chunk_end(start, seq.num_tokens, budget, self._config.block_size)
         chunks.append(self._chunk(seq, end))

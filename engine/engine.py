@@ -12,6 +12,8 @@ from engine.block_tables import BlockTables
 from engine.draw import NO_TOKEN
 from engine.forward import ForwardModel
 from engine.grammar import OpenMatcher
+from engine.host_memory import HostMemory
+from engine.host_tier import HostTier
 from engine.intake import check_request
 from engine.integrity import check_references
 from engine.logprobs import logprob_step, with_logprobs
@@ -48,9 +50,11 @@ class Engine:
         clock: Clock,
         open_matcher: OpenMatcher | None = None,
         speculator: Speculator | None = None,
+        host: HostMemory | None = None,
     ) -> None:
         """open_matcher: for answers that follow a grammar; without it they are refused.
         speculator: guesses tokens; without it each step gives one token a sequence.
+        host: where evicted blocks go, and come back from; without it they are forgotten.
         """
         shape = model.config.kv_shape(config.num_blocks, config.block_size)
         if tuple(kv.shape) != shape:
@@ -60,10 +64,11 @@ class Engine:
         self._config = config
         self._clock = clock
         self._open_matcher = open_matcher
-        self._pool = BlockPool(config.num_blocks)
+        self._pool = BlockPool(config.num_blocks, 0 if host is None else host.num_slots)
+        self._tier = HostTier(self._pool, host, config.block_size)
         self._tables = BlockTables(config.max_running, config.max_table_blocks, config.block_size)
         self._speculator = speculator
-        self._scheduler = Scheduler(self._pool, self._tables, config, speculator)
+        self._scheduler = Scheduler(self._pool, self._tables, config, self._tier, speculator)
         self._sequences: dict[int, Sequence] = {}
         self._arrivals = count()
         self._is_stalled = False
@@ -75,7 +80,8 @@ class Engine:
         that even the empty pool could not hold.
         """
         seq = self._new_sequence(request)
-        seq.cached_estimate = len(match_prefix(self._pool, seq)) * self._config.block_size
+        here, behind = self._tier.split(match_prefix(self._pool, seq))
+        seq.cached_estimate = (len(here) + len(behind)) * self._config.block_size
         self._keep(seq)
         self._scheduler.enqueue(seq)
         self._is_stalled = False
@@ -132,13 +138,13 @@ class Engine:
         self._is_stalled = False
 
     def hold(self, request: EngineRequest) -> Reservation | None:
-        """References the full blocks that the prefix cache holds of a request's tokens, until
+        """References the full blocks that the device holds of a request's tokens, until
         `release`; nothing is computed. None: there are none.
 
         Raises BatonError as `add` does.
         """
         seq = self._new_sequence(request)
-        prefix = match_prefix(self._pool, seq)
+        prefix, _ = self._tier.split(match_prefix(self._pool, seq))
         block_ids = self._pool.claim(prefix, 0)
         if not block_ids:
             return None
@@ -201,12 +207,15 @@ class Engine:
         outputs, failed, verdicts = self._choose(logits, guesses)
         now_s = self._clock.now()
         prefills = [item.chunk for item in work if item.chunk.is_prefill]
+        num_prefill_tokens = sum(chunk.end - chunk.start for chunk in prefills)
         if self._speculator is not None and not prefills:
             self._speculator.learn(batch.num_tokens, now_s - drafted_s)
+        if 2 * num_prefill_tokens > batch.num_tokens:
+            self._tier.computed(batch.num_tokens, now_s - started_s)
         return StepResult(
             tuple(outputs),
             now_s - started_s,
-            sum(chunk.end - chunk.start for chunk in prefills),
+            num_prefill_tokens,
             len(work) - len(prefills),
             tuple(failed),
             sum(len(guessed) for guessed in drafts),
@@ -246,6 +255,7 @@ class Engine:
             num_free_blocks=self._pool.num_free,
             context_tokens=sum(s.num_computed for s in scheduler.running),
             num_preemptions=scheduler.num_preemptions,
+            host=self._tier.load(),
         )
 
     def check_integrity(self) -> None:

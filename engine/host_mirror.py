@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from engine.pinned import pin, unpin
+
 _Job = tuple[torch.cuda.Event | None, Callable[[], None]]
 
 
@@ -32,7 +34,7 @@ class HostMirror:
         self._is_cuda = device_kv.is_cuda
         self._stream = _stream(device_kv.device) if self._is_cuda else None
         if self._is_cuda:
-            _pin(host_kv)
+            pin(host_kv)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="host-mirror", daemon=True)
         self._thread.start()
@@ -78,7 +80,7 @@ class HostMirror:
         self._thread.join()
         if self._is_cuda:
             torch.cuda.synchronize(self._device_kv.device)
-            _unpin(self._host_kv)
+            unpin(self._host_kv)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -106,14 +108,3 @@ def _runs(block_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
     for start, end in pairwise(edges):
         if end > start:
             yield ids[start], ids[end - 1] + 1
-
-
-def _pin(host: Tensor) -> None:
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    code = runtime.cudaHostRegister(host.data_ptr(), host.nbytes, 0)
-    if int(code) != 0:
-        raise OSError(f"cannot pin {host.nbytes} bytes of the host KV pool: CUDA error {int(code)}")
-
-
-def _unpin(host: Tensor) -> None:
-    torch.cuda.cudart().cudaHostUnregister(host.data_ptr())  # type: ignore[no-untyped-call]

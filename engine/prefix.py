@@ -51,5 +51,6 @@ def forget_blocks(seq: Sequence) -> None:
     seq.num_computed = 0
     seq.drafting.num_computed = 0
     seq.num_stored_blocks = 0
+    seq.host_slots = []
     seq.tip = None
     seq.can_store = True

@@ -79,6 +79,7 @@ class Sequence:
     row: int = -1  # in the running batch's block tables
     tip: CachedBlock | None = None  # the cached block of the last stored one's content
     num_stored_blocks: int = 0
+    host_slots: list[int] = field(default_factory=list)  # pinned; behind num_computed
     can_store: bool = True
     cached_estimate: int = 0  # tokens found in the prefix cache on arrival
     was_scheduled: bool = False

@@ -262,8 +262,8 @@ LegEvent = (
 class BlockEvent:
     """Full blocks that entered (stored) or left (removed) a worker's prefix cache, in order.
 
-    host_stored: those that only its host tier holds from here on; they come from the device, where
-    they are `removed`. host_removed: those that leave that tier for nowhere. What is stored is on
+    host_stored: those that only its host tier holds from here on, `removed` where they were on the
+    device. host_removed: those that leave that tier for nowhere. What is stored is on
     the device, whatever the host holds. Sequence numbers grow by one; a gap asks for a snapshot.
     Removals apply first.
     """

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from engine.kernels.block_copies import PLAIN_COPIES, BlockCopies
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.cpu_build import KernelBuildError
 from engine.kernels.kernel_set import KernelSet
@@ -39,3 +40,12 @@ def kernel_set(name: str, device: torch.device) -> KernelSet:
     except (KernelBuildError, ImportError) as error:
         log.warning("serving with plain torch operators, several times slower: %s", error)
         return ReferenceKernels()
+
+
+def block_copies(device: torch.device) -> BlockCopies:
+    """How whole blocks are packed and unpacked on a device: by the fastest way that it has."""
+    if device.type == "cuda":
+        from engine.kernels.triton_kernels.gather import gather_blocks, scatter_blocks
+
+        return BlockCopies(gather_blocks, scatter_blocks)
+    return PLAIN_COPIES

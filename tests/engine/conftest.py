@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from engine.engine import Engine
+from engine.host_memory import PlainHostMemory
 from engine.models import Model, ModelConfig
 from engine.options import EngineConfig
 from engine.results import SeqOutput
@@ -97,7 +98,12 @@ class Driver:
     """An engine over its own cache whose invariants are checked around every step."""
 
     def __init__(
-        self, model: Model, drafter: Drafter | None = None, max_drafts: int = 4, **limits: int
+        self,
+        model: Model,
+        drafter: Drafter | None = None,
+        max_drafts: int = 4,
+        num_host_slots: int = 0,
+        **limits: int,
     ) -> None:
         settings = {"num_blocks": 256, "max_model_len": MAX_LEN, **limits}
         self.config = EngineConfig(eos_token_ids=(2,), **settings)
@@ -105,7 +111,10 @@ class Driver:
         self.kv = torch.full(model.config.kv_shape(self.config.num_blocks), float("nan"))
         self.clock = VirtualClock()
         speculator = drafter and Speculator(drafter, max_drafts, self.clock)
-        self.engine = Engine(model, self.kv, self.config, self.clock, speculator=speculator)
+        self.host = PlainHostMemory(self.kv, num_host_slots, self.clock)
+        self.engine = Engine(
+            model, self.kv, self.config, self.clock, speculator=speculator, host=self.host
+        )
         self.num_drafts = self.num_accepted = self.num_steps = 0
         self.streams: dict[int, Stream] = {}
         self.max_step_tokens = 0

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 )
 
 from engine.engine import Engine
+from engine.host_memory import PlainHostMemory
 from engine.models import BatchInput
 from engine.options import EngineConfig
 from engine.results import SeqOutput
@@ -113,8 +114,16 @@ class EngineMachine(RuleBasedStateMachine):
         budget=st.sampled_from([3, 17, 40, 400]),
         max_seqs=st.integers(1, 6),
         max_drafts=st.sampled_from([0, 1, 4, 20]),
+        num_slots=st.sampled_from([0, 3, 12, 60]),
     )
-    def start(self, num_blocks: int, budget: int, max_seqs: int, max_drafts: int = 4) -> None:
+    def start(
+        self,
+        num_blocks: int,
+        budget: int,
+        max_seqs: int,
+        max_drafts: int = 4,
+        num_slots: int = 0,
+    ) -> None:
         config = EngineConfig(
             num_blocks=num_blocks,
             max_model_len=MAX_LEN,
@@ -124,7 +133,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.kv = torch.full((1, num_blocks, 2, 1, 16, 1), float("nan"))
         clock = VirtualClock()
         speculator = Speculator(HalfRight(), max_drafts, clock) if max_drafts else None
-        self.engine = Engine(ChecksumModel(), self.kv, config, clock, speculator=speculator)
+        host = PlainHostMemory(self.kv, num_slots, clock) if num_slots else None
+        self.engine = Engine(
+            ChecksumModel(), self.kv, config, clock, speculator=speculator, host=host
+        )
         self.config = config
         self.alive: dict[int, Expected] = {}
         self.next_id = 0
