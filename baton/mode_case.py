@@ -10,8 +10,9 @@ import msgspec
 
 from control_plane.planner.demand import WorkerModel, decode_demand, prefill_demand
 from control_plane.planner.needs import WorkerModels
-from control_plane.planner.types import Mode, Objectives, Observation, Traffic
+from control_plane.planner.types import Objectives, Observation, Traffic
 from runtime.log import get_logger
+from wire.cluster import Mode
 from wire.messages import Role
 
 _MAX_STRETCHES = 10

@@ -10,7 +10,7 @@ import msgspec
 
 from baton.mode_case import ModeCase
 from control_plane.planner.demand import WorkerModel
-from control_plane.planner.types import Mode, Objectives, Traffic
+from control_plane.planner.types import Objectives, Traffic
 from loadtest.arrivals import GapProcess, RateSegment
 from loadtest.lengths import LengthSpec
 from loadtest.plan import Workload
@@ -19,37 +19,37 @@ from loadtest.synthetic import Phase, synthetic_workload
 from profiles.profile import Profile
 from simulate.run import simulate
 from simulate.spec import ClusterSpec
+from wire.cluster import Mode
 
 _MAX_REQUESTS = 1500
 _KV_BYTES_PER_TOKEN = 131072
 _LINK_BYTES_PER_S = 10e9
-# A policy of its own for each: prompts wherever they are predicted best, or never on decode.
-_POLICIES = {Mode.HYBRID: ("predicted", 16), Mode.DISAGGREGATED: ("uncached_tokens", 0)}
 
 
 def scores_of(case: ModeCase) -> tuple[tuple[Mode, float], ...]:
     """The share of requests that meets both objectives, by mode that these workers allow."""
     workload = _workload(case)
     total = case.num_prefill + case.num_decode
-    scores = [(Mode.AGGREGATED, _attained(case, workload, 0, total, ("least_load", 16)))]
+    scores = [(Mode.AGGREGATED, _attained(case, workload, 0, total, Mode.AGGREGATED))]
     if case.num_prefill and case.num_decode:
-        for mode, policy in _POLICIES.items():
+        for mode in (Mode.HYBRID, Mode.DISAGGREGATED):
             split = (case.num_prefill, case.num_decode)
-            scores.append((mode, _attained(case, workload, *split, policy)))
+            scores.append((mode, _attained(case, workload, *split, mode)))
     return tuple(scores)
 
 
 def _attained(
-    case: ModeCase, workload: Workload, num_prefill: int, num_decode: int, policy: tuple[str, int]
+    case: ModeCase, workload: Workload, num_prefill: int, num_decode: int, mode: Mode
 ) -> float:
+    """Gateways place as by default, in the mode."""
     profile, objectives = _profile(case.model), case.objectives
     spec = ClusterSpec(
         num_prefill,
         num_decode,
         profile,
         profile,
-        policy=policy[0],
-        local_prefill_max_tokens=policy[1],
+        policy="predicted",
+        mode=mode,
         ttft_slo_ms=1e3 * objectives.ttft_s,
         tpot_slo_ms=1e3 * objectives.tpot_s,
     )

@@ -23,6 +23,8 @@ def _planner(planner: PlannerView) -> str:
     words = [f"planner: {planner.mode}"]
     if planner.serving:
         words.append(planner.serving)
+    if planner.mode_epoch:
+        words.append(f"gateways follow {planner.following} (epoch {planner.mode_epoch})")
     if planner.paused:
         words.append(f"paused by {planner.paused_by}")
     if planner.pinned is not None:

@@ -19,7 +19,6 @@ from control_plane.planner.types import (
     Decision,
     Flip,
     Hold,
-    Mode,
     Objectives,
     Observation,
     Remove,
@@ -29,7 +28,7 @@ from control_plane.planning import RecordedDecision, Stance, SupposedLoad
 from runtime.clock import Clock
 from runtime.log import get_logger
 from runtime.metrics import Metrics
-from wire.cluster import ControlOrder, OrderKind
+from wire.cluster import ControlOrder, Mode, OrderKind, ServingMode
 from wire.errors import BatonError, ErrorCode
 from wire.messages import Role
 
@@ -54,7 +53,8 @@ class ModeSimulator(Protocol):
 class AutopilotParts:
     """Whom the autopilot asks and tells. order hands a worker its flip. may_act: this process is
     the leader. leads_elsewhere: another one is, and hears the workers in its place. next_number:
-    of the next decision. wall_s: seconds since 1970."""
+    of the next decision. wall_s: seconds since 1970. serving, tell_mode: the mode that
+    gateways follow."""
 
     observer: Observer
     actuator: Actuator
@@ -67,6 +67,8 @@ class AutopilotParts:
     leads_elsewhere: Callable[[], bool] = lambda: False
     next_number: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
     modes: ModeSimulator | None = None
+    serving: Callable[[], ServingMode] = ServingMode
+    tell_mode: Callable[[Mode], None] = lambda mode: None
 
 
 class Autopilot:
@@ -140,10 +142,14 @@ class Autopilot:
         begun_s = self._parts.clock.now()
         self._take_config()
         seen = await self._parts.observer.observe()
+        serving = self._parts.serving()
+        seen = replace(seen, mode=serving.mode if serving.epoch else None)
         self._remember(seen)
         acts = self._acts and self._parts.may_act() and not self._parts.overrides.is_paused
         decision = self._planner.on_tick(seen, acts)
         outcomes = await self._carry_out(decision) if acts else ()
+        if acts:
+            self._parts.tell_mode(decision.mode)
         await self._recommend(decision)
         number = self._parts.next_number()
         recorded = RecordedDecision(number, self._parts.wall_s(), decision, outcomes)

@@ -10,7 +10,9 @@ from runtime.clock import Clock
 from wire.cluster import (
     ClusterSnapshot,
     ControlOrder,
+    Mode,
     PoolProgress,
+    ServingMode,
     WorkerBeat,
     WorkerInfo,
     WorkerStatus,
@@ -50,6 +52,7 @@ class Registry:
         self._members: dict[str, _Member] = {}
         self._departed: dict[str, tuple[int, float]] = {}  # worker_id -> (epoch, left_at_s)
         self._pools: tuple[PoolProgress, ...] = ()
+        self._serving = ServingMode()
         self._version = 0
         self._snapshot = ClusterSnapshot(version=0)  # of some version: built when it is asked for
         self._changed = asyncio.Event()
@@ -63,7 +66,7 @@ class Registry:
     def snapshot(self) -> ClusterSnapshot:
         if self._snapshot.version != self._version:
             workers = tuple(member.info for _, member in sorted(self._members.items()))
-            self._snapshot = ClusterSnapshot(self._version, workers, self._pools)
+            self._snapshot = ClusterSnapshot(self._version, workers, self._pools, self._serving)
         return self._snapshot
 
     def sizes(self) -> Counter[Role]:
@@ -79,6 +82,23 @@ class Registry:
         """How far the platform is, for the watchers; what is no news makes no snapshot."""
         if pools != self._pools:
             self._pools = pools
+            self._publish()
+
+    @property
+    def serving(self) -> ServingMode:
+        """The mode that gateways follow."""
+        return self._serving
+
+    def tell_mode(self, mode: Mode) -> None:
+        """Gateways are to follow it from here on."""
+        if mode is not self._serving.mode:
+            self._serving = ServingMode(mode, self._serving.epoch + 1)
+            self._publish()
+
+    def heard_mode(self, follows: ServingMode) -> None:
+        """A gateway follows this: an older process told it, if its epoch is the higher one."""
+        if follows.epoch > self._serving.epoch:
+            self._serving = follows
             self._publish()
 
     @property

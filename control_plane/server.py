@@ -22,7 +22,7 @@ from control_plane.observe.observer import Observer, Seen
 from control_plane.overrides import Overrides
 from control_plane.pace import Pace
 from control_plane.planner_settings import build_autopilot, traffic_source
-from control_plane.planning import Planning, Unplanned
+from control_plane.planning import Planning, Stance, Unplanned
 from control_plane.progress import ProgressTeller
 from control_plane.registry import Registry
 from control_plane.service import ControlPlane
@@ -73,6 +73,7 @@ class ControlServer:
             settle_s=config.settle_s,
             processes=processes,
             leadership=self.leadership,
+            steers=planning.stance() is Stance.ACT if planning else config.plan == "act",
         )
         self.overrides = Overrides()
         self.actuator = FencedActuator(
@@ -200,6 +201,8 @@ class ControlServer:
                 may_act=lambda: self.shared.may_act,
                 leads_elsewhere=lambda: bool(self.leadership.term().other),
                 next_number=lambda: self.shared.next_number(),
+                serving=lambda: self.registry.serving,
+                tell_mode=self.registry.tell_mode,
             )
 
         source = traffic_source(self._config, clock)

@@ -15,8 +15,10 @@ from wire.cluster import (
     ClusterSnapshot,
     ClusterStatus,
     ControlOrder,
+    Mode,
     OrderKind,
     ProcessStatus,
+    ServingMode,
     WorkerBeat,
     WorkerInfo,
 )
@@ -37,7 +39,8 @@ class ControlPlane:
 
     processes: gives the processes that an actuator in this process keeps. leadership None: there
     is no other control plane. Where another one leads, workers and gateways are sent on to it; a
-    leader whose store is silent still hears them.
+    leader whose store is silent still hears them. steers: a planner chooses the mode; else gateways
+    serve by their own policy, whatever another process told them.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class ControlPlane:
         settle_s: float = 0.0,
         processes: Callable[[], tuple[ProcessStatus, ...]] = tuple,
         leadership: Leadership | None = None,
+        steers: bool = False,
     ) -> None:
+        self._steers = steers
         self._registry = registry
         self._clock = clock
         self._metrics = metrics
@@ -80,10 +85,16 @@ class ControlPlane:
             _log.info("worker left", worker=worker.worker_id, epoch=worker.epoch)
             self._count_workers()
 
-    async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
-        """The cluster as it is, then again at every change, until the watcher hangs up."""
+    async def watch(self, client_id: str, follows: ServingMode) -> AsyncIterator[ClusterSnapshot]:
+        """The cluster as it is, then again at every change, until the watcher hangs up.
+
+        follows: the mode that it was told last. A process that restarted goes on from there.
+        """
         await asyncio.sleep(max(0.0, self._settled_at_s - self._clock.now()))
         self._check_leader()
+        self._registry.heard_mode(follows)
+        if not self._steers:
+            self._registry.tell_mode(Mode.HYBRID)
         snapshot = self._registry.snapshot
         while True:
             yield snapshot

@@ -163,6 +163,8 @@ class _Pages:
         state = {
             "status": "ready" if snapshot.is_ready else "no live worker",
             "workers": len(snapshot.workers),
+            "mode": snapshot.serving.mode.value,
+            "mode_epoch": snapshot.serving.epoch,
         }
         return _json(state, 200 if snapshot.is_ready else 503)
 

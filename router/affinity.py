@@ -80,8 +80,8 @@ def at_home(placement: Placement, facts: RequestFacts, view: ClusterView, home: 
         return placement
     if placement.prefill is not None and own.group != chosen.group:
         return placement
-    return Placement(
-        placement.prefill, home, placement.kind, f"{placement.explanation}; its session's worker"
+    return replace(
+        placement, decode=home, explanation=f"{placement.explanation}; its session's worker"
     )
 
 
@@ -93,7 +93,8 @@ def _pair_at_home(placement: Placement, facts: RequestFacts, home: str) -> Place
             rest = tuple(other for other in placement.ranking if other is not pair)
             at_home = place_pair(facts, (pair, *rest))
             why = f"cost {pair.forecast.cost:.3f} at its session's worker"
-            return replace(at_home, explanation=f"{why}; else {placement.explanation}")
+            why = f"{why}; else {placement.explanation}"
+            return replace(at_home, explanation=why, mode=placement.mode)
     return placement
 
 

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from router.outlook import Outlook
 from router.pairs import PairLinks
+from wire.cluster import Mode, ServingMode
 from wire.messages import Role
 
 
@@ -38,11 +39,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """Both pools at one moment, and the ways of KV between their workers."""
+    """Both pools at one moment, the ways of KV between their workers, and how to use them."""
 
     prefill: tuple[Candidate, ...] = ()
     decode: tuple[Candidate, ...] = ()
     links: PairLinks = field(default_factory=dict)
+    mode: Mode = Mode.HYBRID
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,15 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class RouterSnapshot:
-    """All workers that the router knows. max_model_len is the least of them, 0 with none."""
+    """All workers that the router knows. max_model_len is the least of them, 0 with none.
+
+    serving: the mode that placements follow.
+    """
 
     workers: tuple[WorkerView, ...]
     max_model_len: int
     has_control_plane: bool
+    serving: ServingMode = ServingMode()
 
     @property
     def is_ready(self) -> bool:

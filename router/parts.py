@@ -10,7 +10,7 @@ from router.predictor import StepPredictor
 from router.prefix_map import PrefixMap
 from router.stream import StreamOwner, WorkerStream
 from router.watch import ClusterWatch
-from wire.cluster import PoolProgress, WorkerInfo
+from wire.cluster import Mode, PoolProgress, ServingMode, WorkerInfo
 from wire.messages import ClientFrame
 
 
@@ -31,7 +31,7 @@ class Stream(Protocol):
 
 
 class Watch(Protocol):
-    """Tells the list of workers. See router.watch."""
+    """Tells the list of workers and the mode to serve in. See router.watch."""
 
     @property
     def is_connected(self) -> bool: ...
@@ -39,9 +39,15 @@ class Watch(Protocol):
     @property
     def pools(self) -> Sequence[PoolProgress]: ...
 
+    @property
+    def serving(self) -> ServingMode: ...
+
     def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+OnWorkers = Callable[[Sequence[WorkerInfo], Mode], None]
 
 
 def _forecast(pool: StepPredictor | None) -> WorkerForecast:
@@ -55,7 +61,7 @@ class Parts:
     open_stream: Callable[[str, RouterConfig, StreamOwner], Stream] = WorkerStream
     new_forecast: Callable[[StepPredictor | None], WorkerForecast] = _forecast
     new_prefix_map: Callable[[int], PrefixMap] = PrefixMap
-    watch: Callable[[RouterConfig, Callable[[Sequence[WorkerInfo]], None]], Watch] = ClusterWatch
+    watch: Callable[[RouterConfig, OnWorkers], Watch] = ClusterWatch
 
 
 LIVE_PARTS = Parts()

@@ -1,7 +1,7 @@
 """Where a request runs: pure decision from the request's facts and both pools."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from random import Random
@@ -9,6 +9,7 @@ from random import Random
 from router.candidates import Candidate, ClusterView
 from router.policies.policy import Pair, PairPolicy, Policy, RequestFacts
 from wire.block_hash import BLOCK_SIZE
+from wire.cluster import Mode
 from wire.messages import Role
 
 
@@ -26,6 +27,7 @@ class Placement:
 
     pull_from: the peer whose cache gives the prompt's first pull_tokens to the worker that computes
     the rest; empty: all that this worker does not hold is computed. maker: that worker's role.
+    mode: what it had to respect.
     """
 
     prefill: str | None
@@ -36,11 +38,13 @@ class Placement:
     pull_from: str = ""
     pull_tokens: int = 0
     maker: Role = Role.PREFILL
+    mode: Mode = Mode.HYBRID
 
     @property
     def spares_prefill(self) -> bool:
-        """By choice, a decode worker computes the prompt."""
-        return self.kind is PlacementKind.LOCAL and self.maker is Role.DECODE
+        """By this choice, a decode worker computes the prompt; in one pool it has no choice."""
+        is_free = self.mode is not Mode.AGGREGATED
+        return is_free and self.kind is PlacementKind.LOCAL and self.maker is Role.DECODE
 
 
 def place(
@@ -50,13 +54,49 @@ def place(
     rng: Random,
     local_prefill_max_tokens: int,
 ) -> Placement | None:
-    """Chooses the workers of one request; None when no worker takes one.
+    """Chooses the workers of one request in the facts' mode; None when no worker takes one.
 
-    The decode worker is chosen first. Whether it prefills itself is decided on confirmed blocks
-    alone: KV that is still on its way there would be computed a second time.
+    Where a pool is empty, the other one runs both phases whatever the mode.
     """
     prefill = _allowed(view.prefill, facts)
     decode = _allowed(view.decode, facts)
+    if facts.mode is Mode.HYBRID:
+        return _place(facts, prefill, decode, policy, rng, local_prefill_max_tokens)
+    if facts.mode is Mode.AGGREGATED:
+        placed = _place_in_one_pool(facts, (*decode, *prefill), policy, rng)
+    else:
+        placed = _place(facts, prefill, decode, policy, rng, local_prefill_max_tokens)
+    if placed is None:
+        return None
+    why = f"{facts.mode.value}: {placed.explanation}"
+    return replace(placed, explanation=why, mode=facts.mode)
+
+
+def _place_in_one_pool(
+    facts: RequestFacts, pool: Sequence[Candidate], policy: Policy, rng: Random
+) -> Placement | None:
+    """Whole on one worker, of whichever role."""
+    if not pool:
+        return None
+    pairs = _pair_policy(policy)
+    ranking = tuple(pairs.rank(facts, (), pool, rng)) if pairs is not None else ()
+    if ranking:
+        return place_pair(facts, ranking)
+    worker = policy(facts, Role.DECODE, pool, rng)
+    return _whole(facts, worker, PlacementKind.LOCAL, f"of {len(pool)}")
+
+
+def _place(
+    facts: RequestFacts,
+    prefill: Sequence[Candidate],
+    decode: Sequence[Candidate],
+    policy: Policy,
+    rng: Random,
+    local_prefill_max_tokens: int,
+) -> Placement | None:
+    """The decode worker is chosen first. Whether it prefills itself is decided on confirmed blocks
+    alone: KV that is still on its way there would be computed a second time.
+    """
     if not prefill or not decode:
         return _place_degraded(facts, decode or prefill, policy, rng, bool(decode))
     pairs = _pair_policy(policy)

@@ -84,6 +84,8 @@ class Placer:
             tpot_slo_s=terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
             links=view.links,
             waited_s=waited_s,
+            mode=view.mode,
+            append_tokens=self._config.local_prefill_max_tokens,
         )
         local_max = self._config.local_prefill_max_tokens
         placement = place(facts, view, self._policy, self._rng, local_max)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from router.candidates import Candidate, ClusterView
 from router.pairs import PairLinks
+from wire.cluster import Mode
 from wire.messages import Role
 
 
@@ -34,6 +35,6 @@ class CandidatePools:
         self._pools[role][index] = candidate
         return True
 
-    def view(self, links: PairLinks) -> ClusterView:
+    def view(self, links: PairLinks, mode: Mode = Mode.HYBRID) -> ClusterView:
         pools = self._pools
-        return ClusterView(tuple(pools[Role.PREFILL]), tuple(pools[Role.DECODE]), links)
+        return ClusterView(tuple(pools[Role.PREFILL]), tuple(pools[Role.DECODE]), links, mode)

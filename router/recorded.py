@@ -43,7 +43,7 @@ from router.replica import PlacementNote, ReplicaNotes
 from router.session import LegSink, WorkerSession
 from router.sessions import Sessions
 from runtime.clock import Clock
-from wire.cluster import ClusterSnapshot, WorkerInfo
+from wire.cluster import ClusterSnapshot, Mode, ServingMode, WorkerInfo
 from wire.errors import BatonError
 from wire.messages import GenerateRequest, LegTokens, StartLeg, WorkerFrame
 from wire.packed import pack_snapshot, pack_worker_frame
@@ -188,10 +188,11 @@ class RecordedSessions(Sessions):
         self._recorder = recorder
         super().__init__(*arguments)
 
-    def update(self, workers: Sequence[WorkerInfo]) -> None:
-        snapshot = pack_snapshot(ClusterSnapshot(0, tuple(workers)))
+    def update(self, workers: Sequence[WorkerInfo], mode: Mode = Mode.HYBRID) -> None:
+        listed = ClusterSnapshot(0, tuple(workers), serving=ServingMode(mode))
+        snapshot = pack_snapshot(listed)
         with self._recorder.then(lambda at_s: Listed(at_s, snapshot)):
-            super().update(workers)
+            super().update(workers, mode)
 
     def end_idle_dropped(self) -> None:
         if self.has_idle_dropped:

@@ -152,6 +152,7 @@ class Router:
             tuple(session.view() for session in sessions),
             min(lengths, default=0),
             self._watch.is_connected,
+            self._watch.serving,
         )
 
     def trace(self, request_id: str) -> RequestTrace | None:

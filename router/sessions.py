@@ -19,7 +19,7 @@ from router.prefix_map import PrefixMap
 from router.session import WorkerSession
 from runtime.clock import Clock
 from runtime.metrics import Metrics
-from wire.cluster import Fingerprint, WorkerInfo, may_pair
+from wire.cluster import Fingerprint, Mode, WorkerInfo, may_pair
 from wire.messages import Role
 
 _CHECKS_PER_TIMEOUT = 20
@@ -56,6 +56,7 @@ class Sessions:
         self._changed: set[str] = set()  # workers whose candidates may be others than in the view
         self._is_resorted = False  # the order of the workers may be another
         self._links: PairLinks | None = None
+        self._mode = Mode.HYBRID
         self._view: ClusterView | None = None
         self._change: asyncio.Event | None = None  # there while somebody waits for a change
         self._closing: set[asyncio.Task[None]] = set()
@@ -88,8 +89,9 @@ class Sessions:
     def all(self) -> tuple[WorkerSession, ...]:
         return tuple(self._by_id.values())
 
-    def update(self, workers: Sequence[WorkerInfo]) -> None:
-        """The registry's newest list of all workers."""
+    def update(self, workers: Sequence[WorkerInfo], mode: Mode = Mode.HYBRID) -> None:
+        """The registry's newest list of all workers, and the mode in which they serve."""
+        self._mode = mode
         listed = {info.worker_id for info in workers}
         for info in workers:
             self._dropped.discard(info.worker_id)
@@ -113,7 +115,7 @@ class Sessions:
             self._renew_pools()
             if self._links is None:
                 self._links = pair_links(session.info for session in self._by_id.values())
-            self._view = self._pools.view(self._links)
+            self._view = self._pools.view(self._links, self._mode)
         return self._view
 
     def _renew_pools(self) -> None:

@@ -7,21 +7,23 @@ from collections.abc import Callable, Sequence
 from router.config import RouterConfig
 from runtime.log import get_logger
 from wire.channel_ring import ChannelRing
-from wire.cluster import ClusterSnapshot, PoolProgress, WorkerInfo
+from wire.cluster import ClusterSnapshot, Mode, PoolProgress, ServingMode, WorkerInfo
 from wire.rpc import Channel, RpcError, watch
 
 _log = get_logger("router")
 
 
 class ClusterWatch:
-    """Hands every list of workers to `on_workers`, and reconnects with backoff.
+    """Hands every list of workers to `on_workers`, with the mode to serve in, and reconnects with
+    backoff.
 
     A control plane that restarted lists only workers that have beaten since: for
-    relist_grace_s after a connection, known workers that are missing are kept.
+    relist_grace_s after a connection, known workers that are missing are kept. It is told the mode
+    that was told last, and one of an older epoch is not followed.
     """
 
     def __init__(
-        self, config: RouterConfig, on_workers: Callable[[Sequence[WorkerInfo]], None]
+        self, config: RouterConfig, on_workers: Callable[[Sequence[WorkerInfo], Mode], None]
     ) -> None:
         self._config = config
         self._on_workers = on_workers
@@ -30,6 +32,7 @@ class ClusterWatch:
         self._is_settled = False
         self._is_connected = False
         self._pools: tuple[PoolProgress, ...] = ()
+        self._serving = ServingMode()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -40,6 +43,11 @@ class ClusterWatch:
     def pools(self) -> tuple[PoolProgress, ...]:
         """How far the platform is, where workers lack; as told last."""
         return self._pools
+
+    @property
+    def serving(self) -> ServingMode:
+        """The mode that is followed."""
+        return self._serving
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -75,7 +83,7 @@ class ClusterWatch:
         settling: asyncio.TimerHandle | None = None
         try:
             async for snapshot in watch(
-                channel, self._config.client_id, self._config.cluster_token
+                channel, self._config.client_id, self._config.cluster_token, self._serving
             ):
                 self._is_connected = True
                 if settling is None:
@@ -83,6 +91,8 @@ class ClusterWatch:
                 self._take(snapshot)
         except RpcError as error:
             return f"{error.code().name}: {error.details()}"
+        except ValueError as error:
+            return f"its snapshot cannot be read: {error}"
         finally:
             if settling is not None:
                 settling.cancel()
@@ -92,9 +102,12 @@ class ClusterWatch:
         self._listed, self._pools = snapshot.workers, snapshot.pools
         workers = {info.worker_id: info for info in snapshot.workers}
         self._known = workers if self._is_settled else {**self._known, **workers}
-        self._on_workers(tuple(self._known.values()))
+        if snapshot.serving.epoch > self._serving.epoch:
+            self._serving = snapshot.serving
+            _log.info("serving mode", mode=self._serving.mode.value, epoch=self._serving.epoch)
+        self._on_workers(tuple(self._known.values()), self._serving.mode)
 
     def _settle(self) -> None:
         self._is_settled = True
         self._known = {info.worker_id: info for info in self._listed}
-        self._on_workers(tuple(self._known.values()))
+        self._on_workers(tuple(self._known.values()), self._serving.mode)

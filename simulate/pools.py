@@ -12,7 +12,7 @@ from simulate.errors import SimulationError
 from simulate.pool_costs import PoolCosts
 from simulate.process import SimulatedProcess, World
 from simulate.stream import SimulatedStream
-from wire.cluster import PoolProgress, WorkerInfo
+from wire.cluster import Mode, PoolProgress, ServingMode, WorkerInfo
 from wire.messages import Role, WorkerFrame
 
 _REPORT_INTERVAL_S = 0.25  # worker/service.py sends its reports as often
@@ -78,7 +78,8 @@ class SimulatedPools:
     _starting: dict[str, _Starting] = field(default_factory=dict)
     _processes: dict[str, SimulatedProcess] = field(default_factory=dict)
     _listed: dict[str, SimulatedProcess] = field(default_factory=dict)
-    _on_workers: Callable[[Sequence[WorkerInfo]], None] = lambda workers: None
+    mode: Mode = Mode.HYBRID
+    _on_workers: Callable[[Sequence[WorkerInfo], Mode], None] = lambda workers, mode: None
 
     @property
     def workers(self) -> tuple[SimulatedProcess, ...]:
@@ -112,8 +113,8 @@ class SimulatedPools:
         serves = found is not None and found.is_reachable and not found.is_frozen
         return serves and worker_id not in self.world.links.factors
 
-    def subscribe(self, on_workers: Callable[[Sequence[WorkerInfo]], None]) -> None:
-        """on_workers gets the list of all workers now and at each change."""
+    def subscribe(self, on_workers: Callable[[Sequence[WorkerInfo], Mode], None]) -> None:
+        """on_workers gets the list of all workers, and the mode, now and at each change."""
         self._on_workers = on_workers
         self._list()
 
@@ -148,6 +149,12 @@ class SimulatedPools:
         process.send_report()
         self.world.loop.after(self.costs.flip_s(to_role), self._flipped, process)
         self._sample()
+
+    def serve_in(self, mode: Mode) -> None:
+        """What the control plane tells gateways."""
+        if mode is not self.mode:
+            self.mode = mode
+            self._list()
 
     def remove(self, worker_id: str) -> None:
         """The worker takes no new legs and ends after its last. Raises SimulationError."""
@@ -252,7 +259,8 @@ class SimulatedPools:
 
     def _list(self) -> None:
         sources = tuple(self._listed) if len(self._listed) <= _MAX_MEASURED else ()
-        self._on_workers([process.info(sources) for process in self._listed.values()])
+        infos = [process.info(sources) for process in self._listed.values()]
+        self._on_workers(infos, self.mode)
 
     def _sample(self) -> None:
         profiles = [process.profile for process in self.workers]
@@ -276,8 +284,12 @@ class SimulatedWatch:
     is_connected = True
     pools: tuple[PoolProgress, ...] = ()
 
+    @property
+    def serving(self) -> ServingMode:
+        return ServingMode(self._pools.mode)
+
     def __init__(
-        self, pools: SimulatedPools, on_workers: Callable[[Sequence[WorkerInfo]], None]
+        self, pools: SimulatedPools, on_workers: Callable[[Sequence[WorkerInfo], Mode], None]
     ) -> None:
         self._pools = pools
         self._on_workers = on_workers
@@ -286,7 +298,7 @@ class SimulatedWatch:
         self._pools.subscribe(self._on_workers)
 
     async def stop(self) -> None:
-        self._pools.subscribe(lambda workers: None)
+        self._pools.subscribe(lambda workers, mode: None)
 
 
 def _deliver(frames: Sequence[tuple[SimulatedStream, int, WorkerFrame]]) -> None:

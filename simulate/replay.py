@@ -147,7 +147,8 @@ class _Replay:
         return self._sessions[number]
 
     def _listed(self, entry: Listed) -> None:
-        self._core.sessions.update(unpack_snapshot(entry.snapshot).workers)
+        listed = unpack_snapshot(entry.snapshot)
+        self._core.sessions.update(listed.workers, listed.serving.mode)
 
     def _frame_came(self, entry: FrameCame) -> None:
         self._of(entry).frame_came(unpack_worker_frame(entry.frame))

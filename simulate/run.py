@@ -83,7 +83,7 @@ class Simulation:
             Role.PREFILL: Hardware(spec.prefill_profile),
             Role.DECODE: Hardware(spec.decode_profile),
         }
-        self._pools = SimulatedPools(world, hardware, self._limits, spec.pool_costs)
+        self._pools = SimulatedPools(world, hardware, self._limits, spec.pool_costs, mode=spec.mode)
         for pool in spec.founded:
             self._pools.found(pool.role, pool.count, Hardware(pool.profile, pool.zone))
         drawn = spec.random_faults.plan(spec.num_workers, workload.duration_s, spec.seed)

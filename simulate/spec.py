@@ -10,6 +10,7 @@ from simulate.links import LinkClass
 from simulate.pool_costs import PoolCosts
 from simulate.slo_class import SloClass
 from wire.block_hash import BLOCK_SIZE
+from wire.cluster import Mode
 from wire.messages import Role
 
 
@@ -54,6 +55,7 @@ class ClusterSpec:
     live; without that a large simulation is faster, and only the number under way limits
     admission. router_profile: the router's predictors begin with that profile; empty: with
     nothing. recording: as in RouterConfig; it needs units of 16 tokens, as live workers have them.
+    mode: that gateways are told at the beginning.
     Raises SimulationError for numbers that make no cluster.
     """
 
@@ -83,6 +85,7 @@ class ClusterSpec:
     faults: tuple[Fault, ...] = ()
     random_faults: RandomFaults = RandomFaults()
     recording: str = ""
+    mode: Mode = Mode.HYBRID
 
     def __post_init__(self) -> None:
         if self.unit_tokens < 1 or self.unit_tokens % BLOCK_SIZE:

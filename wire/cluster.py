@@ -104,6 +104,27 @@ class PoolProgress:
     starting: int = 0
 
 
+class Mode(StrEnum):
+    """How the cluster serves: one pool for both phases, both by choice, or strictly apart.
+
+    What gateways do: aggregated, every request stays whole on one worker of either role; hybrid,
+    their policy decides; disaggregated, prefill workers alone compute prompts and decode workers
+    alone answers, but for a rest that is no longer than the small-append limit.
+    """
+
+    AGGREGATED = "aggregated"
+    HYBRID = "hybrid"
+    DISAGGREGATED = "disaggregated"
+
+
+@dataclass(frozen=True, slots=True)
+class ServingMode:
+    """The mode that gateways follow. The higher epoch counts; 0: nobody has chosen one."""
+
+    mode: Mode = Mode.HYBRID
+    epoch: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
     """All live workers; versions grow by one at each change.
@@ -114,6 +135,7 @@ class ClusterSnapshot:
     version: int
     workers: tuple[WorkerInfo, ...] = ()
     pools: tuple[PoolProgress, ...] = ()
+    serving: ServingMode = ServingMode()
 
 
 @dataclass(frozen=True, slots=True)

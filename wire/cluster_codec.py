@@ -5,10 +5,12 @@ from wire.cluster import (
     ClusterStatus,
     ControlOrder,
     Fingerprint,
+    Mode,
     OrderKind,
     PairStatus,
     PoolProgress,
     ProcessStatus,
+    ServingMode,
     WorkerBeat,
     WorkerInfo,
     WorkerStatus,
@@ -142,15 +144,27 @@ def encode_snapshot(snapshot: ClusterSnapshot) -> control_pb2.ClusterSnapshot:
         version=snapshot.version,
         workers=[encode_worker_info(worker) for worker in snapshot.workers],
         pools=[_encode_pool(pool) for pool in snapshot.pools],
+        serving=encode_serving(snapshot.serving),
     )
 
 
 def decode_snapshot(message: control_pb2.ClusterSnapshot) -> ClusterSnapshot:
+    """Raises ValueError for a mode or role that this version does not know."""
     return ClusterSnapshot(
         message.version,
         tuple(decode_worker_info(worker) for worker in message.workers),
         tuple(_decode_pool(pool) for pool in message.pools),
+        decode_serving(message.serving),
     )
+
+
+def encode_serving(serving: ServingMode) -> control_pb2.ServingMode:
+    return control_pb2.ServingMode(mode=serving.mode.value, epoch=serving.epoch)
+
+
+def decode_serving(message: control_pb2.ServingMode) -> ServingMode:
+    """Raises ValueError for a mode that this version does not know."""
+    return ServingMode(Mode(message.mode) if message.mode else Mode.HYBRID, message.epoch)
 
 
 def _encode_pool(pool: PoolProgress) -> control_pb2.PoolProgress:

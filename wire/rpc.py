@@ -11,13 +11,14 @@ import grpc
 import grpc.aio
 
 from wire import cluster_codec, codec
-from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, WorkerBeat
+from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, ServingMode, WorkerBeat
 from wire.errors import BatonError, ErrorCode
 from wire.gen import control_pb2, control_pb2_grpc, worker_pb2, worker_pb2_grpc
 from wire.messages import ClientFrame, Hello, WorkerFrame
 
 TOKEN_HEADER = "baton-cluster-token"
 MAX_MESSAGE_BYTES = 64 << 20
+NO_MODE = ServingMode()
 _OPEN_METHODS = "/grpc.health.v1.Health/"  # probes carry no token
 
 _OPTIONS = (
@@ -53,7 +54,7 @@ class ControlService(Protocol):
 
     def register(self, beats: AsyncIterator[WorkerBeat]) -> AsyncIterator[ControlOrder]: ...
 
-    def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]: ...
+    def watch(self, client_id: str, follows: ServingMode) -> AsyncIterator[ClusterSnapshot]: ...
 
     async def status(self) -> ClusterStatus: ...
 
@@ -109,11 +110,17 @@ async def register(
 
 
 async def watch(
-    channel: Channel, client_id: str, token: str = ""
+    channel: Channel, client_id: str, token: str = "", follows: ServingMode = NO_MODE
 ) -> AsyncIterator[ClusterSnapshot]:
-    """The cluster as it is, then again at every change."""
+    """The cluster as it is, then again at every change. follows: the mode that the caller was told
+    last, by whichever control plane.
+
+    Raises ValueError for what this version does not know.
+    """
     stub = control_pb2_grpc.ControlStub(channel)
-    request = control_pb2.WatchRequest(client_id=client_id)
+    request = control_pb2.WatchRequest(
+        client_id=client_id, follows=cluster_codec.encode_serving(follows)
+    )
     call = stub.Watch(request, metadata=call_metadata(token))
     try:
         async for message in call:
@@ -193,8 +200,11 @@ class _ControlAdapter(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.WatchRequest, context: Any
     ) -> AsyncIterator[control_pb2.ClusterSnapshot]:
         try:
-            async for snapshot in self._service.watch(request.client_id):
+            follows = cluster_codec.decode_serving(request.follows)
+            async for snapshot in self._service.watch(request.client_id, follows):
                 yield cluster_codec.encode_snapshot(snapshot)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except BatonError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
 

@@ -8,16 +8,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from control_plane.planner.types import (
-    Action,
-    Add,
-    Decision,
-    Hold,
-    Mode,
-    Observation,
-    PoolSizes,
-    Remove,
-)
+from control_plane.planner.types import Action, Add, Decision, Hold, Observation, PoolSizes, Remove
+from wire.cluster import Mode
 from wire.messages import Role
 
 
@@ -43,9 +35,7 @@ class Pools:
                 actions.append(Remove(worker.worker_id, "not wanted"))
         sizes = PoolSizes(len(seen.of(Role.PREFILL)), len(seen.of(Role.DECODE)))
         desired = PoolSizes(wanted[Role.PREFILL], wanted[Role.DECODE])
-        return Decision(
-            seen.at_s, Mode.DISAGGREGATED, sizes, desired, tuple(actions or [Hold("steady")])
-        )
+        return Decision(seen.at_s, Mode.HYBRID, sizes, desired, tuple(actions or [Hold("steady")]))
 
 
 @dataclass(slots=True)

@@ -10,15 +10,7 @@ from baton.mode_case import case_of
 from baton.mode_simulator import scores_of
 from control_plane.observe.exposition import TrafficWindow
 from control_plane.observe.workers import WorkerWatch
-from control_plane.planner.types import (
-    Add,
-    Decision,
-    Flip,
-    Mode,
-    Objectives,
-    Observation,
-    Remove,
-)
+from control_plane.planner.types import Add, Decision, Flip, Objectives, Observation, Remove
 from loadtest.plan import Workload
 from loadtest.record import RequestRecord
 from router.predictor import StepCosts
@@ -26,7 +18,7 @@ from runtime.metrics import GATEWAY_METRICS, Metrics
 from simulate.pools import SimulatedPools
 from simulate.run import Outcome, simulate
 from simulate.spec import ClusterSpec
-from wire.cluster import WorkerStatus
+from wire.cluster import Mode, WorkerStatus
 from wire.messages import Role
 
 Decide = Callable[[Observation], Decision]
@@ -75,6 +67,7 @@ class PlannedPools:
         decision = self.decide(seen)
         self.decisions.append(decision)
         _apply(decision, pools)
+        pools.serve_in(decision.mode)
 
     def _score(self, seen: Observation) -> None:
         """For the next ticks, as the autopilot has them from a process of their own."""

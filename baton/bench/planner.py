@@ -21,7 +21,6 @@ from control_plane.planner.planner import Planner
 from control_plane.planner.types import (
     Decision,
     Hold,
-    Mode,
     Objectives,
     Observation,
     PoolSizes,
@@ -36,6 +35,7 @@ from loadtest.synthetic import Phase, synthetic_workload
 from profiles.catalog import load_profile
 from runtime.settings import environment
 from simulate.spec import ClusterSpec
+from wire.cluster import Mode
 from wire.messages import Role
 
 _SHIFT = Objectives(ttft_s=2.0, tpot_s=0.03)

@@ -25,6 +25,7 @@ from wire.cluster import (
     ControlOrder,
     Fingerprint,
     OrderKind,
+    ServingMode,
     WorkerBeat,
     WorkerInfo,
 )
@@ -144,7 +145,7 @@ class FixedControl:
         async for _ in beats:
             yield ControlOrder(OrderKind.ACK)
 
-    async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
+    async def watch(self, client_id: str, follows: ServingMode) -> AsyncIterator[ClusterSnapshot]:
         yield ClusterSnapshot(1, self._workers)
         await asyncio.Event().wait()
 

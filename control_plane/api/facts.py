@@ -6,7 +6,7 @@ from control_plane.actuators.actuator import PoolStatus
 from control_plane.leadership import Term
 from control_plane.overrides import Pin
 from control_plane.planning import RecordedDecision, Stance
-from wire.cluster import ProcessStatus, WorkerStatus
+from wire.cluster import ProcessStatus, ServingMode, WorkerStatus
 from wire.messages import Role
 
 _MISSED_S = 1.5  # beyond the interval at which workers beat
@@ -15,7 +15,7 @@ _MISSED_S = 1.5  # beyond the interval at which workers beat
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
     """at_s: seconds since 1970. decision: the newest, None before the first. beat_s: what workers
-    wait between two beats."""
+    wait between two beats. serving: the mode that gateways are told."""
 
     version: int
     at_s: float
@@ -32,6 +32,7 @@ class ClusterFacts:
     state: str = "memory"
     notes: tuple[str, ...] = ()
     beat_s: float = 1.0
+    serving: ServingMode = ServingMode()
 
     def of(self, role: Role) -> tuple[WorkerStatus, ...]:
         return tuple(worker for worker in self.workers if worker.info.role is role)

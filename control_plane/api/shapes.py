@@ -119,11 +119,15 @@ class PinView(Shape, frozen=True, kw_only=True):
 
 class PlannerView(Shape, frozen=True, kw_only=True):
     """mode: advise shows what it would do, act does it. serving: aggregated, hybrid or
-    disaggregated. alarms: what an operator should know, such as data that is too old to act on."""
+    disaggregated, by the last decision. following: what gateways are told to do, which is hybrid
+    until a planner acts; mode_epoch: how often it has changed. alarms: what an operator should
+    know, such as data that is too old to act on."""
 
     mode: PlannerMode
     paused: bool
     serving: str = ""
+    following: str = ""
+    mode_epoch: int = 0
     pinned: PinView | None = None
     paused_by: str = ""
     last_decision: int = 0

@@ -91,4 +91,5 @@ class OperatorSource:
             state=parts.state_name,
             notes=parts.notes(),
             beat_s=parts.registry.interval_s,
+            serving=parts.registry.serving,
         )

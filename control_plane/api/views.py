@@ -146,6 +146,8 @@ def _planner(facts: ClusterFacts) -> PlannerView:
         paused=bool(facts.paused_by),
         paused_by=facts.paused_by,
         serving=decision.decision.mode.value if decision else "",
+        following=facts.serving.mode.value,
+        mode_epoch=facts.serving.epoch,
         last_decision=decision.number if decision else 0,
         alarms=list(decision.decision.alarms) if decision else [],
         pinned=PinView(

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from control_plane.actuators.actuator import PoolStatus
 from control_plane.observe.reading import Reading, ReadingError, TrafficSource
 from control_plane.observe.workers import WorkerWatch
-from control_plane.planner.types import Mode, Observation, PoolFigures, Traffic
+from control_plane.planner.types import Observation, PoolFigures, Traffic
 from runtime.clock import Clock
 from runtime.log import get_logger
-from wire.cluster import WorkerStatus
+from wire.cluster import Mode, WorkerStatus
 from wire.messages import Role
 
 _log = get_logger("control_plane")

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, fields
 
-from control_plane.planner.types import Mode, Objectives
+from control_plane.planner.types import Objectives
+from wire.cluster import Mode
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_S = 86400.0

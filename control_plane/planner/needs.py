@@ -97,6 +97,18 @@ class Needs:
             decode=replace(self.decode, observed=0.0),
         )
 
+    def apart(self) -> "Needs":
+        """All of the prompts' work as the prefill pool's: what disaggregated serving asks."""
+        prompts, answers = self.prefill.demand, self.decode.demand
+        assert isinstance(prompts, PrefillDemand) and isinstance(answers, DecodeDemand)
+        return replace(
+            self,
+            prefill=replace(
+                self.prefill, demand=replace(prompts, load=prompts.load + answers.prompt_load)
+            ),
+            decode=replace(self.decode, demand=replace(answers, prompt_load=0.0)),
+        )
+
     def in_one_pool(self) -> "Needs":
         """The prompts' work as the decode pool's: what aggregated serving asks. Late first tokens
         press it too."""

@@ -20,7 +20,6 @@ from control_plane.planner.types import (
     Decision,
     Flip,
     Hold,
-    Mode,
     Objectives,
     Observation,
     PoolSizes,
@@ -29,6 +28,7 @@ from control_plane.planner.types import (
     WorkerFigures,
 )
 from control_plane.planner.wishes import Targets, Wishes
+from wire.cluster import Mode
 from wire.messages import Role
 
 _SETTLE_S = 75.0  # after an action, until the latencies of before it have left their window
@@ -72,6 +72,8 @@ class Planner:
 
         acts: the caller carries the actions out, and calls `failed` for those that it could not.
         """
+        if self._config.mode == "auto" and acts and seen.mode is not None:
+            self._mode = seen.mode
         problem = self._trust.problem(seen)
         traffic = seen.traffic
         if problem or traffic is None:
@@ -291,7 +293,9 @@ def _needed(found: Needs, room: float) -> PoolSizes:
 
 
 def _in_mode(found: Needs, mode: Mode) -> Needs:
-    return found.in_one_pool() if mode is Mode.AGGREGATED else found
+    if mode is Mode.AGGREGATED:
+        return found.in_one_pool()
+    return found.apart() if mode is Mode.DISAGGREGATED else found
 
 
 def _idle(worker: WorkerFigures) -> WorkerFigures:

@@ -2,18 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 from router.predictor import StepCosts
+from wire.cluster import Mode
 from wire.messages import Role
-
-
-class Mode(StrEnum):
-    """How the cluster serves: one pool for both phases, both by choice, or strictly apart."""
-
-    AGGREGATED = "aggregated"
-    HYBRID = "hybrid"
-    DISAGGREGATED = "disaggregated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +97,8 @@ class Observation:
     starting: workers that were asked for and are not registered, by role; quotas and start-ups
     are the actuator's facts. traffic is None where nobody could be asked. mode_scores: the
     attainment that each mode would have given in the last minutes, where that was simulated.
-    goodput_per_s: answers that met both objectives; it decides nothing and is shown.
+    mode: that gateways follow, None where nobody has chosen one. goodput_per_s: answers that met
+    both objectives; it decides nothing and is shown.
     """
 
     at_s: float
@@ -118,6 +111,7 @@ class Observation:
     starting_decode: int = 0
     mode_scores: tuple[tuple[Mode, float], ...] = ()
     goodput_per_s: float = math.nan
+    mode: Mode | None = None
 
     def of(self, role: Role) -> tuple[WorkerFigures, ...]:
         return tuple(worker for worker in self.workers if worker.role is role and worker.counts)

@@ -15,13 +15,13 @@ from control_plane.planner.types import (
     Add,
     Flip,
     Hold,
-    Mode,
     Observation,
     PoolSizes,
     Remove,
     Traffic,
     WorkerFigures,
 )
+from wire.cluster import Mode
 from wire.messages import Role
 
 _DONOR_LIMIT = 0.85

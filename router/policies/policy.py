@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from router.candidates import Candidate
 from router.pairs import PairLinks
 from wire.block_hash import BLOCK_SIZE
+from wire.cluster import Mode
 from wire.messages import Role
 
 
@@ -18,7 +19,9 @@ class RequestFacts:
     num_tokens: prompt plus tokens already sent. num_left_tokens: output tokens still allowed.
     ordinal: counts the router's placements. held_blocks, confirmed_blocks: leading prompt blocks
     by worker_id, with and without what was only just routed. excluded: (worker_id, epoch).
-    links: the ways of KV that were measured. waited_s: since its arrival, of ttft_slo_s.
+    links: the ways of KV that were measured. waited_s: since its arrival, of ttft_slo_s. mode: what
+    the placement has to respect; append_tokens: what a decode worker may compute when it is
+    disaggregated.
     """
 
     num_tokens: int
@@ -32,6 +35,8 @@ class RequestFacts:
     tpot_slo_s: float = 0.05
     links: PairLinks = field(default_factory=dict)
     waited_s: float = 0.0
+    mode: Mode = Mode.HYBRID
+    append_tokens: int = 0
 
     def uncached_tokens(self, worker_id: str) -> int:
         """Tokens to compute there; at least one, since the last token is never cached."""

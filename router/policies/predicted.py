@@ -24,6 +24,7 @@ from router.outlook import Outlook
 from router.policies.policy import Forecast, Pair, RequestFacts
 from router.policies.uncached_tokens import uncached_tokens
 from wire.block_hash import BLOCK_SIZE
+from wire.cluster import Mode
 from wire.messages import Role
 
 _WINDOW_S = 4.0  # over which prefill beside a batch is spread, as StepPredictor.prefill_share
@@ -88,12 +89,12 @@ class Predicted:
         decode: Sequence[Candidate],
         rng: Random,
     ) -> Sequence[Pair]:
-        """The chosen pair, then the best of the others; empty while a worker is cold."""
+        """The chosen pair, then the best of the others; empty while a worker is cold, and where
+        the mode allows no pair."""
         for worker in (*prefill, *decode):
             if worker.outlook is None:
                 return ()
-        homes = (*decode, *prefill) if self.anywhere & 1 else decode
-        makers = (*prefill, *decode) if self.anywhere & 2 else prefill
+        homes, makers = self._parts(facts, prefill, decode)
         homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
         busy = sum(map(_busy, prefill)) / max(1, len(prefill))
         ask = _Ask(self, facts, busy / (1 - busy), (*prefill, *decode), _ahead_s(facts, prefill))
@@ -104,7 +105,17 @@ class Predicted:
         for worker in makers:
             if worker.worker_id in maker_ids:
                 ask.weigh(worker, False, True)
-        return _chosen_first(facts, ask.offers(), rng)
+        offers = ask.offers()
+        return _chosen_first(facts, offers, rng) if offers else ()
+
+    def _parts(
+        self, facts: RequestFacts, prefill: Sequence[Candidate], decode: Sequence[Candidate]
+    ) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
+        """Who may decode, and who may compute prompts."""
+        if facts.mode is Mode.DISAGGREGATED:
+            return (decode if facts.num_left_tokens > 1 else prefill), prefill
+        homes = (*decode, *prefill) if self.anywhere & 1 else decode
+        return homes, (*prefill, *decode) if self.anywhere & 2 else prefill
 
 
 class _Ask:
@@ -169,7 +180,7 @@ class _Ask:
             cost = tpot + room
             if batch[0]:
                 cost = tpot + self._crowding(outlook, batch, tpot, share) + room
-            if worker.role is Role.PREFILL:
+            if worker.role is Role.PREFILL and self._facts.mode is Mode.HYBRID:
                 cost += self._foreign
             seat = cost, tpot_s, tpot, uncached, worker, outlook
             self._seats.append(seat)
@@ -177,8 +188,10 @@ class _Ask:
 
     def offers(self) -> list[_Offer]:
         """Every worker alone, and the best of both parts together."""
-        offers = self._locals
-        if self._facts.num_left_tokens > 1:
+        offers, mode = self._locals, self._facts.mode
+        if mode is Mode.DISAGGREGATED:
+            offers = [offer for offer in offers if self._is_apart(offer[3])]
+        if self._facts.num_left_tokens > 1 and mode is not Mode.AGGREGATED:
             self._seats.sort(key=_COST)
             self._sources.sort(key=_COST)
             seats = self._seats[:_NUM_COMBINED]
@@ -188,6 +201,12 @@ class _Ask:
                     if seat[4] is not maker and seat[4].group == maker.group:
                         offers.append(self._remote(source, seat))
         return offers
+
+    def _is_apart(self, worker: Candidate) -> bool:
+        """What it computes alone is a prefill worker's work, or too little to be sent away."""
+        facts = self._facts
+        rest_tokens = facts.surely_uncached_tokens(worker.worker_id)
+        return worker.role is Role.PREFILL or rest_tokens <= facts.append_tokens
 
     def _local(
         self,

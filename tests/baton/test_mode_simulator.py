@@ -4,14 +4,9 @@ from dataclasses import replace
 
 from baton.mode_case import SimulatedModes, case_of
 from baton.mode_simulator import scores_of
-from control_plane.planner.types import (
-    Mode,
-    Objectives,
-    Observation,
-    Traffic,
-    WorkerFigures,
-)
+from control_plane.planner.types import Objectives, Observation, Traffic, WorkerFigures
 from router.predictor import StepCosts
+from wire.cluster import Mode
 from wire.messages import Role
 
 COSTS = StepCosts(5e-3, 8e-6, 34e-9, 0.0, 25e-6, 6e-10)

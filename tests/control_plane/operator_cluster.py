@@ -11,13 +11,13 @@ from control_plane.actuators.actuator import ActuatorRefused, PoolStatus
 from control_plane.config import ControlConfig
 from control_plane.leadership import Leadership
 from control_plane.planner.config import PlannerConfig
-from control_plane.planner.types import Decision, Flip, Mode, PoolSizes
+from control_plane.planner.types import Decision, Flip, PoolSizes
 from control_plane.planning import RecordedDecision, Stance, SupposedLoad
 from control_plane.server import ControlServer
 from control_plane.state.store import StateStore
 from runtime.clock import SystemClock
 from wire import rpc
-from wire.cluster import OrderKind, WorkerBeat
+from wire.cluster import Mode, OrderKind, WorkerBeat
 from wire.messages import Role
 
 TOKEN = "operator-secret"

@@ -12,21 +12,13 @@ from control_plane.config import ControlConfig
 from control_plane.overrides import Overrides, Pin
 from control_plane.planner.config import PlannerConfig
 from control_plane.planner.planner import Planner
-from control_plane.planner.types import (
-    Add,
-    Flip,
-    Mode,
-    Objectives,
-    Observation,
-    PoolSizes,
-    Traffic,
-)
+from control_plane.planner.types import Add, Flip, Objectives, Observation, PoolSizes, Traffic
 from control_plane.planner_settings import read_planner_config, seed_models
 from control_plane.planning import Stance, SupposedLoad
 from runtime.clock import VirtualClock
 from runtime.metrics import CONTROL_METRICS, Metrics
 from runtime.settings import SettingsError
-from wire.cluster import ControlOrder, OrderKind
+from wire.cluster import ControlOrder, Mode, OrderKind
 from wire.errors import BatonError, ErrorCode
 from wire.messages import Role
 

@@ -14,7 +14,6 @@ from control_plane.planner.types import (
     Add,
     Flip,
     Hold,
-    Mode,
     Objectives,
     Observation,
     PoolFigures,
@@ -22,6 +21,7 @@ from control_plane.planner.types import (
     Remove,
     Traffic,
 )
+from wire.cluster import Mode
 from wire.messages import Role
 
 LONG_PROMPTS = traffic(24, 6000, 100)

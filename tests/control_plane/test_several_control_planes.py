@@ -50,7 +50,7 @@ async def test_workers_and_gateways_move_to_the_leader_and_survive_the_stores_ab
         beating = asyncio.create_task(registration.run())
         seen: list[tuple[WorkerInfo, ...]] = []
         config = RouterConfig(control_address=both, client_id="gateway")
-        watch = ClusterWatch(config, lambda workers: seen.append(tuple(workers)))
+        watch = ClusterWatch(config, lambda workers, mode: seen.append(tuple(workers)))
         watch.start()
         await until(lambda: first.serving() and seen and seen[-1])
         assert not second.serving()

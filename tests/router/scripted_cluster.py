@@ -18,6 +18,7 @@ from wire.cluster import (
     Fingerprint,
     OrderKind,
     PoolProgress,
+    ServingMode,
     WorkerBeat,
     WorkerInfo,
 )
@@ -408,6 +409,8 @@ class ScriptedControl:
         self.workers: dict[str, WorkerInfo] = {}
         self._version = 0
         self.pools: tuple[PoolProgress, ...] = ()
+        self.serving = ServingMode()
+        self.followed = ServingMode()  # by the gateway that came last
         self._queues: list[asyncio.Queue[ClusterSnapshot]] = []
         self._server: rpc.Server | None = None
         self.port = 0
@@ -438,15 +441,21 @@ class ScriptedControl:
         self.pools = pools
         self._publish()
 
+    def tell_mode(self, serving: ServingMode) -> None:
+        self.serving = serving
+        self._publish()
+
     def _publish(self) -> None:
         self._version += 1
         for queue in self._queues:
             queue.put_nowait(self._snapshot())
 
     def _snapshot(self) -> ClusterSnapshot:
-        return ClusterSnapshot(self._version, tuple(self.workers.values()), self.pools)
+        workers = tuple(self.workers.values())
+        return ClusterSnapshot(self._version, workers, self.pools, self.serving)
 
-    async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
+    async def watch(self, client_id: str, follows: ServingMode) -> AsyncIterator[ClusterSnapshot]:
+        self.followed = follows
         queue: asyncio.Queue[ClusterSnapshot] = asyncio.Queue()
         self._queues.append(queue)
         try:

@@ -14,16 +14,18 @@ from wire.cluster import (
     ClusterStatus,
     ControlOrder,
     Fingerprint,
+    Mode,
     OrderKind,
     PairStatus,
     PoolProgress,
     ProcessStatus,
+    ServingMode,
     WorkerBeat,
     WorkerInfo,
     WorkerStatus,
 )
 from wire.errors import BatonError, ErrorCode
-from wire.gen import worker_pb2
+from wire.gen import control_pb2, worker_pb2
 from wire.kv import FabricAddress, KVHandle
 from wire.messages import (
     BlockEvent,
@@ -159,9 +161,26 @@ def test_a_beat_survives_the_wire(beat: WorkerBeat) -> None:
     assert cluster_codec.decode_beat(cluster_codec.encode_beat(beat)) == beat
 
 
-@given(build(ClusterSnapshot, workers=tuples(INFO), pools=tuples(build(PoolProgress))))
+@given(
+    build(
+        ClusterSnapshot,
+        workers=tuples(INFO),
+        pools=tuples(build(PoolProgress)),
+        serving=build(ServingMode, mode=st.sampled_from(Mode)),
+    )
+)
 def test_a_snapshot_survives_the_wire(snapshot: ClusterSnapshot) -> None:
     assert cluster_codec.decode_snapshot(cluster_codec.encode_snapshot(snapshot)) == snapshot
+
+
+def test_a_snapshot_of_an_older_control_plane_leaves_the_choice_to_the_policy() -> None:
+    assert cluster_codec.decode_snapshot(control_pb2.ClusterSnapshot()).serving == ServingMode()
+
+
+def test_a_mode_of_a_later_version_is_refused_by_name() -> None:
+    message = control_pb2.ServingMode(mode="woven", epoch=3)
+    with pytest.raises(ValueError, match="woven"):
+        cluster_codec.decode_serving(message)
 
 
 @given(build(ControlOrder, kind=st.sampled_from(OrderKind), role=st.none() | st.sampled_from(Role)))

@@ -7,7 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from wire import rpc
-from wire.cluster import ClusterSnapshot, ClusterStatus, ControlOrder, OrderKind, WorkerBeat
+from wire.cluster import (
+    ClusterSnapshot,
+    ClusterStatus,
+    ControlOrder,
+    OrderKind,
+    ServingMode,
+    WorkerBeat,
+)
 from wire.errors import BatonError, ErrorCode
 
 
@@ -18,7 +25,7 @@ class OneSnapshot:
         async for _ in beats:
             yield ControlOrder(OrderKind.ACK)
 
-    async def watch(self, client_id: str) -> AsyncIterator[ClusterSnapshot]:
+    async def watch(self, client_id: str, follows: ServingMode) -> AsyncIterator[ClusterSnapshot]:
         yield ClusterSnapshot(1)
 
     async def status(self) -> ClusterStatus:

@@ -111,11 +111,21 @@ class OrderReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ServingMode(_message.Message):
+    __slots__ = ("mode", "epoch")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    mode: str
+    epoch: int
+    def __init__(self, mode: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
 class WatchRequest(_message.Message):
-    __slots__ = ("client_id",)
+    __slots__ = ("client_id", "follows")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
-    def __init__(self, client_id: _Optional[str] = ...) -> None: ...
+    follows: ServingMode
+    def __init__(self, client_id: _Optional[str] = ..., follows: _Optional[_Union[ServingMode, _Mapping]] = ...) -> None: ...
 
 class PoolProgress(_message.Message):
     __slots__ = ("role", "wanted", "running", "starting")
@@ -130,14 +140,16 @@ class PoolProgress(_message.Message):
     def __init__(self, role: _Optional[str] = ..., wanted: _Optional[int] = ..., running: _Optional[int] = ..., starting: _Optional[int] = ...) -> None: ...
 
 class ClusterSnapshot(_message.Message):
-    __slots__ = ("version", "workers", "pools")
+    __slots__ = ("version", "workers", "pools", "serving")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
     version: int
     workers: _containers.RepeatedCompositeFieldContainer[WorkerInfo]
     pools: _containers.RepeatedCompositeFieldContainer[PoolProgress]
-    def __init__(self, version: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolProgress, _Mapping]]] = ...) -> None: ...
+    serving: ServingMode
+    def __init__(self, version: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerInfo, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolProgress, _Mapping]]] = ..., serving: _Optional[_Union[ServingMode, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

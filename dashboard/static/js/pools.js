@@ -105,7 +105,8 @@ function showPools() {
   const mode = { off: "The planner is off", advise: "The planner advises", act: "The planner acts" }[planner.mode];
   const held = planner.pinned ? `; pinned at ${ratio(planner.pinned.prefill, planner.pinned.decode)} by ${planner.pinned.who}${planner.pinned.until_s ? ` until ${clock(planner.pinned.until_s)}` : ""}` : "";
   const paused = planner.paused ? `; paused by ${planner.paused_by}` : "";
-  setText(byId("planner-line"), `${mode}${planner.serving ? `, ${planner.serving} serving` : ""}${paused}${held}.`);
+  const followed = planner.mode_epoch ? `, gateways follow ${planner.following} (epoch ${planner.mode_epoch})` : "";
+  setText(byId("planner-line"), `${mode}${planner.serving ? `, ${planner.serving} serving` : ""}${followed}${paused}${held}.`);
   setText(byId("pause-button"), planner.paused ? "Resume planner" : "Pause planner");
   byId("unpin-button").hidden = !planner.pinned;
 }
