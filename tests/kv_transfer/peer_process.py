@@ -15,6 +15,7 @@ import numpy as np
 from kv_transfer import data_session
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
+from kv_transfer.device_twin import TwinMemory
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
@@ -164,7 +165,8 @@ def main() -> None:
         die_at(point)
     host = settings.pop("host", "127.0.0.1")
     config = replace(TransferConfig(), **settings)
-    memory = KVMemory.allocate(LAYOUT.pool_bytes)
+    allocate = TwinMemory if config.transport == "cuda_ipc" else KVMemory.allocate
+    memory = allocate(LAYOUT.pool_bytes)
     if role == "source":
         run_source(memory, config, host)
     else:

@@ -14,13 +14,15 @@ LOST = {"peer_lost", "unreachable", "transport"}
 once_and_slowly_often = pytest.mark.parametrize(
     "num_rounds", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
-transports = pytest.mark.parametrize("transport", ["shm", "tcp"])
+transports = pytest.mark.parametrize(
+    "transport", ["shm", "tcp", pytest.param("cuda_ipc", marks=pytest.mark.slow)]
+)
 
 
 @once_and_slowly_often
 @transports
 def test_a_reader_killed_at_any_point_strands_no_block(start, transport, num_rounds):
-    source, healthy = start("source"), start("reader", transport=transport)
+    source, healthy = start("source", transport=transport), start("reader", transport=transport)
     for number in range(num_rounds * len(READER_POINTS)):
         point = READER_POINTS[number % len(READER_POINTS)]
         victim = start("reader", transport=transport, die_at=point, piece_bytes=1 << 18)
@@ -36,11 +38,11 @@ def test_a_reader_killed_at_any_point_strands_no_block(start, transport, num_rou
 @transports
 def test_a_source_killed_at_any_point_never_gives_wrong_bytes(start, transport, num_rounds):
     points = SOURCE_POINTS if transport == "tcp" else SOURCE_POINTS_SHM
-    healthy = start("source")
+    healthy = start("source", transport=transport)
     reader = start("reader", transport=transport, verify_share=1.0)
     for number in range(num_rounds * len(points)):
         point = points[number % len(points)]
-        victim = start("source", die_at=point)
+        victim = start("source", transport=transport, die_at=point)
         reader.tell(do="pull", handle=victim.publish(64))
         with contextlib.suppress(BrokenPipeError):  # it may be dead already
             victim.tell(do="complete", id=1)
