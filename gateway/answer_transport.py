@@ -1,8 +1,8 @@
 """A connection's transport for one answer: its head goes out with what follows it."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
+from weakref import ref
 
 _INFORMATIONAL = b"HTTP/1.1 1"
 _CLOSE = b"connection: close\r\n"
@@ -20,16 +20,14 @@ class AnswerTransport:
     """Keeps the status line and headers until the first part of the answer's body.
 
     By then it is known whether the request's body is in. Of one that is not, no later byte can
-    belong to another request: the head says connection: close, and the end of the answer lingers.
+    belong to another request: the head says connection: close, and close() at the answer's end is
+    left to the connection, which lingers.
     """
 
-    def __init__(
-        self, transport: asyncio.Transport, cycle: Cycle, linger: Callable[[], None]
-    ) -> None:
-        """linger: called in place of close() by an answer that ends before its request's body."""
+    def __init__(self, transport: asyncio.Transport, cycle: Cycle) -> None:
+        """cycle: has this transport, and is not kept by it."""
         self._transport = transport
-        self._cycle = cycle
-        self._linger = linger
+        self._cycle = ref(cycle)
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
@@ -44,9 +42,8 @@ class AnswerTransport:
     def close(self) -> None:
         if self._head:
             self.write(b"")
-        if self._cycle.more_body and self._cycle.response_complete:
-            self._linger()
-        else:
+        cycle = self._cycle()
+        if cycle is None or not (cycle.more_body and cycle.response_complete):
             self._transport.close()
 
     def is_closing(self) -> bool:
@@ -54,7 +51,8 @@ class AnswerTransport:
 
     def _whole_head(self) -> bytes:
         head = self._head or b""
-        if not (self._cycle.more_body and self._cycle.keep_alive):
+        cycle = self._cycle()
+        if cycle is None or not (cycle.more_body and cycle.keep_alive):
             return head
-        self._cycle.keep_alive = False
+        cycle.keep_alive = False
         return head[:-2] + _CLOSE + head[-2:]

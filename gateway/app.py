@@ -59,44 +59,16 @@ def build_app(
 
     cors_origins: pages from there may call the server from a browser; "*": from anywhere.
     """
-    chat = GenerateEndpoint("chat", "chatcmpl", preparer.chat, ChatReplies, services)
-    completion = GenerateEndpoint("completions", "cmpl", preparer.completion, TextReplies, services)
-    responses = GenerateEndpoint(
-        "responses", "resp", preparer.responses, ResponsesReplies, services
-    )
-    messages = GenerateEndpoint(
-        "messages", "msg", preparer.messages, MessagesReplies, services, messages_error_body
-    )
-    endpoints = {
-        "/v1/chat/completions": chat,
-        "/v1/completions": completion,
-        "/v1/responses": responses,
-        "/v1/messages": messages,
-    }
-    pages = _Pages(services, metrics, created)
-    tokens = preparer.token_pages
+    endpoints = _endpoints(services, preparer)
     document = openapi_document(version(DISTRIBUTION))
+    pages = _Pages(services, metrics, created)
     app = Starlette(
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
-            Route("/v1/models", pages.models),
-            Route("/v1/models/{model_id:path}", pages.model),
-            Route("/v1/embeddings", _no_embeddings, methods=["POST"]),
-            Route("/tokenize", _json_page(tokens.tokenize, services), methods=["POST"]),
-            Route("/detokenize", _json_page(tokens.detokenize, services), methods=["POST"]),
-            Route(
-                "/v1/messages/count_tokens",
-                _json_page(preparer.count_tokens, services, messages_error_body),
-                methods=["POST"],
-            ),
+            *_body_routes(services, preparer),
+            *pages.routes,
             Route("/openapi.json", _fixed_page(msgspec.json.encode(document), "application/json")),
             Route("/docs", _fixed_page(docs_page(document).encode(), "text/html")),
-            Route("/livez", pages.livez),
-            Route("/readyz", pages.readyz),
-            Route("/metrics", pages.metrics),
-            Route("/version", pages.version),
-            Route("/debug/requests", pages.requests),
-            Route("/debug/requests/{request_id}", pages.request),
         ],
         exception_handlers={
             ApiError: _api_error,
@@ -115,6 +87,38 @@ def build_app(
         allow_headers=("*",),
         expose_headers=_EXPOSED_HEADERS,
     )
+
+
+def _endpoints(services: Services, preparer: Preparer) -> dict[str, ASGIApp]:
+    """Those that generate, by their paths."""
+    return {
+        "/v1/chat/completions": GenerateEndpoint(
+            "chat", "chatcmpl", preparer.chat, ChatReplies, services
+        ),
+        "/v1/completions": GenerateEndpoint(
+            "completions", "cmpl", preparer.completion, TextReplies, services
+        ),
+        "/v1/responses": GenerateEndpoint(
+            "responses", "resp", preparer.responses, ResponsesReplies, services
+        ),
+        "/v1/messages": GenerateEndpoint(
+            "messages", "msg", preparer.messages, MessagesReplies, services, messages_error_body
+        ),
+    }
+
+
+def _body_routes(services: Services, preparer: Preparer) -> list[Route]:
+    """The other pages that take a body."""
+    tokens = preparer.token_pages
+    pages = {
+        "/v1/embeddings": _no_embeddings,
+        "/tokenize": _json_page(tokens.tokenize, services),
+        "/detokenize": _json_page(tokens.detokenize, services),
+        "/v1/messages/count_tokens": _json_page(
+            preparer.count_tokens, services, messages_error_body
+        ),
+    }
+    return [Route(path, page, methods=["POST"]) for path, page in pages.items()]
 
 
 class _Front:
@@ -142,6 +146,20 @@ class _Pages:
         self._metrics = metrics
         self._created = created
         self._version = version(DISTRIBUTION)
+
+    @property
+    def routes(self) -> list[Route]:
+        pages = {
+            "/v1/models": self.models,
+            "/v1/models/{model_id:path}": self.model,
+            "/livez": self.livez,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+            "/version": self.version,
+            "/debug/requests": self.requests,
+            "/debug/requests/{request_id}": self.request,
+        }
+        return [Route(path, page) for path, page in pages.items()]
 
     async def models(self, request: Request) -> Response:
         self._services.gate.account(request.scope["headers"])

@@ -107,14 +107,12 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         cycle = self.cycle
         if cycle is not before and cycle.scope["method"] != "HEAD":  # whose head is all there is
-            cycle.transport = AnswerTransport(  # type: ignore[assignment]
-                self.transport, cycle, self._linger
-            )
+            cycle.transport = AnswerTransport(self.transport, cycle)  # type: ignore[assignment]
 
     def on_response_complete(self) -> None:
         self._tell_gone = None
-        if self.cycle.more_body and self._linger_timer is None and not self.pipeline:
-            self._linger()  # of HEAD, whose answer has no part that could say so
+        if self.cycle.more_body and not self.pipeline:
+            self._linger()
         super().on_response_complete()
 
     def pause_writing(self) -> None:

@@ -142,7 +142,7 @@ class GenerateEndpoint:
             failure = error.with_traceback(None)  # which has this frame, which has the failure
         except BatonError as error:
             failure = from_baton(error)
-        except Exception:
+        except Exception:  # the request's edge: our bug fails this request, and no other
             _log.exception("a request failed inside the gateway", request_id=request_id)
             failure = ApiError(500, "internal error", code=ErrorCode.INTERNAL.value)
         if failure.status >= 500:

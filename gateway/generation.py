@@ -153,7 +153,7 @@ class Generation:
                     self._drop()
         except BatonError as error:
             self.fail(error.with_traceback(None))
-        except Exception:
+        except Exception:  # the task's edge: nobody awaits it, so the failure goes to take()
             _log.exception("the router failed", request_id=request.request_id)
             self.fail(BatonError(ErrorCode.INTERNAL, "the request failed inside the gateway"))
         else:

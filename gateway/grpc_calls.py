@@ -81,7 +81,7 @@ class GrpcCalls:
             failure = from_baton(error) if isinstance(error, BatonError) else error
             outcome = failure.code or ErrorCode.INVALID_REQUEST.value
             raise failure from error
-        except Exception as error:
+        except Exception as error:  # the call's edge: our bug fails this call, and no other
             _log.exception("a call failed inside the gateway", request_id=request_id)
             outcome = ErrorCode.INTERNAL.value
             raise ApiError(500, "internal error", code=outcome) from error

@@ -30,6 +30,7 @@ from router.candidates import RouterSnapshot
 from router.output import OutputDelta, RequestTrace
 from runtime.clock import SystemClock
 from runtime.metrics import GATEWAY_METRICS, Metrics
+from wire.cluster import ServingMode
 from wire.messages import FinishReason, GenerateRequest
 
 CORPUS = [
@@ -154,6 +155,7 @@ class _Snapshot:
     is_ready: bool
     max_model_len: int
     workers: tuple[()] = ()
+    serving: ServingMode = ServingMode()
 
 
 @dataclass
