@@ -12,6 +12,7 @@ import msgspec
 
 from profiles.profile import Profile
 from profiles.roofline import DeviceFacts, ModelFacts, roofline
+from profiles.scatter import Scatter
 
 T = TypeVar("T")
 _NAME = re.compile(r"(?P<model>[a-z0-9.-]+)@(?P<device>[a-z0-9]+?)(?:x(?P<count>\d+))?")
@@ -65,12 +66,17 @@ def measured_profiles() -> list[str]:
 
 def dump(profile: Profile) -> str:
     """The profile as a file that load_profile reads."""
-    lines = []
-    for field in fields(profile):
-        value = getattr(profile, field.name)
-        text = json.dumps(value) if isinstance(value, str) else repr(value)
-        lines.append(f"{field.name} = {text}")
-    return "\n".join(lines) + "\n"
+    lines = [_line(field.name, getattr(profile, field.name)) for field in fields(profile)]
+    return "".join(lines)
+
+
+def _line(name: str, value: object) -> str:
+    if isinstance(value, Scatter):
+        parts = fields(value) if not value.is_none else ()
+        return "".join(_line(f"{name}.{part.name}", getattr(value, part.name)) for part in parts)
+    if isinstance(value, tuple):
+        return f"{name} = [{', '.join(map(repr, value))}]\n"
+    return f"{name} = {json.dumps(value) if isinstance(value, str) else repr(value)}\n"
 
 
 def _fits(name: str) -> bool:

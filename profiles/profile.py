@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from profiles.scatter import NO_SCATTER, Scatter
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -16,6 +18,7 @@ class Profile:
 
     link_bytes_per_s, link_latency_s: of KV between two workers, one direction. load_s: from a
     process's start until the weights are in memory. usd_per_hour: of all the worker's GPUs.
+    scatter: of steps around these times, which are their means.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Profile:
     max_num_seqs: int = 256
     num_gpus: int = 1
     usd_per_hour: float = 0.0
+    scatter: Scatter = NO_SCATTER
 
     @property
     def num_layer_groups(self) -> int:

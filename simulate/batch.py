@@ -12,6 +12,7 @@ from simulate.chunk import Chunk, add_chunk
 from simulate.kv_pool import KvPool
 from simulate.leg import Leg
 from simulate.step_log import StepLog
+from simulate.stretch import Run
 from wire.block_hash import BLOCK_SIZE
 
 _ORDER = attrgetter("order")
@@ -119,11 +120,11 @@ class Batch:
         room_tokens = self.pool.num_free * BLOCK_SIZE
         return max(1, min(until_finish, room_tokens // len(self.decoding)))
 
-    def decoded(self, start_s: float, base_s: float, slope_s: float, count: int) -> None:
-        """`count` steps, each of which gave a token to every decoding leg."""
-        num_decodes = len(self.decoding)
+    def decoded(self, run: Run) -> None:
+        """Its steps have each given a token to every decoding leg."""
+        num_decodes, count = len(self.decoding), run.count
         if num_decodes:
-            self.steps.append(start_s, base_s, slope_s, count)
+            run.record(self.steps)
             self._num_decode_steps += count
             self.context_tokens += num_decodes * count
             self._grow(num_decodes * count)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 
 from profiles.profile import Profile
 from simulate.batch import WorkerLimits
@@ -40,12 +41,13 @@ _LAYOUT = "L1H1B16D8:bfloat16"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all processes of a simulation share."""
+    """What all processes of a simulation share. seed: of their steps' scatter."""
 
     loop: EventLoop
     legs: LegBook
     links: Links
     overheads: Overheads
+    seed: int
 
 
 class SimulatedProcess:
@@ -61,8 +63,9 @@ class SimulatedProcess:
         world: World, group: str = "",
     ) -> None:  # fmt: skip
         self.engine = ModelledWorker(
-            worker_id, role, profile, limits, world.loop, self, world.links
-        )
+            worker_id, role, profile, limits, world.loop, self, world.links,
+            Random(f"steps-{world.seed}-{worker_id}-{epoch}"),
+        )  # fmt: skip
         self.worker_id = worker_id
         self.epoch = epoch
         self.profile = profile

@@ -9,11 +9,11 @@ from loadtest.faults import Injected
 from loadtest.plan import Workload
 from loadtest.record import RequestRecord
 from profiles.profile import Profile
+from router.attempts import event_pause_s
 from router.config import RouterConfig
 from router.outlook import WorkerForecast
 from router.parts import Parts
 from router.predictor import StepPredictor
-from router.relay import event_pause_s
 from router.router import Router
 from router.stream import StreamOwner
 from runtime.lifecycle import collecting_rarely
@@ -78,7 +78,7 @@ class Simulation:
         self._over_s: float | None = None
         self._loop = EventLoop()  # type: ignore[abstract]  # it has no sockets
         legs = LegBook()
-        world = World(self._loop, legs, Links(spec.links), spec.overheads)
+        world = World(self._loop, legs, Links(spec.links), spec.overheads, spec.seed)
         hardware = {
             Role.PREFILL: Hardware(spec.prefill_profile),
             Role.DECODE: Hardware(spec.decode_profile),

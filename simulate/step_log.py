@@ -1,6 +1,7 @@
 """When a worker's decode steps ended: stretches of evenly changing steps."""
 
 from array import array
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,9 @@ class StepLog:
             steps = np.arange(1, count + 1, dtype=np.float64)
             ends_s = start_s + steps * base_s + slope_s * (steps * (steps - 1) / 2)
             self._ends_s.frombytes(ends_s.tobytes())
+
+    def extend(self, ends_s: Iterable[float]) -> None:
+        self._ends_s.extend(ends_s)
 
     def ends_s(self, first: int, last: int) -> npt.NDArray[np.float64]:
         """When the steps first .. last ended, both included.  # [last - first + 1]"""

@@ -1,14 +1,18 @@
 """A modelled worker's steps in virtual time: the one under way, and the sums of all before it."""
 
 from collections.abc import Callable, Sequence
+from random import Random
 
 from profiles.profile import Profile
+from profiles.scatter import StepScatter
 from simulate.batch import Batch
 from simulate.chunk import Chunk
 from simulate.event_loop import EventLoop
-from simulate.stretch import Stretch
+from simulate.stretch import Run, Stretch, UnevenStretch
 from simulate.totals import RunningTotals
 from wire.messages import StepTotals
+
+_MAX_UNEVEN = 64  # steps of a run whose ends are drawn one by one; what a cut leaves was in vain
 
 
 class Steps:
@@ -27,6 +31,7 @@ class Steps:
         batch: Batch,
         loop: EventLoop,
         on_end: Callable[[Sequence[Chunk]], None],
+        rng: Random,
     ) -> None:
         self.busy_s = 0.0
         self._profile = profile
@@ -34,7 +39,9 @@ class Steps:
         self._loop = loop
         self._on_end = on_end
         self._totals = RunningTotals()
-        self._stretch: Stretch | None = None
+        self._stretch: Run | None = None
+        self._scatter = None if profile.scatter.is_none else StepScatter(profile.scatter, rng)
+        self._expected_s = 0.0  # of the steps that have ended: where the scatter is
         self._version = 0
 
     @property
@@ -48,6 +55,8 @@ class Steps:
         slope_s = self._profile.context_token_s * num_decodes
         step_s = self._step_s(num_decodes, chunks)
         self._stretch = Stretch(self._loop.now(), step_s, slope_s, count, chunks)
+        if self._scatter is not None:
+            self._stretch = self._scattered(self._stretch, self._scatter)
         self._plan_end(self._stretch)
 
     def rest(self) -> None:
@@ -80,8 +89,7 @@ class Steps:
         """The step under way ends later by as much, and alone."""
         self.count_done()
         if self._stretch is not None:
-            self._stretch.count = 1
-            self._stretch.base_s += seconds
+            self._stretch.delay(seconds)
             self._plan_end(self._stretch)
 
     def so_far(self) -> tuple[int, StepTotals, int]:
@@ -115,7 +123,19 @@ class Steps:
                 prefill_step_s = profile.prefill_step_s
         return step_s + prefill_step_s
 
-    def _plan_end(self, stretch: Stretch) -> None:
+    def _scattered(self, run: Stretch, scatter: StepScatter) -> UnevenStretch:
+        """The run, or its first steps, as they turn out."""
+        at_s, step_s, end_s, ends_s = self._expected_s, run.base_s, run.start_s, []
+        scatter.forget_before(at_s)
+        is_prefill = any(chunk.end - chunk.start > 1 for chunk in run.chunks)
+        for _ in range(min(run.count, _MAX_UNEVEN)):
+            end_s += step_s * scatter.factor(at_s, is_prefill)
+            ends_s.append(end_s)
+            at_s += step_s
+            step_s += run.slope_s
+        return UnevenStretch(run.start_s, run.base_s, run.slope_s, ends_s, len(ends_s), run.chunks)
+
+    def _plan_end(self, stretch: Run) -> None:
         self._version += 1
         end_s = max(stretch.end_s(stretch.count), self._loop.now())
         self._loop.at(end_s, self._ended, self._version)
@@ -126,9 +146,11 @@ class Steps:
             self._count(stretch)
             self._on_end(stretch.chunks)
 
-    def _count(self, stretch: Stretch) -> None:
+    def _count(self, stretch: Run) -> None:
         """All steps of the stretch are done."""
         batch, count, taken_s = self._batch, stretch.count, stretch.taken_s(stretch.count)
         self._totals.add(taken_s, count, len(batch.decoding), batch.context_tokens, stretch.chunks)
         self.busy_s += taken_s
-        batch.decoded(stretch.start_s, stretch.base_s, stretch.slope_s, count)
+        if isinstance(stretch, UnevenStretch):
+            self._expected_s += stretch.expected_s
+        batch.decoded(stretch)

@@ -7,6 +7,7 @@ way, which is when a real worker would read it.
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from random import Random
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from wire.messages import BlockSnapshot, Role, WorkerReport
 
 
 class ModelledWorker:
-    """Commands in, listener calls out. One step at a time, as long as there is work.
+    """Commands in, listener calls out. One step at a time, as long as there is work. rng: of the
+    profile's scatter.
 
     Owns its legs' blocks: a prefill leg's are freed by its `release`, all others at their end.
     """
@@ -38,6 +40,7 @@ class ModelledWorker:
         loop: EventLoop,
         listener: WorkerListener,
         links: Links,
+        rng: Random,
     ) -> None:
         self.worker_id = worker_id
         self.role = role
@@ -50,7 +53,7 @@ class ModelledWorker:
             worker_id, profile, limits.pull_s, self._batch, links, loop, self._post, self._pulled
         )
         self._legs: dict[int, Leg] = {}
-        self._steps = Steps(profile, self._batch, loop, self._step_ended)
+        self._steps = Steps(profile, self._batch, loop, self._step_ended, rng)
         self._num_legs = 0
         self._accepted: list[Leg] = []
         self._frozen_until_s = 0.0

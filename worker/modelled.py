@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from engine.config import ModelConfig
 from engine.kv_cache import kv_layout
@@ -63,7 +64,8 @@ def load_modelled(
         workspace_bytes=0,
         max_model_len=min(config.max_model_len or limit, limit),
     )
-    return plan, ModelledModel(model_config, profile, clock, sleep)
+    rng = Random(f"steps-{config.worker_id}")
+    return plan, ModelledModel(model_config, profile, clock, sleep, rng)
 
 
 class PacedPreflight(Preflight):

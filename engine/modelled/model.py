@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.kernels import BatchInput
 from profiles.profile import Profile
+from profiles.scatter import StepScatter
 from runtime.clock import Clock
 
 # As many layers as a worker's prefill announces in groups: the last group's share of a transfer is
@@ -38,7 +40,8 @@ class ModelledModel:
     """Has a `ForwardModel`'s interface; called from the engine's thread only.
 
     A step ends at its planned time: what the engine's own bookkeeping took since the last step is
-    part of the step, up to max_credit_s, since the profile's step has it in, too.
+    part of the step, up to max_credit_s, since the profile's step has it in, too. rng: of the
+    profile's scatter.
     The next token depends on the last one and its position alone, so that an answer is the same
     on one worker and on two.
     """
@@ -49,6 +52,7 @@ class ModelledModel:
         profile: Profile,
         clock: Clock,
         sleep: Callable[[float], None],
+        rng: Random,
         max_credit_s: float = _MAX_CREDIT_S,
     ) -> None:
         self.config = config
@@ -57,6 +61,8 @@ class ModelledModel:
         self._clock = clock
         self._sleep = sleep
         self._max_credit_s = max_credit_s
+        self._scatter = StepScatter(profile.scatter, rng)
+        self._expected_s = 0.0  # of all steps so far: where the scatter is
         self._last_end_s = float("-inf")
         # The upper half of a vocabulary holds merged tokens, which decode to text one by one.
         first = config.vocab_size // 2
@@ -68,7 +74,7 @@ class ModelledModel:
         self, batch: BatchInput, kv: Tensor, on_layers: Callable[[int], None] | None = None
     ) -> Tensor:
         """Logits [L, vocab] float32 that choose one token each; the cache is left as it is."""
-        now_s, step_s = self._clock.now(), self._step_s(batch)
+        now_s, step_s = self._clock.now(), self._scattered(self._expected_step_s(batch), batch)
         gap_s = now_s - self._last_end_s
         start_s = self._last_end_s if gap_s <= min(step_s, self._max_credit_s) else now_s
         logits = self._logits(batch)
@@ -77,7 +83,15 @@ class ModelledModel:
         self._sleep_until(self._last_end_s)
         return logits
 
-    def _step_s(self, batch: BatchInput) -> float:
+    def _scattered(self, expected_s: float, batch: BatchInput) -> float:
+        """What the step takes this time."""
+        self._scatter.forget_before(self._expected_s)
+        is_prefill = batch.num_tokens > batch.num_sequences
+        factor = self._scatter.factor(self._expected_s, is_prefill)
+        self._expected_s += expected_s
+        return expected_s * factor
+
+    def _expected_step_s(self, batch: BatchInput) -> float:
         ends = batch.context_len.numpy().astype(np.float64)
         counts = np.diff(batch.query_start.numpy()).astype(np.float64)
         starts = ends - counts

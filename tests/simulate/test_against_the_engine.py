@@ -1,5 +1,8 @@
 """The simulated worker schedules as the real engine does: the same requests, the same times."""
 
+from dataclasses import replace
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,12 +16,15 @@ from engine.modelled.model import ModelledModel, small_kv
 from engine.options import EngineConfig
 from engine.rope_config import RopeConfig
 from engine.sequence import EngineRequest
+from profiles.scatter import Scatter
 from runtime.clock import VirtualClock
 from simulate.run import simulate
 from wire.block_hash import block_hashes
 from wire.messages import SamplingParams
 
 PROFILE = make_profile(kv_tokens=1 << 16, max_num_seqs=6, decode_batch_tokens=200)
+# One level for good, so that it does not matter how many steps of a run were drawn in vain.
+UNEVEN = replace(PROFILE, scatter=Scatter((0.5, 0.8, 1.7), (0.6, 1.4), kept=1.0, lasts_s=1e9))
 
 
 def model_config():
@@ -46,12 +52,14 @@ def model_config():
     )
 
 
-def engine_times(requests):
+def engine_times(requests, profile):
     """First and last token's time of each request on the real engine over the modelled model."""
     clock, config = VirtualClock(), model_config()
-    model = ModelledModel(config, PROFILE, clock, clock.advance, max_credit_s=0.0)
-    num_blocks = PROFILE.kv_tokens // 16
-    options = EngineConfig(num_blocks, PROFILE.kv_tokens, (), 16, 200, 6)
+    model = ModelledModel(
+        config, profile, clock, clock.advance, Random("steps-0-decode-0-1"), max_credit_s=0.0
+    )
+    num_blocks = profile.kv_tokens // 16
+    options = EngineConfig(num_blocks, profile.kv_tokens, (), 16, 200, 6)
     kv = allocate_kv(kv_layout(config, torch.bfloat16, num_blocks))
     engine = Engine(model, kv, options, clock)
     times, pending = {}, list(enumerate(requests))
@@ -74,8 +82,8 @@ def engine_times(requests):
     return times
 
 
-def simulated_times(requests):
-    spec = make_spec("0:1", profile=PROFILE)
+def simulated_times(requests, profile):
+    spec = make_spec("0:1", profile=profile)
     records = simulate(spec, make_workload(requests)).records
     return {record.index: (record.first_s, record.end_s) for record in records}
 
@@ -89,11 +97,11 @@ ARRIVALS = st.lists(
 
 
 @settings(max_examples=30)
-@given(ARRIVALS)
-def test_a_worker_gives_tokens_when_the_engine_does(drawn):
+@given(ARRIVALS, st.sampled_from([PROFILE, UNEVEN]))
+def test_a_worker_gives_tokens_when_the_engine_does(drawn, profile):
     requests = sorted((0.003777 * at + 1e-5 * i, n, m) for i, (at, n, m) in enumerate(drawn))
-    expected = engine_times(requests)
-    found = simulated_times(requests)
+    expected = engine_times(requests, profile)
+    found = simulated_times(requests, profile)
     assert found.keys() == expected.keys()
     for index, times in expected.items():
         assert found[index] == pytest.approx(times, abs=1e-6), index
