@@ -16,7 +16,7 @@ from wire.messages import Role
 
 @dataclass(frozen=True, slots=True)
 class Overheads:
-    """Time outside of engines and KV links, as measured on a busy four-core machine.
+    """Time outside of engines and KV links, as measured on two cores of a quiet machine.
 
     request_s, prompt_token_s: in the gateway, from a request's arrival to its placement, and on
     the way to the worker's queue. hop_s: one message between gateway and worker. reply_s: in the
@@ -25,11 +25,11 @@ class Overheads:
     docs/simulation.md says how they were found.
     """
 
-    request_s: float = 0.003
-    prompt_token_s: float = 0.7e-6
-    hop_s: float = 0.001
-    reply_s: float = 0.0015
-    pull_s: float = 0.0003
+    request_s: float = 0.0015
+    prompt_token_s: float = 0.3e-6
+    hop_s: float = 0.0008
+    reply_s: float = 0.0008
+    pull_s: float = 0.0
     coalesce_s: float = 0.005
 
 
