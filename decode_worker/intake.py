@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engine.engine import Engine
-from engine.host_mirror import HostMirror
+from engine.kv_path import KVPath
 from engine.sequence import EngineRequest, Reservation
 from kv_transfer.importer import Importer
 from kv_transfer.pull import PullResult
@@ -75,17 +75,17 @@ class Intake:
         importer: Importer,
         block_size: int,
         on_pulled: Callable[[PullResult], None],
-        mirror: HostMirror | None = None,
+        path: KVPath | None = None,
     ) -> None:
         """`on_pulled` is called from a fabric thread and has to lead to `pulled` here.
 
-        mirror: where pulls arrive in a host pool and have to be copied to the device.
+        path: of an engine whose pool is a device's; None where it lies in host memory.
         """
         self._engine = engine
         self._importer = importer
         self._block_size = block_size
         self._on_pulled = on_pulled
-        self._mirror = mirror
+        self._path = path
         self._waiting: deque[_Entry] = deque()
         self._pulls: dict[int, _Pull] = {}  # by ticket
         self._paused: dict[int, int] = {}  # by seq_id: tokens whose KV is here
@@ -158,6 +158,8 @@ class Intake:
         handle, num_cached = entry.handle, reservation.num_cached_tokens
         block_ids = reservation.block_ids[: -(-handle.num_tokens // self._block_size)]
         num_skipped = min(num_cached // self._block_size, len(block_ids))
+        if self._path is not None:
+            self._path.before_pull()
         ticket = self._importer.pull(handle, block_ids, num_skipped, self._on_pulled)
         self._pulls[ticket] = _Pull(entry, num_cached, block_ids[num_skipped:])
 
@@ -167,8 +169,8 @@ class Intake:
         if pull.is_cancelled:
             self._engine.cancel(pull.seq_id)
             return None
-        if result.ok and self._mirror is not None:
-            self._mirror.load(pull.block_ids)
+        if result.ok and self._path is not None:
+            self._path.load(pull.block_ids)
         num_ready = result.num_ready_tokens if result.ok else pull.num_cached_tokens
         if not pull.entry.waits:
             output_tokens = result.output_tokens if result.ok else ()

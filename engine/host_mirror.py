@@ -6,23 +6,21 @@
 A CPU device needs no mirror: its pool is the host pool.
 """
 
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from engine.event_thread import EventThread
 from engine.pinned import pin, unpin
-
-_Job = tuple[torch.cuda.Event | None, Callable[[], None]]
 
 
 class HostMirror:
-    """Copies between `device_kv` and `host_kv`, both [layers, blocks, 2, kv_heads, 16, head_dim].
+    """An engine.kv_path.KVPath that copies between `device_kv` and `host_kv`, both [layers, blocks,
+    2, kv_heads, 16, head_dim].
 
-    save and load are called on the engine's thread. Copies to the host run on a stream of their
+    Copies to the host run on a stream of their
     own and keep their order; the compute stream never waits for them. Host memory is pinned
     while the mirror lives.
     """
@@ -35,9 +33,7 @@ class HostMirror:
         self._stream = _stream(device_kv.device) if self._is_cuda else None
         if self._is_cuda:
             pin(host_kv)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="host-mirror", daemon=True)
-        self._thread.start()
+        self._thread = EventThread("host-mirror")
 
     def save(
         self,
@@ -52,7 +48,7 @@ class HostMirror:
         """
         if self._stream is None:
             self._copy(self._host_kv, self._device_kv, block_ids, first_layer, last_layer)
-            self._jobs.put((None, then))
+            self._thread.call(None, then)
             return
         computed = torch.cuda.Event()  # type: ignore[no-untyped-call]
         computed.record()
@@ -61,11 +57,14 @@ class HostMirror:
             self._copy(self._host_kv, self._device_kv, block_ids, first_layer, last_layer)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        self._jobs.put((copied, then))
+        self._thread.call(copied, then)
 
     def after_saves(self, then: Callable[[], None]) -> None:
         """Calls `then` on the mirror's thread behind every save so far."""
-        self._jobs.put((None, then))
+        self._thread.call(None, then)
+
+    def before_pull(self) -> None:
+        """The fabric writes into the host pool, which no computation uses."""
 
     def load(self, block_ids: Sequence[int]) -> None:
         """Copies all layers of the blocks to the device, before whatever is computed next."""
@@ -74,20 +73,12 @@ class HostMirror:
 
     def close(self) -> None:
         """Ends the thread behind its last job, and unpins the host pool; safe to call twice."""
-        if not self._thread.is_alive():
+        if not self._thread.is_alive:
             return
-        self._jobs.put(None)
-        self._thread.join()
+        self._thread.close()
         if self._is_cuda:
             torch.cuda.synchronize(self._device_kv.device)
             unpin(self._host_kv)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            event, then = job
-            if event is not None:
-                event.synchronize()
-            then()
 
     def _copy(
         self, target: Tensor, source: Tensor, block_ids: Sequence[int], first: int, last: int

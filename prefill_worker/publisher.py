@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.batch import ScheduledChunk
-from engine.host_mirror import HostMirror
+from engine.kv_path import KVPath
 from kv_transfer.exporter import Exporter
 from wire.block_hash import BLOCK_SIZE
 from wire.kv import KVHandle
@@ -29,8 +29,8 @@ class Publisher:
     """The prefill phase's side of the fabric; called from the engine's thread only.
 
     The blocks of a published sequence stay the engine's: it holds them until the exporter says,
-    through its own callback, that they were released. With a mirror, blocks become readable when
-    they have arrived in the host pool.
+    through its own callback, that they were released. With a path, blocks become readable when
+    it says so.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Publisher:
         exporter: Exporter,
         num_layers: int,
         num_groups: int,
-        mirror: HostMirror | None = None,
+        path: KVPath | None = None,
         block_size: int = BLOCK_SIZE,
     ) -> None:
         """block_size: of this worker's blocks, in tokens."""
         self._exporter = exporter
         self._num_layers = num_layers
         self._group = -(-num_layers // num_groups)
-        self._mirror = mirror
+        self._path = path
         self._block_size = block_size
         self._blocks: dict[int, tuple[int, ...]] = {}  # by published sequence
         self._current: tuple[_Chunk, ...] = ()
@@ -76,9 +76,9 @@ class Publisher:
     def share(self, seq_id: int, block_ids: tuple[int, ...], num_tokens: int) -> KVHandle:
         """Publishes full blocks that are computed already; no token comes with them."""
         self._blocks[seq_id] = block_ids
-        num_ready = num_tokens if self._mirror is None else 0
+        num_ready = num_tokens if self._path is None else 0
         handle = self._exporter.publish(seq_id, block_ids, num_tokens, num_ready)
-        if self._mirror is not None:
+        if self._path is not None:
             self._save(seq_id, num_tokens, block_ids, 0, self._num_layers)
         self.complete(seq_id, ())
         return handle
@@ -89,17 +89,17 @@ class Publisher:
             return
         first_layer = (num_layers - 1) // self._group * self._group
         for chunk in self._current:
-            if self._mirror is None:
+            if self._path is None:
                 self._exporter.advance(chunk.seq_id, chunk.end, num_layers)
             else:
                 self._save(chunk.seq_id, chunk.end, chunk.block_ids, first_layer, num_layers)
 
     def complete(self, seq_id: int, output_tokens: tuple[int, ...]) -> None:
         """All KV of the sequence is there, and its first token is known."""
-        if self._mirror is None:
+        if self._path is None:
             self._exporter.complete(seq_id, output_tokens)
         else:
-            self._mirror.after_saves(lambda: self._exporter.complete(seq_id, output_tokens))
+            self._path.after_saves(lambda: self._exporter.complete(seq_id, output_tokens))
 
     def abort(self, seq_id: int, reason: str) -> None:
         """Readers of this sequence get an error; nothing happens when it was never published."""
@@ -118,11 +118,11 @@ class Publisher:
         self._exporter.check_integrity()
 
     def _publish(self, chunk: ScheduledChunk, num_tokens: int) -> KVHandle:
-        """The prefix that came from the cache is readable at once, or when it is mirrored."""
+        """The prefix that came from the cache is readable at once, or when the path has it."""
         self._blocks[chunk.seq_id] = chunk.block_ids
-        num_ready = chunk.start if self._mirror is None else 0
+        num_ready = chunk.start if self._path is None else 0
         handle = self._exporter.publish(chunk.seq_id, chunk.block_ids, num_tokens, num_ready)
-        if self._mirror is not None and chunk.start:
+        if self._path is not None and chunk.start:
             cached = chunk.block_ids[: -(-chunk.start // self._block_size)]
             self._save(chunk.seq_id, chunk.start, cached, 0, self._num_layers)
         return handle
@@ -130,9 +130,9 @@ class Publisher:
     def _save(
         self, seq_id: int, end: int, block_ids: Sequence[int], first_layer: int, last_layer: int
     ) -> None:
-        assert self._mirror is not None
+        assert self._path is not None
         advance = self._exporter.advance
-        self._mirror.save(
+        self._path.save(
             block_ids, first_layer, last_layer, lambda: advance(seq_id, end, last_layer)
         )
 

@@ -11,14 +11,17 @@ import torch
 
 from decode_worker.intake import Intake
 from engine.config import ModelConfig
+from engine.direct_path import DirectPath
 from engine.engine import Engine
 from engine.host_mirror import HostMirror
 from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
+from engine.kv_path import KVPath
 from engine.models import Model
 from engine.options import EngineConfig
 from engine.rope_config import RopeConfig
 from engine.weights import load, random_model
 from kv_transfer.config import TransferConfig
+from kv_transfer.device_twin import TwinMemory
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
@@ -87,13 +90,16 @@ class Worker:
         self.events.extend(self.core.take_outbox().events.get(SESSION, []))
 
 
-@pytest.fixture(params=["one pool", "mirrored pool", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=["one pool", "mirrored pool", "direct pool", pytest.param("gpu", marks=pytest.mark.gpu)]
+)
 def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker]]:
     """A function that builds a worker core; all share the same random weights.
 
-    With a mirror the engine computes in a pool of its own, as on a device.
+    With a mirror the engine computes in a pool of its own, as on a device; a direct pool is read
+    and written by the lanes between devices.
     """
-    made: list[tuple[Worker, KVMemory, HostMirror | None]] = []
+    made: list[tuple[Worker, KVMemory, KVPath | None]] = []
     epochs = itertools.count(1)
 
     def make(
@@ -105,15 +111,22 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
     ) -> Worker:
         config = MODEL if directory is None else ModelConfig.from_directory(directory)
         layout = kv_layout(config, torch.float32, num_blocks, block_size)
-        memory = KVMemory.allocate(layout.pool_bytes)
+        is_direct = request.param == "direct pool"
+        memory = (TwinMemory if is_direct else KVMemory.allocate)(layout.pool_bytes)
         inbox, clock = Inbox(), SystemClock()
-        transfer = TransferConfig(lease_s=lease_s, heartbeat_s=min(1.0, lease_s / 8))
+        transfer = TransferConfig(
+            lease_s=lease_s,
+            heartbeat_s=min(1.0, lease_s / 8),
+            device_path="direct" if is_direct else "host",
+        )
         kv = host_kv = kv_tensor(memory.buffer, layout)
-        mirror = None
+        path: KVPath | None = None
         device = "cuda" if request.param == "gpu" else "cpu"
-        if request.param != "one pool":
+        if is_direct:
+            path = DirectPath(kv.device, memory.fence)
+        elif request.param != "one pool":
             kv = allocate_kv(layout, device)
-            mirror = HostMirror(kv, host_kv)
+            path = HostMirror(kv, host_kv)
         engine = Engine(
             _model(config, directory, device),
             kv,
@@ -132,23 +145,23 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
         exporter.start("127.0.0.1")
         importer = Importer(layout, memory, clock, b"secret", transfer)
         intake = Intake(
-            engine, importer, block_size, lambda result: inbox.post(Pulled(result)), mirror
+            engine, importer, block_size, lambda result: inbox.post(Pulled(result)), path
         )
-        publisher = Publisher(exporter, config.num_layers, 2, mirror, block_size)
+        publisher = Publisher(exporter, config.num_layers, 2, path, block_size)
         core = WorkerCore(role, engine, publisher, intake)
         worker = Worker(core, inbox, exporter, importer)
         worker.apply(Join(SESSION))
-        made.append((worker, memory, mirror))
+        made.append((worker, memory, path))
         return worker
 
     yield make
-    for worker, memory, mirror in made:
+    for worker, memory, path in made:
         worker.importer.close()
         worker.exporter.close()
         worker.turn()
         worker.core.check_integrity()
-        if mirror is not None:
-            mirror.close()
+        if path is not None:
+            path.close()
         memory.close()
 
 
