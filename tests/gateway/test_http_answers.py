@@ -182,31 +182,6 @@ async def test_omitted_sampling_comes_from_the_model_and_a_random_seed(
         assert first.seed != second.seed
 
 
-async def test_given_sampling_reaches_the_router(start_gateway: Start, answer_of: AnswerOf) -> None:
-    given = {
-        "temperature": 0,
-        "top_p": 0.5,
-        "top_k": -1,
-        "min_p": 0.1,
-        "repetition_penalty": 1.5,
-        "presence_penalty": -1,
-        "frequency_penalty": 2,
-        "min_tokens": 2,
-        "ignore_eos": True,
-        "stop_token_ids": [3, 4],
-    }
-    async with start_gateway(lambda _: answer_of([9])) as gateway:
-        body = {"model": "tiny", "messages": HELLO, **given, "seed": -1, "n": 1}
-        body |= {"max_completion_tokens": 7, "max_tokens": 9, "logprobs": False, "tools": None}
-        body |= {"user": "u", "metadata": {"a": "b"}, "response_format": {"type": "text"}}
-        response = await gateway.client.post("/v1/chat/completions", json=body)
-        assert response.status_code == 200, response.text
-        sampling = gateway.router.requests[0].sampling
-        expected = {**given, "top_k": 0, "max_tokens": 7, "seed": 2**64 - 1}
-        expected["stop_token_ids"] = (3, 4)
-        assert {name: getattr(sampling, name) for name in expected} == expected
-
-
 async def test_tokens_that_wait_go_out_in_one_event(
     start_gateway: Start, events_of: EventsOf, encode: Encode, answer_of: AnswerOf
 ) -> None:

@@ -239,13 +239,6 @@ async def test_what_is_not_served_is_a_400_that_names_the_field(
     assert (error["param"], error["code"]) == (param, code)
 
 
-@pytest.mark.parametrize("value", [None, False])
-async def test_state_may_be_declined(ask: Any, value: bool | None) -> None:
-    fields = {"store": value, "previous_response_id": None, "background": value}
-    response, _ = await ask("ok", False, **fields)
-    assert response["status"] == "completed"
-
-
 async def test_a_stream_that_fails_ends_with_the_error_and_the_failed_response(
     start_gateway: Start, encode: Callable[[str], list[int]]
 ) -> None:

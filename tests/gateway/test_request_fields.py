@@ -13,10 +13,13 @@ from router.output import OutputDelta
 from wire.messages import FinishReason
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 HELLO = [{"role": "user", "content": "Hello"}]
 BODIES = {
     CHAT: {"model": "tiny", "messages": HELLO},
     TEXT: {"model": "tiny", "prompt": "Hello"},
+    RESPONSES: {"model": "tiny", "input": "Hello"},
+    MESSAGES: {"model": "tiny", "messages": HELLO, "max_tokens": 9},
 }
 Start = Callable[..., Any]
 AnswerOf = Callable[..., list[OutputDelta]]
@@ -25,7 +28,7 @@ CASES: list[tuple[str, str, dict[Any, Any]]] = [
     # field, where the router has it, its value there for each that a client may give
     ("min_tokens", "sampling.min_tokens", {3: 3}),
     ("max_tokens", "sampling.max_tokens", {7: 7}),
-    ("temperature", "sampling.temperature", {1.5: 1.5, 2: 2.0}),
+    ("temperature", "sampling.temperature", {0.3: 0.3, 1: 1.0}),
     ("top_k", "sampling.top_k", {-1: 0, 5: 5}),
     ("top_p", "sampling.top_p", {0.5: 0.5}),
     ("min_p", "sampling.min_p", {0.5: 0.5}),
@@ -36,8 +39,17 @@ CASES: list[tuple[str, str, dict[Any, Any]]] = [
     ("ignore_eos", "sampling.ignore_eos", {True: True}),
     ("priority", "priority", {-4: -4, 9: 9}),
     ("cache_salt", "cache_salt", {"s": "s"}),
+    ("stop_token_ids", "sampling.stop_token_ids", {(3, 4): (3, 4)}),
     ("n", "len", {2: 2}),
+    ("max_completion_tokens", "sampling.max_tokens", {7: 7}),
+    ("max_output_tokens", "sampling.max_tokens", {7: 7}),
 ]
+OWN = {  # of the fields that not every endpoint has
+    "max_tokens": (CHAT, TEXT, MESSAGES),
+    "max_completion_tokens": (CHAT,),
+    "max_output_tokens": (RESPONSES,),
+    "n": (CHAT, TEXT),
+}
 
 
 def look(request: Any, path: str) -> Any:
@@ -47,12 +59,14 @@ def look(request: Any, path: str) -> Any:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("path", list(BODIES))
 async def test_a_value_reaches_the_router(
     start_gateway: Start, answer_of: AnswerOf, path: str, stream: bool
 ) -> None:
     async with start_gateway(lambda _: answer_of([300, 301])) as gateway:
         for field, where, values in CASES:
+            if path not in OWN.get(field, BODIES):
+                continue
             for value, expected in values.items():
                 gateway.router.requests.clear()
                 body = {**BODIES[path], "stream": stream, field: value}

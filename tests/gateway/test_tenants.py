@@ -236,17 +236,3 @@ async def test_tenants_do_not_share_cached_blocks_whatever_salt_they_ask_for(
         assert request.block_hashes == tuple(
             block_hashes(request.prompt_tokens, request.cache_salt)
         )
-
-
-async def test_a_tenant_cannot_go_over_its_priority(
-    start_gateway: Start, answer_of: AnswerOf, path: Path
-) -> None:
-    gate = Gate(path, VirtualClock())
-    async with start_gateway(lambda _: answer_of([300]), gate=gate) as gateway:
-        for priority, status in ((-1, 400), (0, 200), (5, 200)):
-            body = {**BODY, "messages": [{"role": "user", "content": "x"}], "priority": priority}
-            response = await gateway.client.post(CHAT, json=body, headers=bearer("key-z"))
-            assert response.status_code == status
-        body = {**BODY, "priority": -5}
-        response = await gateway.client.post(CHAT, json=body, headers=bearer("key-a"))
-        assert response.status_code == 200
