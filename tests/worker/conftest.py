@@ -1,6 +1,7 @@
 """Two workers' cores in one process, joined by a real fabric over loopback."""
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from wire.messages import GenerateRequest, LegEvent, LegTokens, Role, SamplingPa
 from worker.commands import Command, Join, Pulled, Released, Start
 from worker.core import WorkerCore
 from worker.inbox import Inbox
+
+sys.path.append(str(Path(__file__).parent))  # for leg_runs
 
 SESSION = 1
 MODEL = ModelConfig(

@@ -2,46 +2,48 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from leg_runs import greedy, handed_over
 
 from engine.config import ModelConfig
 from engine.errors import ModelError
-from wire.block_hash import block_hashes
 from wire.kv import KVLayout
-from wire.messages import (
-    GenerateRequest,
-    LegPublished,
-    LegTokens,
-    LegTransferred,
-    Role,
-    SamplingParams,
-    StartLeg,
-)
-from worker.build import WorkerParts, build
-from worker.commands import Join, Start
+from wire.messages import Role
+from worker.build import build
 from worker.config import WorkerConfig
 
 VOCAB, RANK, ROPE_DIM, LAYERS, NUM_TOKENS = 512, 32, 8, 3, 24
 PROMPT = tuple(range(40, 139))
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random DeepSeek-V3 of three layers."""
-    path = tmp_path_factory.mktemp("deepseek")
+def saved(path: Path, config: type[transformers.PretrainedConfig], **fields: Any) -> Path:
+    """A random model of three layers."""
     torch.manual_seed(9)
-    config = transformers.DeepseekV3Config(
+    made = config(
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
-        num_key_value_heads=4,
         max_position_embeddings=512,
         initializer_range=0.2,
+        **fields,
+    )
+    transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeepSeek-V3."""
+    return saved(
+        tmp_path_factory.mktemp("deepseek"),
+        transformers.DeepseekV3Config,
+        num_key_value_heads=4,
         kv_lora_rank=RANK,
         q_lora_rank=24,
         qk_nope_head_dim=16,
@@ -56,40 +58,18 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=1,
         eos_token_id=2,
     )
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
-    return path
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that the engine has no layers for."""
+    path = tmp_path_factory.mktemp("olmo2")
+    return saved(path, transformers.Olmo2Config, num_key_value_heads=2, pad_token_id=0)
 
 
 @pytest.fixture
 def config(directory: Path) -> WorkerConfig:
     return WorkerConfig(str(directory), kv_memory="2MiB", dtype="float32", threads=1)
-
-
-def request() -> GenerateRequest:
-    sampling = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
-    return GenerateRequest("r", PROMPT, sampling, block_hashes=tuple(block_hashes(PROMPT)))
-
-
-def run(parts: WorkerParts, leg: StartLeg) -> list[object]:
-    """The events of one leg, until it has its last token and its transfer."""
-    until = LegTransferred if leg.handle is not None else LegTokens
-    parts.core.apply(Join(1))
-    parts.core.apply(Start(1, leg))
-    found: list[object] = []
-    while True:
-        ran = parts.core.begin_step()
-        found.extend(parts.core.take_outbox().events.get(1, ()))
-        if ran is not None:
-            parts.core.run_step(ran)
-            found.extend(parts.core.take_outbox().events.get(1, ()))
-        elif any(isinstance(event, until) for event in found):
-            return found
-        else:
-            parts.core.apply(parts.inbox.take(block=True))  # type: ignore[arg-type]
-
-
-def tokens_of(events: list[object]) -> list[int]:
-    return [token for event in events if isinstance(event, LegTokens) for token in event.tokens]
 
 
 def reference_tokens(directory: Path) -> list[int]:
@@ -111,36 +91,10 @@ def test_latents_that_travel_give_the_answer_of_transformers(
 ) -> None:
     config = replace(config, transport=transport) if transport else config
     with build(replace(config, role=Role.PREFILL)) as prefill, build(config) as decode:
-        events = run(prefill, StartLeg(1, request(), prefill_only=True))
-        handle = next(event.handle for event in events if isinstance(event, LegPublished))
-        first = tokens_of(events)
-        events = run(decode, StartLeg(2, request(), handle=handle))
-        moved = next(event for event in events if isinstance(event, LegTransferred))
-        assert not moved.failure
-        # Whole blocks of 16 tokens: one vector of rank + rope_dim numbers a token and layer.
-        assert moved.num_bytes == 112 * LAYERS * (RANK + ROPE_DIM) * 4
-        rest = tokens_of(events)
-    assert [*first, *rest[-NUM_TOKENS + 1 :]] == reference_tokens(directory)
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that the engine has no layers for."""
-    path = tmp_path_factory.mktemp("olmo2")
-    torch.manual_seed(9)
-    config = transformers.Olmo2Config(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        pad_token_id=0,
-    )
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(path)
-    return path
+        answer, moved = handed_over(prefill, decode, greedy(PROMPT, NUM_TOKENS))
+    # Whole blocks of 16 tokens: one vector of rank + rope_dim numbers a token and layer.
+    assert moved.num_bytes == 112 * LAYERS * (RANK + ROPE_DIM) * 4
+    assert answer == reference_tokens(directory)
 
 
 def test_a_model_of_transformers_layers_answers_from_two_pools(
@@ -148,13 +102,8 @@ def test_a_model_of_transformers_layers_answers_from_two_pools(
 ) -> None:
     config = replace(config, model=str(foreign))
     with build(replace(config, role=Role.PREFILL)) as prefill, build(config) as decode:
-        events = run(prefill, StartLeg(1, request(), prefill_only=True))
-        handle = next(event.handle for event in events if isinstance(event, LegPublished))
-        first = tokens_of(events)
-        events = run(decode, StartLeg(2, request(), handle=handle))
-        assert not next(event for event in events if isinstance(event, LegTransferred)).failure
-        rest = tokens_of(events)
-    assert [*first, *rest[-NUM_TOKENS + 1 :]] == reference_tokens(foreign)
+        answer, _ = handed_over(prefill, decode, greedy(PROMPT, NUM_TOKENS))
+    assert answer == reference_tokens(foreign)
 
 
 @pytest.mark.parametrize("settings", [{"kv_dtype": "fp8"}, {"tensor_parallel": 2}])

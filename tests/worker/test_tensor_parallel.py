@@ -8,18 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from leg_runs import greedy, handed_over, run_leg
 
 import baton
 from engine.parallel.leading_model import RankLostError
-from wire.block_hash import block_hashes
-from wire.messages import (
-    GenerateRequest,
-    LegPublished,
-    LegTokens,
-    LegTransferred,
-    SamplingParams,
-    StartLeg,
-)
+from wire.messages import GenerateRequest, StartLeg
 from worker.build import WorkerParts, build
 from worker.commands import Join, Start
 from worker.config import WorkerConfig
@@ -32,43 +25,7 @@ DEADLINE_S = 60.0
 
 def request(seed: int) -> GenerateRequest:
     """24 tokens after a prompt of its own."""
-    prompt = tuple(range(40 + seed, 140 + seed))
-    sampling = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
-    return GenerateRequest("r", prompt, sampling, block_hashes=tuple(block_hashes(prompt)))
-
-
-def events_of(parts: WorkerParts, until: type) -> list[object]:
-    """Turns of the core until an event of that kind has come and nothing is left to run."""
-    found: list[object] = []
-    while True:
-        ran = parts.core.begin_step()
-        found.extend(parts.core.take_outbox().events.get(1, ()))
-        if ran is not None:
-            parts.core.run_step(ran)
-            found.extend(parts.core.take_outbox().events.get(1, ()))
-            continue
-        if any(isinstance(event, until) for event in found):
-            return found
-        command = parts.inbox.take(block=True)
-        parts.core.apply(command)  # type: ignore[arg-type]
-
-
-def answer(parts: WorkerParts, leg: StartLeg) -> tuple[list[int], list[object]]:
-    parts.core.apply(Join(1))
-    parts.core.apply(Start(1, leg))
-    found = events_of(parts, LegTransferred if leg.handle is not None else LegTokens)
-    tokens = [token for event in found if isinstance(event, LegTokens) for token in event.tokens]
-    return tokens, found
-
-
-def handed_over(source: WorkerParts, target: WorkerParts, seed: int) -> list[int]:
-    """The prompt computed by one worker and continued by the other."""
-    first, events = answer(source, StartLeg(seed, request(seed), prefill_only=True))
-    handle = next(event.handle for event in events if isinstance(event, LegPublished))
-    rest, events = answer(target, StartLeg(seed, request(seed), handle=handle))
-    moved = next(event for event in events if isinstance(event, LegTransferred))
-    assert not moved.failure and moved.num_bytes > 0
-    return first + rest[-23:]
+    return greedy(tuple(range(40 + seed, 140 + seed)), 24)
 
 
 def ranks() -> list[psutil.Process]:
@@ -98,22 +55,22 @@ def shared() -> Iterator[WorkerParts]:
 
 def test_two_processes_answer_as_one_does(alone: WorkerParts, shared: WorkerParts) -> None:
     leg = StartLeg(1, request(1))
-    assert answer(shared, leg)[0] == answer(alone, leg)[0]
+    assert run_leg(shared, leg)[0] == run_leg(alone, leg)[0]
     assert shared.fingerprint == alone.fingerprint
 
 
 def test_a_prompt_that_two_processes_computed_is_continued_by_one(
     alone: WorkerParts, shared: WorkerParts
 ) -> None:
-    handed = handed_over(shared, alone, 2)
-    assert handed == answer(alone, StartLeg(3, request(2)))[0]
+    handed, _ = handed_over(shared, alone, request(2), 2)
+    assert handed == run_leg(alone, StartLeg(3, request(2)))[0]
 
 
 def test_a_prompt_that_one_process_computed_is_continued_by_two(
     alone: WorkerParts, shared: WorkerParts
 ) -> None:
-    handed = handed_over(alone, shared, 4)
-    assert handed == answer(alone, StartLeg(5, request(4)))[0]
+    handed, _ = handed_over(alone, shared, request(4), 4)
+    assert handed == run_leg(alone, StartLeg(5, request(4)))[0]
 
 
 @pytest.mark.slow
@@ -122,7 +79,7 @@ def test_two_processes_check_guesses_as_one_does(alone: WorkerParts, guessing: s
     draft = str(DEMO) if guessing == "model" else ""
     with build(replace(SHARED, speculate=guessing, draft_model=draft)) as shared:
         leg = StartLeg(7, request(8))
-        assert answer(shared, leg)[0] == answer(alone, leg)[0]
+        assert run_leg(shared, leg)[0] == run_leg(alone, leg)[0]
 
 
 def test_the_end_of_a_rank_fails_the_step_and_is_told(shared: WorkerParts) -> None:
