@@ -269,6 +269,7 @@ class LocalCluster:
                 "threads": config.threads_per_worker,
                 "tensor_parallel": config.ranks_of(role) or None,
                 "kv_memory": config.kv_memory or None,
+                "host_kv_memory": config.host_kv_memory or None,
                 "profile": config.profile or None,
                 "dtype": config.dtype or None,
                 "kv_dtype": config.kv_dtype or None,

@@ -30,6 +30,7 @@ class UpConfig:
     http_port: int = 0  # the one after control_port, a free one where that is 0; -1: none
     dashboard_port: int = 0  # 8080, a free one where that is taken; -1: none
     kv_memory: str = ""  # the worker's
+    host_kv_memory: str = ""  # the worker's
     threads: int = 0  # one for a small model, else this process's cores split among the workers
     tensor_parallel: int = 0  # the worker's
     prefill_tensor_parallel: int = 0  # tensor_parallel

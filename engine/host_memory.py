@@ -1,6 +1,8 @@
 """KV blocks in the host's memory, beside the pool that the engine computes in."""
 
+from collections import deque
 from collections.abc import Mapping
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from runtime.clock import Clock
 
-_NEW_SHARE = 0.25  # of the latest copy in the mean of all
+_NUM_RECENT = 15
 
 
 class HostMemory(Protocol):
@@ -38,10 +40,14 @@ class PlainHostMemory:
     def __init__(self, kv: Tensor, num_slots: int, clock: Clock) -> None:
         """kv: [num_layers, num_blocks, parts, num_kv_heads, block_size, head_dim]."""
         self.num_slots = num_slots
-        self.block_s = 0.0
+        self._block_s = RecentMedian()
         self._clock = clock
         self._kv = kv.view(torch.uint8)
         self._slots = empty_slots(self._kv, num_slots)
+
+    @property
+    def block_s(self) -> float:
+        return self._block_s.value
 
     def save(self, slots: Mapping[int, int]) -> None:
         begun_s = self._clock.now()
@@ -60,12 +66,29 @@ class PlainHostMemory:
 
     def _took(self, seconds: float, num_blocks: int) -> None:
         if num_blocks:
-            self.block_s = mean_s(self.block_s, seconds / num_blocks)
+            self._block_s.add(seconds / num_blocks)
 
 
-def mean_s(mean: float, new: float) -> float:
-    """The mean of what was measured, in which the latest counts most; 0: nothing was."""
-    return new if mean == 0.0 else mean + _NEW_SHARE * (new - mean)
+class RecentMedian:
+    """Of the last measurements, so that a machine's hiccup says nothing; 0 without any."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=_NUM_RECENT)
+        self.value = 0.0
+
+    def add(self, measured: float) -> None:
+        self._recent.append(measured)
+        self.value = median(self._recent)
+
+
+def slots_in(kv: Tensor, num_bytes: int) -> int:
+    """How many blocks of that pool so many bytes hold. Raises ValueError where they hold none."""
+    block_bytes = kv[:, 0].numel() * kv.dtype.itemsize
+    if num_bytes < block_bytes:
+        raise ValueError(
+            f"host_kv_memory of {num_bytes} bytes is less than one KV block of {block_bytes} bytes"
+        )
+    return num_bytes // block_bytes
 
 
 def empty_slots(kv: Tensor, num_slots: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 from engine.block_pool import BlockPool
 from engine.cached_block import CachedBlock
-from engine.host_memory import HostMemory, mean_s
+from engine.host_memory import HostMemory, RecentMedian
 from engine.prefix import store_blocks
-from engine.results import HostLoad
 from engine.sequence import Sequence
+from wire.messages import NO_HOST, HostLoad
 
 
 class HostTier:
@@ -20,7 +20,7 @@ class HostTier:
         self._pool = pool
         self._memory = memory
         self._block_size = block_size
-        self._block_compute_s = 0.0  # of prefill, as measured; 0: not yet
+        self._block_compute_s = RecentMedian()  # of prefill
         self._room = 0  # blocks that this step may still bring back
         self._restore_s = 0.0
         self._num_restored = 0
@@ -42,7 +42,7 @@ class HostTier:
     def begin_step(self, max_tokens: int) -> None:
         room = -(-max_tokens // self._block_size)
         if self._memory is not None and self._memory.block_s > 0:
-            room = max(room, int(room * self._block_compute_s / self._memory.block_s))
+            room = max(room, int(room * self._block_compute_s.value / self._memory.block_s))
         self._room = room
         self.restored_now = False
 
@@ -81,24 +81,24 @@ class HostTier:
 
     def computed(self, num_tokens: int, step_s: float) -> None:
         """A step of that many tokens, most of them of prompts."""
-        self._block_compute_s = mean_s(
-            self._block_compute_s, step_s * self._block_size / num_tokens
-        )
+        self._block_compute_s.add(step_s * self._block_size / num_tokens)
 
     @property
     def _is_worth_it(self) -> bool:
         """Copying a block is no slower than computing it, or one of them was not measured."""
         if self._memory is None:
             return False
-        return not 0 < self._block_compute_s < self._memory.block_s
+        return not 0 < self._block_compute_s.value < self._memory.block_s
 
     def load(self) -> HostLoad:
-        memory, slots = self._memory, self._pool.host
+        if self._memory is None:
+            return NO_HOST
+        slots = self._pool.host
         return HostLoad(
             num_blocks=slots.num_slots,
             num_used_blocks=slots.num_used,
-            block_s=0.0 if memory is None else memory.block_s,
-            num_restored_blocks=self._num_restored,
+            block_s=self._memory.block_s,
+            num_restored_tokens=self._num_restored * self._block_size,
             num_device_hits=self._num_device_hits,
             num_host_hits=self._num_host_hits,
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wire.messages import FinishReason, TokenLogprobs
+from wire.messages import NO_HOST, FinishReason, HostLoad, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +43,6 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class HostLoad:
-    """The host tier at one moment; without one, it has no blocks.
-
-    block_s: what a block takes on its way back, as measured; 0: not yet. The rest are sums over the
-    engine's life: blocks that came back, and sequences whose prompt began in a tier.
-    """
-
-    num_blocks: int = 0
-    num_used_blocks: int = 0
-    block_s: float = 0.0
-    num_restored_blocks: int = 0
-    num_device_hits: int = 0
-    num_host_hits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class EngineLoad:
     """The engine's load at one moment; `WorkerReport` gives the same fields to the router."""
 
@@ -69,4 +53,4 @@ class EngineLoad:
     num_free_blocks: int
     context_tokens: int
     num_preemptions: int
-    host: HostLoad = HostLoad()
+    host: HostLoad = NO_HOST

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from engine.host_memory import empty_slots, mean_s
+from engine.host_memory import RecentMedian, empty_slots
 from engine.kernels.block_copies import BlockCopies
 from engine.pinned import pin, unpin
 
@@ -38,14 +38,14 @@ class StagedHostMemory:
         pin(self._slots)
         self._stream = torch.cuda.Stream(kv.device)  # type: ignore[no-untyped-call]
         self._timed: deque[_Timed] = deque()
-        self._block_s = 0.0
+        self._block_s = RecentMedian()
 
     @property
     def block_s(self) -> float:
         while self._timed and self._timed[0][1].query():  # type: ignore[no-untyped-call]
             begun, ended, num_blocks = self._timed.popleft()
-            self._block_s = mean_s(self._block_s, begun.elapsed_time(ended) / 1e3 / num_blocks)
-        return self._block_s
+            self._block_s.add(begun.elapsed_time(ended) / 1e3 / num_blocks)
+        return self._block_s.value
 
     def save(self, slots: Mapping[int, int]) -> None:
         for part in _parts(slots):

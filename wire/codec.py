@@ -154,13 +154,17 @@ def encode_worker_frame(frame: WorkerFrame, *, in_columns: bool = False) -> work
                 sequence_number=event.sequence_number,
                 stored=_pack_u64(event.stored),
                 removed=_pack_u64(event.removed),
+                host_stored=_pack_u64(event.host_stored),
+                host_removed=_pack_u64(event.host_removed),
             )
             for event in frame.block_events
         ],
         snapshot=None
         if snapshot is None
         else worker_pb2.BlockSnapshot(
-            sequence_number=snapshot.sequence_number, stored=_pack_u64(snapshot.stored)
+            sequence_number=snapshot.sequence_number,
+            stored=_pack_u64(snapshot.stored),
+            host_stored=_pack_u64(snapshot.host_stored),
         ),
     )
 
@@ -170,7 +174,9 @@ def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
     snapshot = None
     if message.HasField("snapshot"):
         snapshot = BlockSnapshot(
-            message.snapshot.sequence_number, _unpack_u64(message.snapshot.stored)
+            message.snapshot.sequence_number,
+            _unpack_u64(message.snapshot.stored),
+            _unpack_u64(message.snapshot.host_stored),
         )
     events = tuple(map(_decode_event, message.events))
     if message.HasField("columns"):
@@ -184,7 +190,13 @@ def decode_worker_frame(message: worker_pb2.WorkerFrame) -> WorkerFrame:
 
 
 def _decode_blocks(event: worker_pb2.BlockEvent) -> BlockEvent:
-    return BlockEvent(event.sequence_number, _unpack_u64(event.stored), _unpack_u64(event.removed))
+    return BlockEvent(
+        event.sequence_number,
+        _unpack_u64(event.stored),
+        _unpack_u64(event.removed),
+        _unpack_u64(event.host_stored),
+        _unpack_u64(event.host_removed),
+    )
 
 
 def _encode_event(event: LegEvent) -> worker_pb2.LegEvent:

@@ -305,6 +305,25 @@ class StepTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class HostLoad:
+    """The second tier of a worker's prefix cache, in its host's memory; without one, no blocks.
+
+    block_s: what a block takes on its way back to the device, as measured; 0: not yet. The rest are
+    sums over the worker's life: tokens that came back, and sequences whose prompt began in a tier.
+    """
+
+    num_blocks: int = 0
+    num_used_blocks: int = 0
+    block_s: float = 0.0
+    num_restored_tokens: int = 0
+    num_device_hits: int = 0
+    num_host_hits: int = 0
+
+
+NO_HOST = HostLoad()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """A worker's own account of its load, sent at least every 250 ms; its absence means hung."""
 
@@ -325,6 +344,7 @@ class WorkerReport:
     totals: StepTotals = StepTotals()
     role_epoch: int = 0  # grows with each change of the role
     flipping: bool = False  # legs of the role before are still running
+    host: HostLoad = NO_HOST
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Between what a worker reports of itself and protobuf."""
 
 from wire.gen import worker_pb2
-from wire.messages import Role, StepTotals, WorkerReport
+from wire.messages import NO_HOST, HostLoad, Role, StepTotals, WorkerReport
 
 
 def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
@@ -23,6 +23,7 @@ def encode_report(report: WorkerReport) -> worker_pb2.WorkerReport:
         progress=report.progress,
         role_epoch=report.role_epoch,
         flipping=report.flipping,
+        host=None if report.host == NO_HOST else _encode_host(report.host),
         totals=worker_pb2.StepTotals(
             num_steps=totals.num_steps,
             num_prefill_steps=totals.num_prefill_steps,
@@ -54,6 +55,7 @@ def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
         progress=message.progress,
         role_epoch=message.role_epoch,
         flipping=message.flipping,
+        host=_decode_host(message.host) if message.HasField("host") else NO_HOST,
         totals=StepTotals(
             num_steps=totals.num_steps,
             num_prefill_steps=totals.num_prefill_steps,
@@ -63,4 +65,26 @@ def decode_report(message: worker_pb2.WorkerReport) -> WorkerReport:
             num_prefill_tokens=totals.num_prefill_tokens,
             num_prefill_pairs=totals.num_prefill_pairs,
         ),
+    )
+
+
+def _encode_host(host: HostLoad) -> worker_pb2.HostLoad:
+    return worker_pb2.HostLoad(
+        num_blocks=host.num_blocks,
+        num_used_blocks=host.num_used_blocks,
+        block_s=host.block_s,
+        num_restored_tokens=host.num_restored_tokens,
+        num_device_hits=host.num_device_hits,
+        num_host_hits=host.num_host_hits,
+    )
+
+
+def _decode_host(message: worker_pb2.HostLoad) -> HostLoad:
+    return HostLoad(
+        num_blocks=message.num_blocks,
+        num_used_blocks=message.num_used_blocks,
+        block_s=message.block_s,
+        num_restored_tokens=message.num_restored_tokens,
+        num_device_hits=message.num_device_hits,
+        num_host_hits=message.num_host_hits,
     )

@@ -44,6 +44,7 @@ from worker.config import WorkerConfig
 from worker.core import WorkerCore
 from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
+from worker.host_tier import host_bytes, host_memory
 from worker.inbox import Inbox
 from worker.model_ranks import ModelRanks
 from worker.modelled import PacedImporter, PacedPreflight, load_modelled, with_profile
@@ -85,6 +86,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     epoch = int(started_s * 1000)
     worker_id = config.worker_id or f"{config.role.value}-{os.getpid()}"
     draft, transfer = read_draft(config), transfer_config(config)
+    num_host_bytes = host_bytes(config)
     inbox, clock = Inbox(), SystemClock()
     with contextlib.ExitStack() as stack:
         ranks = ModelRanks(config.tensor_parallel, stack)
@@ -97,6 +99,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         if mirror is not None:
             stack.callback(mirror.close)
         options = _engine_config(config, plan, model)
+        host = host_memory(num_host_bytes, kv, clock, stack)
         kv = kv[:, : options.num_blocks]
         directory = Path(config.model)
         grammars = GrammarMatchers(
@@ -105,7 +108,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         stack.callback(grammars.close)
         speculator = make_speculator(config, draft, model, options, clock)
         whole = ranks.joined(_with_graphs(model, kv, options), memory, plan.layout)
-        engine = Engine(whole, kv, options, clock, grammars.open, speculator)
+        engine = Engine(whole, kv, options, clock, grammars.open, speculator, host)
         secret = config.cluster_token.encode()
         exporter = Exporter(
             plan.layout, memory, worker_id, epoch, clock, secret, transfer,

@@ -21,6 +21,7 @@ class WorkerConfig:
     control_address: str = "127.0.0.1:8090"
     cluster_token: str = ""
     kv_memory: str = "1GiB"
+    host_kv_memory: str = "0"  # no second tier
     dtype: str = "auto"  # the checkpoint's
     kv_dtype: str = "auto"  # the model's
     device: str = "auto"  # cuda where there is one, else cpu

@@ -102,12 +102,14 @@ class WorkerCore:
         """Computes what `begin_step` has decided; gives its seconds.
 
         before_s: what passed since the step before, or since there was something to run; it is part
-        of what a step takes, and so of the totals.
+        of what a step takes, and so of the totals. What blocks took that came back from the host
+        is not: the router adds it by itself.
         """
         result = self._engine.execute(plan, self._on_layers)
         self._num_steps += 1
         self._last_step_s = result.step_s
-        self._totals = add_step(self._totals, plan, before_s + result.step_s)
+        taken_s = max(0.0, before_s + result.step_s - plan.restore_s)
+        self._totals = add_step(self._totals, plan, taken_s)
         self._legs.share_out(plan, before_s + result.step_s)
         self._outbox.steps.append(result)
         for _, outputs in groupby(result.outputs, key=attrgetter("seq_id")):
@@ -159,6 +161,7 @@ class WorkerCore:
             totals=self._totals,
             role_epoch=self._moves.role_epoch,
             flipping=self._moves.is_flipping,
+            host=load.host,
         )
 
     # --- orders ------------------------------------------------------------------------------

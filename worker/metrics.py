@@ -2,7 +2,7 @@
 
 from kv_transfer.pull import PullResult
 from runtime.metrics import Metrics
-from wire.messages import LegAccepted, Role, StepTotals, WorkerReport
+from wire.messages import NO_HOST, HostLoad, LegAccepted, Role, StepTotals, WorkerReport
 from worker.outbox import Outbox
 
 
@@ -14,6 +14,7 @@ class WorkerMeter:
         self._names = {"worker": worker_id, "model": model}
         metrics.gauge("baton_worker_gpus").set(num_gpus)
         self._totals, self._num_preemptions = StepTotals(), 0
+        self._host = NO_HOST
 
     def observe(self, outbox: Outbox) -> None:
         """Counts one turn's steps and pulls and sets the load gauges."""
@@ -30,6 +31,7 @@ class WorkerMeter:
         for role in outbox.flips:
             self._metrics.counter("baton_worker_flips_total", role=role.value).inc()
         self._count_steps(outbox.report.totals)
+        self._count_host(outbox.report.host)
         if outbox.num_preemptions > self._num_preemptions:
             grown = outbox.num_preemptions - self._num_preemptions
             self._num_preemptions = outbox.num_preemptions
@@ -76,6 +78,19 @@ class WorkerMeter:
             if value > 0:
                 self._count(name, value)
 
+    def _count_host(self, host: HostLoad) -> None:
+        seen, self._host = self._host, host
+        restored = host.num_restored_tokens - seen.num_restored_tokens
+        hits = {
+            "device": host.num_device_hits - seen.num_device_hits,
+            "host": host.num_host_hits - seen.num_host_hits,
+        }
+        if restored:
+            self._count("baton_worker_restored_tokens_total", restored)
+        for tier, count in hits.items():
+            if count:
+                self._metrics.counter("baton_worker_prefix_hits_total", tier=tier).inc(count)
+
     def show(self, report: WorkerReport) -> None:
         """Sets the gauges; before the first turn too, so that an idle worker is seen."""
         gauge = self._metrics.gauge
@@ -92,6 +107,10 @@ class WorkerMeter:
         gauge("baton_worker_kv_blocks", state="free").set(report.num_free_blocks)
         used = report.num_blocks - report.num_free_blocks
         gauge("baton_worker_kv_blocks", state="used").set(used)
+        if report.host.num_blocks:
+            used = report.host.num_used_blocks
+            gauge("baton_worker_host_kv_blocks", state="used").set(used)
+            gauge("baton_worker_host_kv_blocks", state="free").set(report.host.num_blocks - used)
 
     def _count(self, name: str, value: float) -> None:
         self._metrics.counter(name).inc(value)

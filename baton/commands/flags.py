@@ -61,6 +61,7 @@ HELP: Mapping[str, str] = {
     "host": "Address to listen on.",
     "http_port": "Port of the operator API; 0: the one after the control port, -1: none.",
     "kv_dtype": "What the KV cache holds: auto (the model's dtype) or fp8.",
+    "host_kv_memory": "Host memory for blocks that a worker's KV cache has no room for; 0: none.",
     "kv_memory": "Memory of a worker's KV cache, such as 512MiB or 2GB.",
     "kv_tls_ca": "PEM file of the authority of the workers' certificates; empty: KV without TLS.",
     "kv_tls_cert": "PEM file of this worker's certificate for KV connections.",

@@ -37,6 +37,7 @@ from wire.messages import (
     Grammar,
     GrammarKind,
     Hello,
+    HostLoad,
     LegAccepted,
     LegFailed,
     LegFinished,
@@ -121,13 +122,21 @@ EVENTS = (
     | build(LegFailed, leg_id=U64, code=st.sampled_from(ErrorCode))
     | build(LegMove, leg_id=U64)
 )
-REPORT = build(WorkerReport, role=st.sampled_from(Role))
+REPORT = build(WorkerReport, role=st.sampled_from(Role), host=build(HostLoad))
 WORKER_FRAMES = build(
     WorkerFrame,
     events=tuples(EVENTS),
     report=st.none() | REPORT,
-    block_events=tuples(build(BlockEvent, stored=tuples(U64), removed=tuples(U64))),
-    snapshot=st.none() | build(BlockSnapshot, stored=tuples(U64)),
+    block_events=tuples(
+        build(
+            BlockEvent,
+            stored=tuples(U64),
+            removed=tuples(U64),
+            host_stored=tuples(U64),
+            host_removed=tuples(U64),
+        )
+    ),
+    snapshot=st.none() | build(BlockSnapshot, stored=tuples(U64), host_stored=tuples(U64)),
 )
 INFO = build(
     WorkerInfo,

@@ -6,6 +6,7 @@ from boards.promql import at_gateways, by_worker, of_chosen, quantile, rate, rol
 _NAME = "{{worker}}"
 _FULL = ((0.0, "green"), (0.8, "orange"), (0.95, "red"))
 _KV = "baton_worker_kv_blocks"
+_HOST_KV = "baton_worker_host_kv_blocks"
 _USED = series(_KV, 'state="used"')
 _KV_USE = f"{_USED} / ignoring (state) sum without (state) ({series(_KV)})"
 _OF_ROLE = 'role=~"$role"'
@@ -150,6 +151,32 @@ _MEMORY = Row(
             "Tokens in context",
             "Held in KV by the running sequences.",
             _each(series("baton_worker_context_tokens")),
+        ),
+        Panel(
+            "Host tier",
+            "Blocks that the KV cache had no room for, of the chosen workers, by state.",
+            (Query(f"sum by (state) ({of_chosen(series(_HOST_KV))})", "{{state}}"),),
+            stacked=True,
+            needs="workers with --host-kv-memory",
+        ),
+        Panel(
+            "Prompts that began in a tier",
+            "Per second, of the chosen workers: on the device, on the host, or in part on both.",
+            (
+                Query(
+                    f"sum by (tier) ({of_chosen(rate('baton_worker_prefix_hits_total'))})",
+                    "{{tier}}",
+                ),
+            ),
+            unit="reqps",
+            needs="workers with --host-kv-memory",
+        ),
+        Panel(
+            "Prompt tokens from the host tier",
+            "What came back to each worker's KV cache instead of being computed.",
+            _each(rate("baton_worker_restored_tokens_total")),
+            unit="tps",
+            needs="workers with --host-kv-memory",
         ),
         Panel(
             "KV blocks",

@@ -271,7 +271,7 @@ class LegTransferred(_message.Message):
     def __init__(self, num_bytes: _Optional[int] = ..., transfer_s: _Optional[float] = ..., exposed_s: _Optional[float] = ..., transport: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("role", "num_steps", "has_work", "draining", "num_running", "num_waiting", "waiting_tokens", "num_blocks", "num_free_blocks", "context_tokens", "num_exports", "num_imports", "step_s", "progress", "totals", "role_epoch", "flipping")
+    __slots__ = ("role", "num_steps", "has_work", "draining", "num_running", "num_waiting", "waiting_tokens", "num_blocks", "num_free_blocks", "context_tokens", "num_exports", "num_imports", "step_s", "progress", "totals", "role_epoch", "flipping", "host")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     HAS_WORK_FIELD_NUMBER: _ClassVar[int]
@@ -289,6 +289,7 @@ class WorkerReport(_message.Message):
     TOTALS_FIELD_NUMBER: _ClassVar[int]
     ROLE_EPOCH_FIELD_NUMBER: _ClassVar[int]
     FLIPPING_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     role: str
     num_steps: int
     has_work: bool
@@ -306,7 +307,24 @@ class WorkerReport(_message.Message):
     totals: StepTotals
     role_epoch: int
     flipping: bool
-    def __init__(self, role: _Optional[str] = ..., num_steps: _Optional[int] = ..., has_work: _Optional[bool] = ..., draining: _Optional[bool] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., context_tokens: _Optional[int] = ..., num_exports: _Optional[int] = ..., num_imports: _Optional[int] = ..., step_s: _Optional[float] = ..., progress: _Optional[int] = ..., totals: _Optional[_Union[StepTotals, _Mapping]] = ..., role_epoch: _Optional[int] = ..., flipping: _Optional[bool] = ...) -> None: ...
+    host: HostLoad
+    def __init__(self, role: _Optional[str] = ..., num_steps: _Optional[int] = ..., has_work: _Optional[bool] = ..., draining: _Optional[bool] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., context_tokens: _Optional[int] = ..., num_exports: _Optional[int] = ..., num_imports: _Optional[int] = ..., step_s: _Optional[float] = ..., progress: _Optional[int] = ..., totals: _Optional[_Union[StepTotals, _Mapping]] = ..., role_epoch: _Optional[int] = ..., flipping: _Optional[bool] = ..., host: _Optional[_Union[HostLoad, _Mapping]] = ...) -> None: ...
+
+class HostLoad(_message.Message):
+    __slots__ = ("num_blocks", "num_used_blocks", "block_s", "num_restored_tokens", "num_device_hits", "num_host_hits")
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_USED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_RESTORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEVICE_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_HOST_HITS_FIELD_NUMBER: _ClassVar[int]
+    num_blocks: int
+    num_used_blocks: int
+    block_s: float
+    num_restored_tokens: int
+    num_device_hits: int
+    num_host_hits: int
+    def __init__(self, num_blocks: _Optional[int] = ..., num_used_blocks: _Optional[int] = ..., block_s: _Optional[float] = ..., num_restored_tokens: _Optional[int] = ..., num_device_hits: _Optional[int] = ..., num_host_hits: _Optional[int] = ...) -> None: ...
 
 class StepTotals(_message.Message):
     __slots__ = ("num_steps", "num_prefill_steps", "step_s", "num_decode_tokens", "num_context_tokens", "num_prefill_tokens", "num_prefill_pairs")
@@ -327,19 +345,25 @@ class StepTotals(_message.Message):
     def __init__(self, num_steps: _Optional[int] = ..., num_prefill_steps: _Optional[int] = ..., step_s: _Optional[float] = ..., num_decode_tokens: _Optional[int] = ..., num_context_tokens: _Optional[int] = ..., num_prefill_tokens: _Optional[int] = ..., num_prefill_pairs: _Optional[int] = ...) -> None: ...
 
 class BlockEvent(_message.Message):
-    __slots__ = ("sequence_number", "stored", "removed")
+    __slots__ = ("sequence_number", "stored", "removed", "host_stored", "host_removed")
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    HOST_STORED_FIELD_NUMBER: _ClassVar[int]
+    HOST_REMOVED_FIELD_NUMBER: _ClassVar[int]
     sequence_number: int
     stored: bytes
     removed: bytes
-    def __init__(self, sequence_number: _Optional[int] = ..., stored: _Optional[bytes] = ..., removed: _Optional[bytes] = ...) -> None: ...
+    host_stored: bytes
+    host_removed: bytes
+    def __init__(self, sequence_number: _Optional[int] = ..., stored: _Optional[bytes] = ..., removed: _Optional[bytes] = ..., host_stored: _Optional[bytes] = ..., host_removed: _Optional[bytes] = ...) -> None: ...
 
 class BlockSnapshot(_message.Message):
-    __slots__ = ("sequence_number", "stored")
+    __slots__ = ("sequence_number", "stored", "host_stored")
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    HOST_STORED_FIELD_NUMBER: _ClassVar[int]
     sequence_number: int
     stored: bytes
-    def __init__(self, sequence_number: _Optional[int] = ..., stored: _Optional[bytes] = ...) -> None: ...
+    host_stored: bytes
+    def __init__(self, sequence_number: _Optional[int] = ..., stored: _Optional[bytes] = ..., host_stored: _Optional[bytes] = ...) -> None: ...
