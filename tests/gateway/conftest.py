@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from runtime.clock import SystemClock
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire.cluster import ServingMode
 from wire.messages import FinishReason, GenerateRequest
+
+sys.path.append(str(Path(__file__).parent))  # for answer_readers
 
 CORPUS = [
     "Baton hands the cache from the prefill pool to the decode pool like a baton in a relay.",
@@ -92,6 +95,21 @@ def model_path(tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: T
 @pytest.fixture(scope="session")
 def model(model_path: Path) -> ModelFiles:
     return read_model_directory(model_path)
+
+
+@pytest.fixture(scope="session")
+def model_of(
+    tmp_path_factory: pytest.TempPathFactory, byte_level_tokenizer: Tokenizer
+) -> Callable[[str], ModelFiles]:
+    """model_of(template) is a model called tiny with that chat template."""
+
+    def make(template: str) -> ModelFiles:
+        path = tmp_path_factory.mktemp("models") / "tiny"
+        return read_model_directory(
+            write_model_directory(path, byte_level_tokenizer, chat_template=template)
+        )
+
+    return make
 
 
 Step = OutputDelta | Exception | asyncio.Event

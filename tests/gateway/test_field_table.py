@@ -15,10 +15,9 @@ import httpx
 import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToJson
-from tokenizers import Tokenizer
 
 from gateway.anthropic_body import MessagesBody
-from gateway.model_directory import ModelFiles, read_model_directory
+from gateway.model_directory import ModelFiles
 from gateway.openai import ChatBody, CompletionBody, StreamOptions
 from gateway.responses_body import ResponsesBody
 from gateway.sampling_defaults import own_defaults
@@ -304,13 +303,8 @@ async def test_the_table_has_each_field_of_each_endpoint_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def model_with_defaults(
-    tmp_path_factory: pytest.TempPathFactory,
-    byte_level_tokenizer: Tokenizer,
-    write_model: Callable[..., Path],
-) -> ModelFiles:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    model = read_model_directory(write_model(path, byte_level_tokenizer, chat_template=TEMPLATE))
+def model_with_defaults(model_of: Callable[[str], ModelFiles]) -> ModelFiles:
+    model = model_of(TEMPLATE)
     return replace(model, defaults=own_defaults(model.defaults, json.dumps(DEFAULTS)))
 
 

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import openai
 import pytest
+from answer_readers import openai_client
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.model_directory import ModelFiles
@@ -22,12 +22,6 @@ EventsOf = Callable[[str], list[Any]]
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def client_of(gateway: Any) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0, http_client=gateway.client
-    )
-
-
 async def test_a_chat_answer_has_text_usage_and_the_workers_names(
     start_gateway: Start, encode: Encode, answer_of: AnswerOf
 ) -> None:
@@ -35,7 +29,7 @@ async def test_a_chat_answer_has_text_usage_and_the_workers_names(
     async with start_gateway(
         lambda _: answer_of(tokens, reason=FinishReason.STOP, num_cached_tokens=3)
     ) as gateway:
-        raw = await client_of(gateway).chat.completions.with_raw_response.create(
+        raw = await openai_client(gateway).chat.completions.with_raw_response.create(
             model="tiny", messages=HELLO, max_tokens=50
         )
         answer = raw.parse()
@@ -80,7 +74,7 @@ async def test_the_official_client_reads_a_streamed_chat(
     start_gateway: Start, encode: Encode, answer_of: AnswerOf
 ) -> None:
     async with start_gateway(lambda _: answer_of(encode("tokens stream"))) as gateway:
-        stream = await client_of(gateway).chat.completions.create(
+        stream = await openai_client(gateway).chat.completions.create(
             model="tiny", messages=HELLO, stream=True
         )
         chunks = [chunk async for chunk in stream]
@@ -93,7 +87,7 @@ async def test_the_official_client_reads_completions_whole_and_streamed(
     start_gateway: Start, encode: Encode, answer_of: AnswerOf
 ) -> None:
     async with start_gateway(lambda _: answer_of(encode(" of the cache"))) as gateway:
-        client = client_of(gateway)
+        client = openai_client(gateway)
         whole = await client.completions.create(model="tiny", prompt="the relay", max_tokens=9)
         assert (whole.choices[0].text, whole.choices[0].finish_reason) == (
             " of the cache",

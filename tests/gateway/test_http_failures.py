@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+from answer_readers import openai_client
 
 from router.output import OutputDelta
 from runtime import log
@@ -18,12 +19,6 @@ Encode = Callable[[str], list[int]]
 AnswerOf = Callable[..., list[OutputDelta]]
 EventsOf = Callable[[str], list[Any]]
 HELLO = [{"role": "user", "content": "Hello"}]
-
-
-def client_of(gateway: Any) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=f"{gateway.url}/v1", api_key="unused", max_retries=0, http_client=gateway.client
-    )
 
 
 async def test_an_error_before_the_first_token_has_its_own_status(start_gateway: Start) -> None:
@@ -135,11 +130,11 @@ async def test_metrics_count_tokens_and_outcomes(
 
 async def test_the_small_pages_answer(start_gateway: Start) -> None:
     async with start_gateway(lambda _: []) as gateway:
-        models = await client_of(gateway).models.list()
+        models = await openai_client(gateway).models.list()
         assert [model.id for model in models.data] == ["tiny"]
-        assert (await client_of(gateway).models.retrieve("tiny")).owned_by == "baton"
+        assert (await openai_client(gateway).models.retrieve("tiny")).owned_by == "baton"
         with pytest.raises(openai.NotFoundError):
-            await client_of(gateway).models.retrieve("a/b")
+            await openai_client(gateway).models.retrieve("a/b")
         assert (await gateway.client.get("/livez")).status_code == 200
         assert (await gateway.client.get("/readyz")).status_code == 200
         assert (await gateway.client.get("/version")).json()["version"]

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
-from tokenizers import Tokenizer
+from answer_readers import named_events
 
-from gateway.model_directory import ModelFiles, read_model_directory
+from gateway.model_directory import ModelFiles
 from router.output import OutputDelta
 from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason, GrammarKind
@@ -29,13 +28,8 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def tool_model(
-    tmp_path_factory: pytest.TempPathFactory,
-    byte_level_tokenizer: Tokenizer,
-    write_model: Callable[..., Path],
-) -> ModelFiles:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    return read_model_directory(write_model(path, byte_level_tokenizer, chat_template=TEMPLATE))
+def tool_model(model_of: Callable[[str], ModelFiles]) -> ModelFiles:
+    return model_of(TEMPLATE)
 
 
 @pytest.fixture
@@ -63,20 +57,9 @@ async def ask(
     yield run
 
 
-def parsed(body: str) -> list[Any]:
-    blocks = body.split("\n\n")
-    assert blocks.pop() == ""
-    events = []
-    for block in blocks:
-        name, data = block.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
-    return events
-
-
 def folded(body: str) -> Any:
     """The message that a stream's events tell."""
-    first, *middle, delta, last = parsed(body)
+    first, *middle, delta, last = named_events(body)
     assert (first["type"], delta["type"], last["type"]) == (
         "message_start", "message_delta", "message_stop",
     )  # fmt: skip
@@ -239,7 +222,7 @@ async def test_a_stream_that_fails_ends_with_an_error_event(
     async with start_gateway(script) as gateway:
         body = {"model": "tiny", "max_tokens": 5, "messages": HELLO, "stream": True}
         response = await gateway.client.post(PATH, json=body)
-    last = parsed(response.text)[-1]
+    last = named_events(response.text)[-1]
     assert last["type"] == "error"
     assert last["error"]["type"] == "overloaded_error"
 

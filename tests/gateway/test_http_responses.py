@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from tokenizers import Tokenizer
+from answer_readers import named_events
 
-from gateway.model_directory import ModelFiles, read_model_directory
+from gateway.model_directory import ModelFiles
 from router.output import OutputDelta
 from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason, GrammarKind
@@ -28,13 +27,8 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def tool_model(
-    tmp_path_factory: pytest.TempPathFactory,
-    byte_level_tokenizer: Tokenizer,
-    write_model: Callable[..., Path],
-) -> ModelFiles:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    return read_model_directory(write_model(path, byte_level_tokenizer, chat_template=TEMPLATE))
+def tool_model(model_of: Callable[[str], ModelFiles]) -> ModelFiles:
+    return model_of(TEMPLATE)
 
 
 @pytest.fixture
@@ -57,24 +51,12 @@ async def ask(
             [request] = gateway.router.requests
         if not stream:
             return response.json(), request
-        events = parsed(response.text)
+        events = named_events(response.text)
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert folded(events) == events[-1]["response"]["output"]
         return events[-1]["response"], request
 
     yield run
-
-
-def parsed(body: str) -> list[Any]:
-    """The events of a stream; each one's name is the type of its data."""
-    blocks = body.split("\n\n")
-    assert blocks.pop() == ""
-    events = []
-    for block in blocks:
-        name, data = block.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
-    return events
 
 
 def folded(events: list[Any]) -> list[Any]:
@@ -247,7 +229,7 @@ async def test_a_stream_that_fails_ends_with_the_error_and_the_failed_response(
     async with start_gateway(script) as gateway:
         body = {"model": "tiny", "input": "Hello", "stream": True}
         response = await gateway.client.post(PATH, json=body)
-    events = parsed(response.text)
+    events = named_events(response.text)
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
     assert events[-2]["message"] == "a worker was lost"
     assert events[-2]["code"] == "worker_lost"

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from tokenizers import Tokenizer
 
-from gateway.model_directory import ModelFiles, read_model_directory
+from gateway.model_directory import ModelFiles
 from router.output import OutputDelta
 from wire.messages import FinishReason, GrammarKind
 
@@ -32,15 +30,8 @@ EventsOf = Callable[[str], list[Any]]
 
 
 @pytest.fixture(scope="module")
-def tool_model(
-    tmp_path_factory: pytest.TempPathFactory,
-    byte_level_tokenizer: Tokenizer,
-    write_model: Callable[..., Path],
-) -> ModelFiles:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    return read_model_directory(
-        write_model(path, byte_level_tokenizer, chat_template=TEMPLATE), max_model_len=256
-    )
+def tool_model(model_of: Callable[[str], ModelFiles]) -> ModelFiles:
+    return model_of(TEMPLATE)
 
 
 @pytest.fixture

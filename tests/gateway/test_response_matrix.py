@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import anthropic.types as claude
@@ -11,9 +10,8 @@ import openai.types.responses as items
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel, TypeAdapter
-from tokenizers import Tokenizer
 
-from gateway.model_directory import ModelFiles, read_model_directory
+from gateway.model_directory import ModelFiles
 from router.output import OutputDelta
 from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason, TokenLogprobs
@@ -120,13 +118,8 @@ def check(kind: Any, value: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def tool_model(
-    tmp_path_factory: pytest.TempPathFactory,
-    byte_level_tokenizer: Tokenizer,
-    write_model: Callable[..., Path],
-) -> ModelFiles:
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    return read_model_directory(write_model(path, byte_level_tokenizer, chat_template=TEMPLATE))
+def tool_model(model_of: Callable[[str], ModelFiles]) -> ModelFiles:
+    return model_of(TEMPLATE)
 
 
 def deltas_of(tokens: list[int], request: Any) -> list[OutputDelta]:

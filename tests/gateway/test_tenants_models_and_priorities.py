@@ -1,4 +1,4 @@
-"""Fields and limits that few clients use: calls in parallel, usage so far, models, priorities."""
+"""What a tenant's key is for: its models and its priorities."""
 
 import hashlib
 from collections.abc import Callable
@@ -64,24 +64,3 @@ async def test_requests_without_a_priority_get_the_tenants_own(
             reply = await gateway.client.post("/v1/completions", json=body, headers=KEY)
             assert reply.status_code == 200, reply.text
             assert gateway.router.requests[-1].priority == own
-
-
-@pytest.mark.parametrize("continuous", [True, False])
-async def test_each_event_has_the_usage_so_far_where_asked(
-    start_gateway: Callable[..., Any],
-    answer_of: Callable[..., Any],
-    events_of: Callable[[str], list[Any]],
-    continuous: bool,
-) -> None:
-    options = {"include_usage": True, "continuous_usage_stats": continuous}
-    body = {**BODY, "stream": True, "stream_options": options}
-    async with start_gateway(lambda _: answer_of([70, 71, 72])) as gateway:
-        reply = await gateway.client.post("/v1/completions", json=body)
-    *events, last = events_of(reply.text)
-    counts = [event["usage"] and event["usage"]["completion_tokens"] for event in events]
-    assert last["usage"]["completion_tokens"] == 3
-    if continuous:
-        assert counts == sorted(counts)
-        assert 1 <= counts[0] <= counts[-1] == 3
-    else:
-        assert set(counts) == {None}
