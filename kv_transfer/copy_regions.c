@@ -37,6 +37,15 @@ static void copy_past_caches(char *to, const char *from, size_t left) {
 }
 #endif
 
+/* One behind the other, into the processor's caches: what is gathered is sent at once.
+ * extents: count rows of offset in the source, bytes. */
+void baton_gather(char *target, const char *source, const int64_t *extents, int64_t count) {
+  for (const int64_t *row = extents, *end = extents + 2 * count; row != end; row += 2) {
+    memcpy(target, source + row[0], (size_t)row[1]);
+    target += row[1];
+  }
+}
+
 /* copies: count rows of offset in the source, offset in the target, bytes. */
 void baton_copy_regions(char *target, const char *source, const int64_t *copies, int64_t count) {
   for (const int64_t *row = copies, *end = copies + 3 * count; row != end; row += 3) {

@@ -11,7 +11,7 @@ Another port then asks again for what the other pulls had asked for.
 import secrets
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kv_transfer.channel import Channel, wait_readable
@@ -19,14 +19,15 @@ from kv_transfer.control import Meet, Pong, Read
 from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import join
+from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports.interfaces import ucx_devices
 from kv_transfer.transports.staging import Staging
 from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
 
-MAX_MESSAGES = 4  # under way at once: while one is unpacked the next ones travel
-NUDGE_S = 0.05  # between two looks at messages under way of which UCX tells nothing
-_LONG_BYTES = 1 << 20  # of a message
+MAX_MESSAGES = 3  # under way at once: while one is unpacked the next ones travel
+NUDGE_S = 0.005  # between two looks at messages under way: UCX misses to tell of some events
+_MESSAGE_BYTES = 2 << 20  # that is packed: it stays in a core's cache until it is sent or unpacked
 _FENCE_LOOKS = 200  # at dropped messages before their port is closed
 _FENCE_LOOK_S = 0.001
 
@@ -73,13 +74,12 @@ class UcxLane:
         return self._poller.fileno()
 
     def post(self, read: ReadOp) -> None:
-        """Layer by layer where those are long: more often than several at once, one is one run."""
-        piece = read.piece
-        if read.num_bytes < _LONG_BYTES * (piece.end_layer - piece.first_layer):
-            self._queue.append(read)
-            return
-        for layer in range(piece.first_layer, piece.end_layer):
-            part = replace(piece, first_layer=layer, end_layer=layer + 1)
+        """Cut into messages; what is one run on both sides is not packed, and smaller ones cost."""
+        piece, is_plain = read.piece, read.mapping.window is None
+        is_run = is_plain and all(
+            _is_run(blocks, piece) for blocks in (read.source_blocks, read.target_blocks)
+        )
+        for part in cut(piece, read.num_bytes, is_run):
             self._queue.append(replace(read, piece=part))
 
     def progress(self) -> list[Moved]:
@@ -157,6 +157,8 @@ class UcxLane:
 
     def _place(self, op: ReadOp) -> memoryview | None:
         """Of the pool, where all of the piece goes; None where that is scattered."""
+        if op.mapping.window is None and not _is_run(op.target_blocks, op.piece):
+            return None
         start, size = next(op.target_extents(op.piece), (0, -1))
         return self._context.memory.buffer[start : start + size] if size == op.num_bytes else None
 
@@ -180,6 +182,28 @@ class UcxLane:
         self._poller.register(channel.fd, select.EPOLLIN)
         self._poller.register(port.fd, select.EPOLLIN)
         return channel, port
+
+
+def cut(piece: Piece, num_bytes: int, is_run: bool) -> Iterator[Piece]:
+    """In order, for a message of about _MESSAGE_BYTES each: several layers, or where one is
+    longer, some blocks of one. num_bytes: of the piece. is_run: layers are not cut."""
+    num_blocks = piece.end_index - piece.first_index
+    layer_bytes = max(1, num_bytes // (piece.end_layer - piece.first_layer))
+    depth, width = max(1, _MESSAGE_BYTES // layer_bytes), num_blocks
+    if depth == 1 and not is_run:
+        width = max(1, num_blocks * _MESSAGE_BYTES // layer_bytes)
+    for layer in range(piece.first_layer, piece.end_layer, depth):
+        end_layer = min(layer + depth, piece.end_layer)
+        for start in range(piece.first_index, piece.end_index, width):
+            yield Piece(layer, end_layer, start, min(start + width, piece.end_index))
+
+
+def _is_run(blocks: Sequence[int], piece: Piece) -> bool:
+    """Its blocks are neighbours, in order."""
+    first, last = blocks[piece.first_index], blocks[piece.end_index - 1]
+    if last - first != piece.end_index - 1 - piece.first_index:
+        return False
+    return list(blocks[piece.first_index : piece.end_index]) == list(range(first, last + 1))
 
 
 def staging_bytes(context: LaneContext) -> int:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kv_transfer.channel import Channel, wait_readable
+from kv_transfer.channel import Channel, Poller
 from kv_transfer.control import Meet, Pong, Read
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.exports import Export
@@ -64,6 +64,8 @@ class UcxSession:
         self._reads: deque[Read] = deque()
         self._sending: deque[_Sending] = deque()
         self._free: list[Staging] = []
+        self._poller = Poller()
+        self._fds = [channel.fd, port.fd]
         self._moved_s = 0.0  # when a message ended, or the first of several began
 
     def run(self) -> None:
@@ -73,8 +75,8 @@ class UcxSession:
             self._port.progress()
             has_ended = self._finish()
             is_idle = not has_ended and not self._can_begin and self._port.rest()
-            fds = [self._channel.fd, self._port.fd]
-            if self._channel.fd in wait_readable(fds, self._wait_s() if is_idle else 0.0):
+            readable = self._poller.wait(self._fds, self._wait_s() if is_idle else 0.0)
+            if self._channel.fd in readable:
                 self._reads.extend(self._received())
             self._check_stall()
 
@@ -97,17 +99,19 @@ class UcxSession:
         return reads
 
     def _begin(self) -> None:
-        while self._can_begin:
-            if not self._sending:
-                self._moved_s = self._clock.now()
-            read = self._reads.popleft()
-            export = self._source.exports.pin_attached(read.handle_id)
-            try:
-                self._sending.append(self._send(read, export))
-            except TransferError:
-                if export is not None:
-                    self._source.exports.unpin(export.handle_id)
-                raise
+        """One message, so that what is under way moves on while the next ones are packed."""
+        if not self._can_begin:
+            return
+        if not self._sending:
+            self._moved_s = self._clock.now()
+        read = self._reads.popleft()
+        export = self._source.exports.pin_attached(read.handle_id)
+        try:
+            self._sending.append(self._send(read, export))
+        except TransferError:
+            if export is not None:
+                self._source.exports.unpin(export.handle_id)
+            raise
 
     def _send(self, read: Read, export: Export | None) -> _Sending:
         """The piece, or as many zeros where the handle has ended, for the reader waits for a

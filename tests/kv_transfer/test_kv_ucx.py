@@ -11,6 +11,7 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.control import Attach, Meet, Ping, Pong, Read
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity, join
+from kv_transfer.plan import Cursor, Piece
 from kv_transfer.transports.staging import Staging
 from wire.kv import KVLayout
 
@@ -151,6 +152,24 @@ def test_a_pull_received_in_place_is_fenced_when_its_source_freezes(start):
     for _ in range(20):
         reader.tell(do="holds", byte=0xBB)
         assert reader.hear("holds")
+
+
+@pytest.mark.parametrize("is_run", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 3, 32])
+@pytest.mark.parametrize("region_bytes", [4096, 32 << 10, 3 << 20])
+def test_a_read_is_cut_into_messages_of_two_mib_in_order(region_bytes, num_layers, is_run):
+    from kv_transfer.transports.ucx import cut
+
+    piece = Piece(2, 2 + num_layers, 5, 105)
+    parts = list(cut(piece, piece.num_regions * region_bytes, is_run))
+    cursor = Cursor(piece)
+    assert all(cursor.accept(part) for part in parts) and not cursor.num_left
+    layers = [part.end_layer - part.first_layer for part in parts]
+    sizes = [part.num_regions * region_bytes for part in parts]
+    whole = [part.end_index - part.first_index == 100 for part in parts]
+    assert max(sizes) <= max(2 << 20, region_bytes) or (is_run and max(layers) == 1)
+    assert not is_run or all(whole)
+    assert all(whole[at] or layers[at] == 1 for at in range(len(parts)))
 
 
 class Messages:
