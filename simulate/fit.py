@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from profiles.scatter import NO_SCATTER, Scatter
 from simulate.errors import SimulationError
+from simulate.scatter_fit import fit_scatter
 from wire.messages import StepTotals
 
 _MIN_SAMPLES = 8
@@ -18,7 +20,10 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class StepFit:
-    """Seconds, as `profiles.profile.Profile` names them. error: median relative of a sample."""
+    """Seconds, as `profiles.profile.Profile` names them. error: median relative of a sample.
+
+    scatter: of single steps; none where the samples were of many steps each.
+    """
 
     step_s: float
     sequence_s: float
@@ -28,46 +33,65 @@ class StepFit:
     prefill_pair_s: float
     error: float
     num_samples: int
+    scatter: Scatter = NO_SCATTER
 
 
 def fit_steps(series: Sequence[Sequence[StepTotals]]) -> StepFit:
-    """The costs that explain best what the steps between two totals took, none below zero.
+    """The costs that explain best what the steps between two totals took, none below zero, and
+    how single steps scatter around them.
 
     series: the totals of one worker each, in their order; all workers of one kind. Every sample
     weighs the same, whatever its length: errors count as shares of what is expected. (As shares of
     what was taken they would pull the costs below their mean, by 8 % where times scatter by 20 %.)
     Raises SimulationError for too little load to learn from.
     """
-    samples = [
-        (_work(later) - _work(before), later.step_s - before.step_s)
-        for one in series
-        for before, later in zip(one, one[1:], strict=False)
-        if later.num_steps > before.num_steps and later.step_s > before.step_s
-    ]
-    if len(samples) < _MIN_SAMPLES:
+    parts = [part for part in map(_samples, series) if len(part[1])]
+    num_samples = sum(len(taken) for _, taken in parts)
+    if num_samples < _MIN_SAMPLES:
         raise SimulationError(
-            f"{len(samples)} samples of steps, at least {_MIN_SAMPLES} are needed: is there load?"
+            f"{num_samples} samples of steps, at least {_MIN_SAMPLES} are needed: is there load?"
         )
-    work, taken = np.array([s[0] for s in samples]), np.array([s[1] for s in samples])
+    work = np.concatenate([work for work, _ in parts])
+    taken = np.concatenate([taken for _, taken in parts])
     costs = _relative_least_squares(work, taken)
     error = float(np.median(np.abs(work @ costs / taken - 1)))
     step, sequence, context, prefill_step, prefill_token, prefill_pair = costs.tolist()
     return StepFit(
-        step, sequence, context, prefill_step, prefill_token, prefill_pair, error, len(samples)
+        step,
+        sequence,
+        context,
+        prefill_step,
+        prefill_token,
+        prefill_pair,
+        error,
+        num_samples,
+        fit_scatter([_single(work, taken, costs) for work, taken in parts]),
     )
 
 
-def _work(totals: StepTotals) -> Floats:
-    return np.array(
-        [
-            totals.num_steps,
-            totals.num_decode_tokens,
-            totals.num_context_tokens,
-            totals.num_prefill_steps,
-            totals.num_prefill_tokens,
-            totals.num_prefill_pairs,
-        ],
-        dtype=np.float64,
+def _samples(totals: Sequence[StepTotals]) -> tuple[Floats, Floats]:
+    """The work between two totals and what it took.  # [num_samples, 6], [num_samples]"""
+    sums = np.array([(*_work(one), one.step_s) for one in totals]).reshape(-1, 7)
+    grown = np.diff(sums, axis=0)
+    grown = grown[(grown[:, 0] > 0) & (grown[:, 6] > 0)]
+    return grown[:, :6], grown[:, 6]
+
+
+def _single(work: Floats, taken: Floats, costs: Floats) -> tuple[Floats, Floats, Bools]:
+    """The samples of one step: what it took, what was expected, whether it computed prompts."""
+    expected = work @ costs
+    own = (work[:, 0] == 1) & (expected > 0)
+    return taken[own], expected[own], work[own, 3] > 0
+
+
+def _work(totals: StepTotals) -> tuple[float, ...]:
+    return (
+        totals.num_steps,
+        totals.num_decode_tokens,
+        totals.num_context_tokens,
+        totals.num_prefill_steps,
+        totals.num_prefill_tokens,
+        totals.num_prefill_pairs,
     )
 
 

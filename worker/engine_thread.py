@@ -1,17 +1,19 @@
 """The thread that owns the core: it alone touches the engine."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from runtime.clock import Clock
 from runtime.log import get_logger
-from wire.messages import WorkerReport
+from wire.messages import StepTotals, WorkerReport
 from worker.core import WorkerCore
 from worker.inbox import Inbox, Stop
 from worker.outbox import Outbox
 
 _CHECK_INTERVAL_S = 5.0
+_NUM_RECENT = 2048  # steps that are remembered one by one: a second has at most a thousand
 log = get_logger("worker")
 
 
@@ -31,6 +33,7 @@ class EngineThread:
         self._checked_s = clock.now()
         self._turn_s = clock.now()  # the last step's end, or when there was something to run
         self._report = core.report()
+        self._recent: deque[StepTotals] = deque(maxlen=_NUM_RECENT)
         self._is_quiet = True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -47,6 +50,10 @@ class EngineThread:
     def report(self) -> WorkerReport:
         """As of the running turn, and how far its step is: both stand still when it hangs."""
         return replace(self._report, progress=self._core.progress)
+
+    def recent_steps(self) -> tuple[StepTotals, ...]:
+        """The totals behind each of the last steps, oldest first."""
+        return tuple(self._recent)
 
     @property
     def is_quiet(self) -> bool:
@@ -89,6 +96,8 @@ class EngineThread:
 
     def _emit(self) -> None:
         outbox = self._core.take_outbox()
+        if outbox.steps:
+            self._recent.append(outbox.report.totals)
         self._report = outbox.report
         if not outbox.is_empty:
             self._deliver(outbox)

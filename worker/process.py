@@ -18,6 +18,7 @@ from runtime.metrics_server import MetricsServer
 from runtime.tracing import open_tracer
 from wire import rpc
 from wire.cluster import ControlOrder, OrderKind, PairStatus, WorkerBeat, WorkerInfo
+from wire.steps_rpc import add_steps_service
 from worker.build import WorkerParts, build
 from worker.commands import Drain, Flip, Migrate
 from worker.config import WorkerConfig
@@ -63,6 +64,7 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
     rpc.add_worker_service(server, hub)
     metrics, health = Metrics(WORKER_METRICS), Health(SystemClock())
     with _exposed(config, metrics, health), _running_engine(parts, hub, metrics) as engine_thread:
+        add_steps_service(server, engine_thread.recent_steps)
         await server.start()
         beats = _Beats(config, parts, engine_thread, port)
         registration = Registration(

@@ -1,6 +1,7 @@
 """`baton profile`: fits a profile from the workers of a live cluster while they are under load."""
 
 import asyncio
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from baton.commands.status import where
 from profiles.catalog import dump
 from profiles.profile import Profile
+from profiles.scatter import Scatter
 from runtime.sizes import parse_bytes
 from simulate.errors import SimulationError
 from simulate.fit import StepFit, fit_steps
@@ -17,6 +19,9 @@ from wire.block_hash import BLOCK_SIZE
 from wire.cluster import WorkerInfo, WorkerStatus
 from wire.kv import KVLayout
 from wire.messages import StepTotals
+from wire.steps_rpc import fetch_steps
+
+_LOOK_S = 1.0  # workers remember the last 2,048 steps
 
 OutArgument = Annotated[Path, typer.Argument(help="The TOML file to write.")]
 SecondsFlag = Annotated[float, typer.Option(help="How long to watch.")]
@@ -43,6 +48,18 @@ def command(
         typer.echo(f"baton profile: {error}", err=True)
         raise typer.Exit(2) from error
     typer.echo(f"{out}: {fit.num_samples} samples, median error {fit.error:.1%}")
+    typer.echo(_scatter_line(fit.scatter))
+
+
+def _scatter_line(scatter: Scatter) -> str:
+    shown = [
+        f"{name} {table[len(table) // 10]:.2f} to {table[-len(table) // 10]:.2f}"
+        for name, table in (("decode", scatter.decode), ("prefill", scatter.prefill))
+        if table
+    ]
+    if not shown:
+        return "no scatter: too few single steps were seen, or the workers' ports are out of reach"
+    return f"of the expected time (p10, p90): {', '.join(shown)}"
 
 
 async def fitted_profile(
@@ -53,34 +70,66 @@ async def fitted_profile(
     Raises RpcError, or SimulationError for too little load.
     """
     seen = await _watch(address, token, seconds)
-    fit = fit_steps([totals for _, totals in seen.values()])
-    info = next(iter(seen.values()))[0]
+    fit = fit_steps([worker.totals for worker in seen.values()])
+    info = next(iter(seen.values())).info
     return _profile(name, info, fit, link_bytes_per_s), fit
 
 
-async def _watch(
-    address: str, token: str, seconds: float
-) -> dict[str, tuple[WorkerInfo, list[StepTotals]]]:
-    """Every worker's totals, as its heartbeats bring them."""
-    seen: dict[str, tuple[WorkerInfo, list[StepTotals]]] = {}
+@dataclass(slots=True)
+class _Seen:
+    """One worker: its totals behind each step, or, where it cannot be asked, as its beats tell."""
+
+    info: WorkerInfo
+    channel: rpc.Channel
+    steps: list[StepTotals] = field(default_factory=list)
+    beats: list[StepTotals] = field(default_factory=list)
+    is_asked: bool = True
+
+    @property
+    def totals(self) -> list[StepTotals]:
+        return self.steps if len(self.steps) > 1 else self.beats
+
+    async def look(self, beat: StepTotals, token: str) -> None:
+        """Notes what is new. Steps from before the first look do not count."""
+        self.beats.append(beat)
+        if not self.is_asked:
+            return
+        try:
+            recent = await fetch_steps(self.channel, token)
+        except rpc.RpcError:  # out of reach, of a version that does not tell them, or gone
+            self.is_asked = False
+            return
+        if self.steps:
+            last = self.steps[-1].num_steps
+            self.steps.extend(totals for totals in recent if totals.num_steps > last)
+        else:
+            self.steps.append(recent[-1] if recent else StepTotals())
+
+
+async def _watch(address: str, token: str, seconds: float) -> dict[str, _Seen]:
+    """Every worker's steps, by process."""
+    seen: dict[str, _Seen] = {}
     channel = rpc.open_channel(address)
     try:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + seconds
         while True:
-            for worker in (await rpc.fetch_status(channel, token)).workers:
-                _note(seen, worker)
+            workers = (await rpc.fetch_status(channel, token)).workers
+            await asyncio.gather(*(_look(seen, worker, token) for worker in workers))
             if loop.time() >= end_s:
                 return seen
-            await asyncio.sleep(min(1.0, max(0.0, end_s - loop.time())))
+            await asyncio.sleep(min(_LOOK_S, max(0.0, end_s - loop.time())))
     finally:
+        for worker in seen.values():
+            await worker.channel.close(None)
         await channel.close(None)
 
 
-def _note(seen: dict[str, tuple[WorkerInfo, list[StepTotals]]], worker: WorkerStatus) -> None:
+async def _look(seen: dict[str, _Seen], worker: WorkerStatus, token: str) -> None:
     key = f"{worker.info.worker_id} {worker.info.epoch}"
-    _, totals = seen.setdefault(key, (worker.info, []))
-    totals.append(worker.report.totals)
+    if key not in seen:
+        seen[key] = _Seen(worker.info, rpc.open_channel(worker.info.address))
+    await seen[key].look(worker.report.totals, token)
 
 
 def _profile(name: str, info: WorkerInfo, fit: StepFit, link_bytes_per_s: int) -> Profile:
@@ -106,4 +155,5 @@ def _profile(name: str, info: WorkerInfo, fit: StepFit, link_bytes_per_s: int) -
         prefill_batch_tokens=512,
         decode_batch_tokens=256,
         max_num_seqs=64,
+        scatter=fit.scatter,
     )
