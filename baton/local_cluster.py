@@ -277,6 +277,7 @@ class LocalCluster:
                 "draft_model": config.draft_model or None,
                 "max_drafts": config.max_drafts or None,
                 "transport": config.transport or None,
+                "kv_device_path": config.kv_device_path or None,
                 "drain_timeout_s": config.drain_s,
                 "metrics_port": self._metrics_port(role, number) or None,
             }

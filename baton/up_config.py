@@ -42,6 +42,7 @@ class UpConfig:
     draft_model: str = ""  # with speculate = "model" alone
     max_drafts: int = 0  # the worker's
     transport: str = ""  # the worker's
+    kv_device_path: str = ""  # the worker's
     cluster_token: str = ""  # a random one
     operator_token: str = ""  # a random one, which `baton` commands here know
     ray: bool = False  # processes of this host

@@ -18,6 +18,7 @@ class MemoryPlan:
     """Where a worker's memory goes. Its text is one line for people.
 
     draft_bytes: a draft model's weights and its cache, which has as many blocks.
+    mirror_bytes: of host memory beside a GPU's, for a copy of the KV that the fabric reads.
     """
 
     layout: KVLayout
@@ -25,6 +26,7 @@ class MemoryPlan:
     workspace_bytes: int
     max_model_len: int
     draft_bytes: int = 0
+    mirror_bytes: int = 0
 
     @property
     def num_blocks(self) -> int:
@@ -48,12 +50,13 @@ class MemoryPlan:
         return self.num_blocks / -(-self.max_model_len // self.layout.block_size)
 
     def __str__(self) -> str:
+        mirror = f", mirror in host memory {_mib(self.mirror_bytes)}" if self.mirror_bytes else ""
         draft = f"draft model {_mib(self.draft_bytes)}, " if self.draft_bytes else ""
         return (
             f"memory {_mib(self.total_bytes)}: weights {_mib(self.weights_bytes)}, "
             f"workspace {_mib(self.workspace_bytes)}, {draft}KV {_mib(self.kv_bytes)} "
             f"({self.num_blocks} blocks of {self.layout.block_size}, {self.kv_tokens} tokens, "
-            f"{self.num_full_contexts:.1f} contexts of {self.max_model_len})"
+            f"{self.num_full_contexts:.1f} contexts of {self.max_model_len}){mirror}"
         )
 
 

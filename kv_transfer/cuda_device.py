@@ -123,6 +123,10 @@ class CudaMemory(DeviceMemory):
     def bind(self) -> None:
         self._gpu.bind()
 
+    def sibling(self, num_bytes: int) -> "CudaMemory":
+        """Another pool on the same GPU."""
+        return self._gpu.allocate(num_bytes)
+
     def wait_for_fence(self, stream: int) -> None:
         """What `stream` is given from here on comes behind the last fence."""
         self._gpu.driver.call("cuStreamWaitEvent", stream, self._fence, 0)

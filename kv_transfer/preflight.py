@@ -1,6 +1,7 @@
 """Measures the way from a source to this host before requests depend on it."""
 
 import queue
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
@@ -36,9 +37,11 @@ class Preflight:
         num_small: int = 5,
         large_bytes: int = 32 << 20,
         transports: Transports = TRANSPORTS,
+        allocate: Callable[[int], KVMemory] = KVMemory.allocate,
     ) -> None:
-        """layout: this worker's. num_small: pulls of one block, after one that opens the link.
-        large_bytes: of the pull that measures bandwidth, at least one block.
+        """layout: this worker's. allocate: memory of the kind that requests are pulled into.
+        num_small: pulls of one block, after one that opens the link. large_bytes: of the pull
+        that measures bandwidth, at least one block.
         """
         num_blocks = max(1, large_bytes // layout.block_bytes)
         self._layout = replace(layout, num_blocks=num_blocks)
@@ -47,10 +50,14 @@ class Preflight:
         self._config = replace(config, verify_share=0.0)
         self._num_small = num_small
         self._transports = transports
+        self._allocate = allocate
 
     def probe(self, address: FabricAddress, worker_id: str, epoch: int) -> Measurement:
         """Of the source that listens at `address`; a failure is a measurement too."""
-        memory = KVMemory.allocate(self._layout.pool_bytes)
+        try:
+            memory = self._allocate(self._layout.pool_bytes)
+        except TransferError as error:
+            return Measurement(error=str(error))
         importer = Importer(
             self._layout,
             memory,

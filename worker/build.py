@@ -17,9 +17,8 @@ from engine.engine import Engine
 from engine.fallback.config import read_config
 from engine.forward import ForwardModel
 from engine.grammar import GrammarMatchers
-from engine.host_mirror import HostMirror
 from engine.kernels.fp8_linear import FP8
-from engine.kv_cache import allocate_kv, kv_layout, kv_tensor
+from engine.kv_cache import kv_layout
 from engine.kv_scaling import SCALING
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.models import Model
@@ -48,6 +47,7 @@ from worker.host_tier import host_bytes, host_memory
 from worker.inbox import Inbox
 from worker.model_ranks import ModelRanks
 from worker.modelled import PacedImporter, PacedPreflight, load_modelled, with_profile
+from worker.pool import Pool, open_pool
 from worker.speculation import Draft, make_speculator, read_draft
 
 _NUM_LAYER_GROUPS = 8
@@ -93,11 +93,8 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         plan, model = _load(config, draft, ranks)
         if draft is not None:
             draft.check_context(plan.max_model_len)
-        memory = KVMemory.allocate(plan.kv_bytes)
-        stack.callback(memory.close)
-        kv, mirror = _pools(kv_tensor(memory.buffer, plan.layout), plan, model.device)
-        if mirror is not None:
-            stack.callback(mirror.close)
+        pool = open_pool(plan, model.device, config.kv_device_path, stack)
+        memory, kv = pool.memory, pool.kv
         options = _engine_config(config, plan, model)
         host = host_memory(num_host_bytes, kv, clock, stack)
         kv = kv[:, : options.num_blocks]
@@ -121,9 +118,9 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         )
         importer = _importer(config, plan, memory, clock, transfer)
         stack.callback(importer.close)
-        publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS, mirror)
+        publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS, pool.path)
         intake = Intake(
-            engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), mirror
+            engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), pool.path
         )
         yield WorkerParts(
             worker_id=worker_id,
@@ -145,7 +142,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
                 _kv_variant(plan, model),
             ),
             max_model_len=plan.max_model_len,
-            preflight=_preflight(config, plan, clock, transfer),
+            preflight=_preflight(config, plan, clock, transfer, pool),
             num_gpus=_num_gpus(config, model),
             hardware=_hardware(config, model),
             rank_lost=ranks.lost,
@@ -189,7 +186,12 @@ def _load(
         draft_weights_bytes=draft.weights_bytes(dtype) if draft is not None else 0,
     )
     room = _engine_blocks(plan) * plan.layout.block_size
-    plan = replace(plan, max_model_len=min(plan.max_model_len, room))
+    has_mirror = device.type != "cpu" and config.kv_device_path == "host"
+    plan = replace(
+        plan,
+        max_model_len=min(plan.max_model_len, room),
+        mirror_bytes=plan.kv_bytes if has_mirror else 0,
+    )
     log = get_logger("worker")
     log.info("model_loaded", seconds=round(wall_time_s() - started_s, 2), dtype=plan.layout.dtype)
     log.info("memory_plan", plan=str(plan))
@@ -223,16 +225,6 @@ def _importer(
     if not config.profile:
         return Importer(plan.layout, memory, clock, secret, transfer)
     return PacedImporter(plan.layout, memory, clock, secret, transfer, load_profile(config.profile))
-
-
-def _pools(
-    host_kv: Tensor, plan: MemoryPlan, device: torch.device
-) -> tuple[Tensor, HostMirror | None]:
-    """The pool that the engine computes in; the host's own, or one on the device, mirrored."""
-    if device.type == "cpu":
-        return host_kv, None
-    device_kv = allocate_kv(plan.layout, device)
-    return device_kv, HostMirror(device_kv, host_kv)
 
 
 def _with_graphs(model: ForwardModel, kv: Tensor, options: EngineConfig) -> ForwardModel:
@@ -297,9 +289,13 @@ def _kv_variant(plan: MemoryPlan, model: ForwardModel) -> str:
 
 
 def _preflight(
-    config: WorkerConfig, plan: MemoryPlan, clock: SystemClock, transfer: TransferConfig
+    config: WorkerConfig,
+    plan: MemoryPlan,
+    clock: SystemClock,
+    transfer: TransferConfig,
+    pool: Pool,
 ) -> Preflight:
     secret = config.cluster_token.encode()
     if not config.profile:
-        return Preflight(plan.layout, clock, secret, transfer)
+        return Preflight(plan.layout, clock, secret, transfer, allocate=pool.allocate)
     return PacedPreflight(plan.layout, clock, secret, transfer, load_profile(config.profile))

@@ -35,6 +35,7 @@ class WorkerConfig:
     threads: int = 0  # one a core
     tensor_parallel: int = 1
     transport: str = "auto"
+    kv_device_path: str = "host"
     verify_share: float = 0.05
     wire_format: str = "auto"
     expected_bytes_s: float = 5e8

@@ -5,12 +5,14 @@ import math
 from kv_transfer.config import TransferConfig
 from kv_transfer.pace import SETTINGS
 from kv_transfer.tls import Tls
-from kv_transfer.transports.registry import AUTO, TRANSPORTS
+from kv_transfer.transports.registry import AUTO, DEVICE_TRANSPORTS, TRANSPORTS
 from worker.config import WorkerConfig
 
 _UNENCRYPTED = ("nixl", "ucx")
 _LEAST_LEASE_S = 1.0  # two heartbeats
 _MAX_CONNECTIONS = 16
+_DEVICE_PIECE_BYTES = 32 << 20  # of which a GPU moves many in the time of one of Python's turns
+_DEVICE_PATHS = ("host", "direct")
 
 
 def transfer_config(config: WorkerConfig) -> TransferConfig:
@@ -18,6 +20,7 @@ def transfer_config(config: WorkerConfig) -> TransferConfig:
     used, or that the transport cannot use."""
     _check_names(config)
     _check_numbers(config)
+    is_direct = config.kv_device_path == "direct"
     return TransferConfig(
         transport=config.transport,
         lease_s=config.lease_s,
@@ -25,6 +28,8 @@ def transfer_config(config: WorkerConfig) -> TransferConfig:
         wire_format=config.wire_format,
         expected_bytes_s=config.expected_bytes_s,
         tcp_connections=config.tcp_connections,
+        piece_bytes=_DEVICE_PIECE_BYTES if is_direct else TransferConfig().piece_bytes,
+        device_path=config.kv_device_path,
         tls=_tls(config),
     )
 
@@ -33,9 +38,17 @@ def _check_names(config: WorkerConfig) -> None:
     for name, given, known in (
         ("transport", config.transport, (AUTO, *TRANSPORTS)),
         ("wire_format", config.wire_format, SETTINGS),
+        ("kv_device_path", config.kv_device_path, _DEVICE_PATHS),
     ):
         if given not in known:
             raise ValueError(f"{name} {given!r} is not one of {', '.join(known)}")
+    is_direct = config.kv_device_path == "direct"
+    if is_direct and config.transport not in (AUTO, *DEVICE_TRANSPORTS):
+        known_ones = ", ".join((AUTO, *DEVICE_TRANSPORTS))
+        text = f"a GPU's memory; with kv_device_path direct it is one of {known_ones}"
+        raise ValueError(f"the transport {config.transport} does not reach {text}")
+    if config.transport == "cuda_ipc" and not is_direct:
+        raise ValueError("the transport cuda_ipc needs kv_device_path direct")
 
 
 def _check_numbers(config: WorkerConfig) -> None:

@@ -20,6 +20,14 @@ def test_what_a_worker_is_told_reaches_the_fabric() -> None:
     assert all(getattr(config, name) == value for name, value in {**settings, **numbers}.items())
 
 
+def test_a_direct_path_takes_larger_pieces() -> None:
+    host, direct = (
+        transfer_config(WorkerConfig("m", kv_device_path=p)) for p in ("host", "direct")
+    )
+    assert (host.is_direct, direct.is_direct) == (False, True)
+    assert host.piece_bytes == 8 << 20 < direct.piece_bytes
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -28,6 +36,13 @@ def test_what_a_worker_is_told_reaches_the_fabric() -> None:
         ({**FILES, "transport": "ucx"}, "ucx does not encrypt"),
         (FILES, "authority 'ca.pem' cannot be used"),
         ({"transport": "rdma"}, "transport 'rdma' is not one of auto, shm, tcp, nixl, ucx"),
+        ({"transport": "cuda_ipc"}, "the transport cuda_ipc needs kv_device_path direct"),
+        ({"kv_device_path": "gpu"}, "kv_device_path 'gpu' is not one of host, direct"),
+        (
+            {"kv_device_path": "direct", "transport": "tcp"},
+            "the transport tcp does not reach a GPU's memory; with kv_device_path direct it is one "
+            "of auto, cuda_ipc, nixl",
+        ),
         ({"wire_format": "zip"}, "wire_format 'zip' is not one of as_is, auto"),
         ({"verify_share": 1.5}, "verify_share must be 0 to 1, is 1.5"),
         ({"verify_share": float("nan")}, "verify_share must be 0 to 1, is nan"),
