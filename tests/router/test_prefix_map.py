@@ -1,7 +1,5 @@
 """The prefix map against a slow and obvious model, and its bound."""
 
-import math
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,29 +13,52 @@ WORKERS = ("a", "b", "c")
 PATHS = ("0000", "0001", "0010", "0011", "0110", "0111", "1")
 CHAINS = [tuple(path[: i + 1] for i in range(4)) for path in PATHS]
 HASHES = {path: number for number, path in enumerate(sorted({p for c in CHAINS for p in c}))}
+PATH_OF = {number: path for path, number in HASHES.items()}
 chains = st.sampled_from([tuple(HASHES[p] for p in dict.fromkeys(chain)) for chain in CHAINS])
 blocks = st.lists(st.sampled_from(sorted(HASHES.values())), max_size=5, unique=True)
 workers = st.sampled_from(WORKERS)
+Tiers = dict[int, str]
+
+
+def closed(tiers: Tiers) -> Tiers:
+    """As a worker has it: what is below a block of the host is not on the device."""
+    on_host = [PATH_OF[block] for block, tier in tiers.items() if tier == "host"]
+    is_below = {b: any(PATH_OF[b].startswith(path) for path in on_host) for b in tiers}
+    return {block: "host" if is_below[block] else tier for block, tier in tiers.items()}
+
+
+def of_tier(tiers: Tiers, tier: str) -> tuple[int, ...]:
+    return tuple(sorted(block for block, found in tiers.items() if found == tier))
 
 
 class Model:
-    """held[worker][block] = expiry; infinity when confirmed."""
+    """tiers[worker][block] = device or host, as confirmed; guesses[worker][block] = expiry."""
 
     def __init__(self):
-        self.held = {}
+        self.tiers = {}
+        self.guesses = {}
         self.sequence = {}
 
-    def match(self, hashes, sure):
+    def become(self, worker, tiers):
+        """What left a tier is not guessed any more, either."""
+        before = self.tiers[worker]
+        for block, tier in before.items():
+            if tiers.get(block) != tier and (tier == "device" or block not in tiers):
+                self.guesses[worker].pop(block, None)
+        self.tiers[worker] = tiers
+
+    def match(self, hashes, counts):
         found = {}
-        for worker, held in self.held.items():
+        for worker in self.tiers:
             depth = 0
-            for block in hashes:
-                if block not in held or (sure and held[block] != math.inf):
-                    break
+            while depth < len(hashes) and counts(worker, hashes[depth]):
                 depth += 1
             if depth:
                 found[worker] = depth
         return found
+
+    def is_on_device(self, worker, block):
+        return self.tiers[worker].get(block) == "device"
 
 
 class PrefixMapMachine(RuleBasedStateMachine):
@@ -47,58 +68,86 @@ class PrefixMapMachine(RuleBasedStateMachine):
 
     @rule(worker=workers)
     def add_or_remove(self, worker):
-        if worker in self.model.held:
+        if worker in self.model.tiers:
             self.map.remove_worker(worker)
-            del self.model.held[worker]
+            del self.model.tiers[worker]
         else:
             self.map.add_worker(worker)
-            self.model.held[worker], self.model.sequence[worker] = {}, None
+            self.model.tiers[worker], self.model.guesses[worker] = {}, {}
+            self.model.sequence[worker] = None
 
-    @precondition(lambda self: self.model.held)
-    @rule(data=st.data(), stored=blocks)
-    def snapshot(self, data, stored):
-        worker = data.draw(st.sampled_from(sorted(self.model.held)))
-        self.map.load_snapshot(worker, BlockSnapshot(10, tuple(stored)))
-        kept = {b: t for b, t in self.model.held[worker].items() if t != math.inf}
-        self.model.held[worker] = kept | dict.fromkeys(stored, math.inf)
+    @precondition(lambda self: self.model.tiers)
+    @rule(data=st.data(), stored=blocks, on_host=blocks)
+    def snapshot(self, data, stored, on_host):
+        worker = data.draw(st.sampled_from(sorted(self.model.tiers)))
+        tiers = closed(dict.fromkeys(stored, "device") | dict.fromkeys(on_host, "host"))
+        told = BlockSnapshot(10, of_tier(tiers, "device"), of_tier(tiers, "host"))
+        self.map.load_snapshot(worker, told)
+        for block in (b for b, tier in self.model.tiers[worker].items() if tiers.get(b) != tier):
+            self.model.guesses[worker].pop(block, None)
+        self.model.become(worker, tiers)
         self.model.sequence[worker] = 10
 
-    @precondition(lambda self: self.model.held)
-    @rule(data=st.data(), stored=blocks, removed=blocks, step=st.sampled_from([0, 1, 1, 1, 2]))
-    def event(self, data, stored, removed, step):
-        worker = data.draw(st.sampled_from(sorted(self.model.held)))
+    @precondition(lambda self: self.model.tiers)
+    @rule(
+        data=st.data(),
+        stored=blocks,
+        removed=blocks,
+        on_host=blocks,
+        step=st.sampled_from([0, 1, 1, 1, 2]),
+    )
+    def event(self, data, stored, removed, on_host, step):
+        worker = data.draw(st.sampled_from(sorted(self.model.tiers)))
+        before = self.model.tiers[worker]
+        tiers = {block: tier for block, tier in before.items() if block not in removed}
+        tiers = closed(tiers | dict.fromkeys(stored, "device") | dict.fromkeys(on_host, "host"))
+        gone = [block for block, tier in before.items() if tiers.get(block) != tier]
         known = self.model.sequence[worker]
         number = (known or 0) + step
-        applied = self.map.apply(worker, BlockEvent(number, tuple(stored), tuple(removed)))
+        told = BlockEvent(
+            number,
+            stored=tuple(b for b in of_tier(tiers, "device") if before.get(b) != "device"),
+            removed=(*(b for b in gone if before[b] == "device"), *set(removed) - before.keys()),
+            host_stored=tuple(b for b in of_tier(tiers, "host") if before.get(b) != "host"),
+            host_removed=tuple(b for b in gone if before[b] == "host" and b not in tiers),
+        )
+        applied = self.map.apply(worker, told)
         assert applied == (known is None or step < 2)
         if known is not None and step == 2:
             self.model.sequence[worker] = None
         if known is not None and step == 1:
             self.model.sequence[worker] = number
-            for block in removed:
-                self.model.held[worker].pop(block, None)
-            self.model.held[worker].update(dict.fromkeys(stored, math.inf))
+            for block in set(removed) - before.keys():
+                self.model.guesses[worker].pop(block, None)
+            self.model.become(worker, tiers)
 
-    @precondition(lambda self: self.model.held)
+    @precondition(lambda self: self.model.tiers)
     @rule(data=st.data(), chain=chains)
     def speculate(self, data, chain):
-        worker = data.draw(st.sampled_from(sorted(self.model.held)))
+        worker = data.draw(st.sampled_from(sorted(self.model.tiers)))
         self.map.speculate([worker], chain, self.now + 2.0)
-        held = self.model.held[worker]
-        held.update({b: self.now + 2.0 for b in chain if held.get(b) != math.inf})
+        self.model.guesses[worker].update(dict.fromkeys(chain, self.now + 2.0))
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
     def time_passes(self, seconds):
         self.now += seconds
         self.map.expire(self.now)
-        for worker, held in self.model.held.items():
-            self.model.held[worker] = {b: t for b, t in held.items() if t > self.now}
+        for worker, guesses in self.model.guesses.items():
+            self.model.guesses[worker] = {b: t for b, t in guesses.items() if t > self.now}
 
     @rule(chain=chains)
     def match(self, chain):
-        found = self.map.match(chain)
-        assert found.held == self.model.match(chain, sure=False)
-        assert found.confirmed == self.model.match(chain, sure=True)
+        found, model = self.map.match(chain), self.model
+        confirmed = model.match(chain, model.is_on_device)
+        assert found.confirmed == confirmed
+        reach = model.match(chain, lambda worker, block: block in model.tiers[worker])
+        assert found.host == {w: d for w, d in reach.items() if d > confirmed.get(w, 0)}
+        assert found.held == model.match(
+            chain,
+            lambda worker, block: (
+                model.is_on_device(worker, block) or block in model.guesses[worker]
+            ),
+        )
 
     @invariant()
     def is_sound(self):
@@ -159,3 +208,33 @@ def test_more_workers_than_bits_of_a_word_are_told_apart(num_workers):
         prefixes.load_snapshot(f"w{i}", BlockSnapshot(0, tuple(range(1 + i % 3))))
     found = prefixes.match((0, 1, 2)).confirmed
     assert found == {f"w{i}": 1 + i % 3 for i in range(num_workers)}
+
+
+def test_a_block_that_moves_to_the_host_and_back_is_told_apart_from_the_device_s():
+    prefixes = PrefixMap(10)
+    for name in ("a", "b"):
+        prefixes.add_worker(name)
+        prefixes.load_snapshot(name, BlockSnapshot(0, (1, 2, 3, 4)))
+    prefixes.apply("a", BlockEvent(1, removed=(4, 3), host_stored=(3, 4)))
+    found = prefixes.match((1, 2, 3, 4))
+    assert (found.confirmed, found.host) == ({"a": 2, "b": 4}, {"a": 4})
+    prefixes.apply("a", BlockEvent(2, stored=(3,), host_removed=(4,)))
+    found = prefixes.match((1, 2, 3, 4))
+    assert (found.confirmed, found.host) == ({"a": 3, "b": 4}, {})
+    prefixes.apply("a", BlockEvent(3, removed=(1, 2, 3), host_stored=(1, 2, 3)))
+    found = prefixes.match((1, 2, 3, 4))
+    assert (found.confirmed, found.host) == ({"b": 4}, {"a": 3})
+    prefixes.remove_worker("a")
+    assert prefixes.match((1, 2, 3, 4)).host == {}
+    prefixes.check_integrity()
+
+
+def test_near_the_bound_the_host_tier_is_forgotten_first():
+    prefixes = PrefixMap(4)
+    prefixes.add_worker("a")
+    prefixes.load_snapshot("a", BlockSnapshot(0, (1, 2), (11, 12)))
+    prefixes.apply("a", BlockEvent(1, stored=(3,)))
+    assert prefixes.match((1, 2, 3)).confirmed == {"a": 3}
+    assert prefixes.match((11, 12)).host == {"a": 1}
+    assert prefixes.num_blocks("a") == 4
+    prefixes.check_integrity()
