@@ -119,33 +119,21 @@ def run(
     try:
         if replay is not None:
             raise typer.Exit(0 if run_replay(console, replay) else _EXIT_DIFFERENT)
+        if recording and (sweep or capacity):
+            raise SimulationError("--recording is of one run: leave --sweep and --capacity out")
         load = LoadFlags(**flags)
-        ((num_prefill, num_decode),) = parse_splits(split)
-        (strategy,) = parse_strategies(policy)
-        spec = ClusterSpec(
-            num_prefill,
-            num_decode,
-            load_profile(prefill_profile or profile),
-            load_profile(decode_profile or profile),
+        spec = replace(
+            _spec(split, prefill_profile or profile, decode_profile or profile, load.seed),
             prefill_batch_tokens=prefill_batch_tokens,
             decode_batch_tokens=decode_batch_tokens,
             max_num_seqs=max_num_seqs,
             unit_tokens=unit_tokens or 16,
-            seed=load.seed,
             faults=_faults(kill=kill, freeze=freeze, slow=slow, cut=cut),
             random_faults=RandomFaults(kills_per_hour),
             recording=recording,
         )
-        slos = tuple(load.slo)
-        if cluster is not None:
-            file = read_cluster_file(cluster)
-            spec, slos = file.applied_to(spec), (*slos, *file.slos)
-        warmup_s = parse_duration_s(load.warmup or "0")
-        auto_units = unit_tokens == 0 and not recording
-        base = Base(spec, strategy, load.order(), slos, warmup_s=warmup_s, auto_units=auto_units)
+        base = _base(spec, policy, load, cluster, unit_tokens == 0 and not recording)
         jobs = jobs or os.cpu_count() or 1
-        if recording and (sweep or capacity):
-            raise SimulationError("--recording is of one run: leave --sweep and --capacity out")
         if sweep:
             _sweep(console, base, sweep, jobs, json_file)
         elif capacity:
@@ -156,6 +144,25 @@ def run(
     except (LoadtestError, SimulationError, ProfileError, OSError, ValueError) as error:
         typer.echo(f"baton simulate: {error}", err=True)
         raise typer.Exit(_EXIT_BAD_INPUT) from error
+
+
+def _spec(split: str, prefill_profile: str, decode_profile: str, seed: int) -> ClusterSpec:
+    ((num_prefill, num_decode),) = parse_splits(split)
+    profiles = load_profile(prefill_profile), load_profile(decode_profile)
+    return ClusterSpec(num_prefill, num_decode, *profiles, seed=seed)
+
+
+def _base(
+    spec: ClusterSpec, policy: str, load: LoadFlags, cluster: Path | None, auto_units: bool
+) -> Base:
+    """What all cells of a grid share. cluster: a file in the place of the specification's pools."""
+    (strategy,) = parse_strategies(policy)
+    slos = tuple(load.slo)
+    if cluster is not None:
+        file = read_cluster_file(cluster)
+        spec, slos = file.applied_to(spec), (*slos, *file.slos)
+    warmup_s = parse_duration_s(load.warmup or "0")
+    return Base(spec, strategy, load.order(), slos, warmup_s=warmup_s, auto_units=auto_units)
 
 
 def _faults(**orders: list[str]) -> tuple[Fault, ...]:
