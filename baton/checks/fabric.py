@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 from baton.checks.check import Check, State
+from kv_transfer.cuda_device import CudaDevice, CudaMemory
+from kv_transfer.cuda_driver import LIBRARY, CudaDriver
 from kv_transfer.errors import TransferError
 from kv_transfer.memory import KVMemory
 from kv_transfer.transports.interfaces import ALL_DEVICES, rdma_devices
@@ -13,6 +16,8 @@ from kv_transfer.transports.ucx_port import find_ucx
 
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 _PROBE_BYTES = 4096
+_DEVICE_PATH = "transport cuda_ipc"
+_MIRRORED = "a GPU's KV travels through a mirror in host memory"
 
 
 def check_fabric() -> Iterator[Check]:
@@ -22,6 +27,50 @@ def check_fabric() -> Iterator[Check]:
     yield Check("transport tcp", State.OK, "built in; automatic between hosts without RDMA")
     yield _shm()
     yield _ucx()
+    yield from check_device_paths()
+
+
+def check_device_paths(library: str = LIBRARY) -> Iterator[Check]:
+    """What --kv-device-path direct would take. library: the GPU driver's."""
+    try:
+        driver = CudaDriver(library)
+        pools = [_probe_pool(driver, index) for index in range(driver.num_devices())]
+    except TransferError as error:
+        yield Check(_DEVICE_PATH, State.ABSENT, f"{error}; {_MIRRORED}")
+        return
+    if not pools:
+        yield Check(_DEVICE_PATH, State.ABSENT, f"the driver has no GPU; {_MIRRORED}")
+        return
+    yield _cuda_ipc(driver, len(pools))
+    yield _nixl_on_gpu(pools[0])
+
+
+def _probe_pool(driver: CudaDriver, index: int) -> CudaMemory:
+    """Exported, so it is given back when this process ends."""
+    pool = CudaDevice(driver, index).allocate(_PROBE_BYTES)
+    pool.export()
+    return pool
+
+
+def _cuda_ipc(driver: CudaDriver, num_gpus: int) -> Check:
+    apart = [
+        f"{one} and {other}"
+        for one, other in combinations(range(num_gpus), 2)
+        if not (driver.reaches(one, other) and driver.reaches(other, one))
+    ]
+    if apart:
+        detail = f"these GPUs do not read each other's memory: {', '.join(apart)}; {_MIRRORED}"
+        return Check(_DEVICE_PATH, State.WARNING, detail)
+    return Check(_DEVICE_PATH, State.OK, "with --kv-device-path direct, on one host")
+
+
+def _nixl_on_gpu(pool: CudaMemory) -> Check:
+    name = "transport nixl, GPU"
+    try:
+        NixlAgent(load_bindings(), "doctor", pool, ALL_DEVICES, serves=False).close()
+    except TransferError as error:
+        return Check(name, State.ABSENT, f"{error}; {_MIRRORED}")
+    return Check(name, State.OK, "with --kv-device-path direct, between hosts with RDMA")
 
 
 def _nixl(devices: tuple[str, ...]) -> Check:

@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from baton.checks.check import State
+from baton.checks.fabric import check_device_paths
 from kv_transfer.channel import wait_readable
 from kv_transfer.config import TransferConfig
 from kv_transfer.cuda_device import CudaDevice, CudaMemory
 from kv_transfer.cuda_driver import CudaDriver
 from kv_transfer.device_twin import TwinMemory
 from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.transports.interfaces import ALL_DEVICES
+from kv_transfer.transports.nixl_agent import NixlAgent, load_bindings
 
 SOURCE = [3, 4, 5, 40, 41, 9, 8, 79, 0]
 TARGET = [1, 2, 3, 4, 63, 62, 20, 21, 0]
@@ -204,6 +208,26 @@ def test_a_host_without_the_driver_says_so():
 def test_a_gpu_that_is_not_there_is_named_by_the_drivers_error(build):
     with pytest.raises(TransferError, match="cuDeviceGet: CUDA_ERROR_OTHER"):
         CudaDevice(CudaDriver(build()), 7)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nixl_cu12") is None, reason="nixl is not installed")
+def test_nixl_refuses_gpu_memory_by_name_where_its_ucx_has_no_cuda(pool):
+    with pytest.raises(TransferError, match="for the memory of GPU 0 .is UCX without CUDA"):
+        NixlAgent(load_bindings(), "a", pool, ALL_DEVICES, serves=False)
+
+
+def test_the_doctor_says_what_a_direct_path_would_take(build, monkeypatch):
+    ipc, nixl = check_device_paths(build())
+    assert (ipc.name, ipc.state, nixl.name) == (
+        "transport cuda_ipc",
+        State.OK,
+        "transport nixl, GPU",
+    )
+    monkeypatch.setattr(CudaDriver, "reaches", lambda driver, one, other: one == other)
+    ipc, _ = check_device_paths(build())
+    assert (ipc.state, "0 and 1" in ipc.detail) == (State.WARNING, True)
+    (missing,) = check_device_paths("libno-such-driver.so.1")
+    assert (missing.state, "no CUDA driver" in missing.detail) == (State.ABSENT, True)
 
 
 def test_prompts_cross_between_two_gpus_pools_and_every_block_is_compared(build, make_rig, until):

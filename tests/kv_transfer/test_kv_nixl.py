@@ -3,13 +3,16 @@
 import importlib.util
 import signal
 import socket
+import types
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
 from kv_transfer.control import Offer
+from kv_transfer.device_twin import TwinMemory
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.handshake import Identity
 from kv_transfer.mapping import Mapping
@@ -17,7 +20,7 @@ from kv_transfer.memory import KVMemory
 from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports import nixl
-from kv_transfer.transports.nixl_agent import AgentRead, ReadState
+from kv_transfer.transports.nixl_agent import AgentRead, NixlAgent, ReadState
 from wire.kv import FabricAddress, KVLayout
 
 LAYOUT = KVLayout(2, 8, 1, 16, 8, "float32")
@@ -136,6 +139,92 @@ def test_blocks_outside_of_the_sources_pool_are_refused(lane):
         with pytest.raises(TransferError) as caught:
             lane.post(replace(read(1, 0), source_blocks=blocks))
         assert caught.value.reason is FailReason.MALFORMED
+
+
+class GpuPool(TwinMemory):
+    """Says that it lies on a GPU, which is settled when the test says so."""
+
+    device = 3
+    has_settled = False
+
+    def is_settled(self) -> bool:
+        return self.has_settled
+
+
+class Bindings(types.SimpleNamespace):
+    """NIXL's module as the agent calls it; it keeps what the agent named."""
+
+    def __init__(self) -> None:
+        super().__init__(DRAM_SEG="DRAM", VRAM_SEG="VRAM", NIXL_INIT_AGENT="me", NIXL_READ="read")
+        self.said: list[tuple] = []
+        self.nixlAgentConfig = types.SimpleNamespace
+        self.nixlAgent = lambda name, config: self
+        self.nixlRegDList = self.nixlXferDList = lambda segment, rows: (segment, np.array(rows))
+
+    def __getattr__(self, name: str):
+        def note(*what: object) -> object:
+            self.said.append((name, *what))
+            return b"peer" if name in ("loadRemoteMD", "getLocalMD") else 7
+
+        return note
+
+    def named(self, name: str) -> list[tuple]:
+        return [tuple(what) for call, *what in self.said if call == name]
+
+
+@pytest.fixture
+def gpu_pool(nothing_is_left: None):
+    memory = GpuPool(LAYOUT.pool_bytes)
+    yield memory
+    memory.close()
+
+
+def test_a_gpus_pool_is_registered_offered_and_read_by_its_number(gpu_pool):
+    bindings = Bindings()
+    bindings.nixlRegDList = lambda segment, rows: (segment, rows)
+    agent = NixlAgent(bindings, "a", gpu_pool, "", serves=False)
+    ((registered, _),) = bindings.named("registerMem")
+    assert registered == ("VRAM", [(gpu_pool.address, LAYOUT.pool_bytes, 3, "")])
+    assert agent.offer() == Offer(b"peer", gpu_pool.address, LAYOUT.pool_bytes, 3)
+    agent.meet(Offer(b"theirs", 4096, LAYOUT.pool_bytes, 5), LAYOUT, LAYOUT)
+    mine, theirs = bindings.named("prepXferDlist")
+    count = LAYOUT.num_layers * LAYOUT.num_blocks
+    size = LAYOUT.region_bytes
+    assert (mine[:2], mine[2].tolist()) == (
+        ("me", "VRAM"),
+        [[gpu_pool.address, size, 3, size, count]],
+    )
+    assert (theirs[:2], theirs[2].tolist()) == (("peer", "VRAM"), [[4096, size, 5, size, count]])
+    agent.read_copies(np.array([(64, 128, 32)], np.int64))
+    ((_, to, source, peer, *_),) = bindings.named("createXferReq")
+    assert (to[0], to[1].tolist()) == ("VRAM", [[gpu_pool.address + 128, 32, 3]])
+    assert (source[0], source[1].tolist(), peer) == ("VRAM", [[4096 + 64, 32, 5]], "peer")
+
+
+def test_a_gpus_pool_reads_one_in_host_memory(gpu_pool):
+    bindings = Bindings()
+    agent = NixlAgent(bindings, "a", gpu_pool, "", serves=False)
+    agent.meet(Offer(b"theirs", 4096, LAYOUT.pool_bytes), LAYOUT, LAYOUT)
+    mine, theirs = bindings.named("prepXferDlist")
+    assert (mine[1], theirs[1], theirs[2][0][2]) == ("VRAM", "DRAM", 0)
+
+
+def test_reads_into_a_gpus_pool_begin_when_it_has_computed_what_came_before(lane, gpu_pool):
+    lane._context = replace(lane._context, memory=gpu_pool)
+    lane.post(read(1, 3))
+    assert (lane.progress(), lane.agents[0].asked) == ([], [])
+    assert 0 < lane.wait_s() < 0.1
+    gpu_pool.has_settled = True
+    assert lane.wait_s() == 0.0
+    lane.progress()
+    assert len(lane.agents[0].asked) == 1
+
+
+@needs_nixl
+def test_nixl_takes_a_devices_pool_that_is_host_memory(make_rig):
+    rig = make_rig(transport="nixl", allocate=TwinMemory)
+    assert rig.pull(rig.publish_whole(1, [3, 4, 9], 48), [1, 2, 5]).ok
+    rig.assert_copied([3, 4, 9], [1, 2, 5])
 
 
 @needs_nixl
