@@ -30,7 +30,7 @@ from gateway.tls import asks_clients, server_context
 from gateway.tokenizer import PromptEncoder
 from gateway.usage import UsageLog
 from router.config import RouterConfig
-from router.policies.named import policy_named
+from router.policies.named import policy_named, policy_names
 from router.router import Router
 from runtime import log
 from runtime.clock import SystemClock, wall_time_s
@@ -94,9 +94,10 @@ def run(config: GatewayConfig) -> int:
 
 
 def _open(config: GatewayConfig) -> Opened:
+    for name in policy_names(config.policy, config.shadow_policies):
+        policy_named(name)
     model = read_model_directory(Path(config.model), config.served_model_name, config.max_model_len)
     defaults = own_defaults(model.defaults, config.request_defaults)
-    policy_named(config.policy)
     return Opened(
         model=replace(model, defaults=defaults),
         gate=open_gate(

@@ -33,6 +33,11 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+def policy_names(policy: str, shadows: str) -> tuple[str, ...]:
+    """The live policy's and those of its shadows, which are parted by semicolons."""
+    return (policy, *(name.strip() for name in shadows.split(";") if name.strip()))
+
+
 def policy_named(text: str) -> Policy:
     """The policy of a name such as `dynamo` or `dynamo:overlap_weight=2,temperature=0.1`.
 
