@@ -19,8 +19,8 @@ class Scatter:
     decode: of steps that only decode; prefill: of those that compute prompts; empty: exact steps.
     A worker has a level between 0 and 1, the place in these tables. The share `kept` of its steps
     are at its level, the others anywhere; the level changes after lasts_s seconds of expected
-    steps in the mean. So factors have the table's distribution whatever `kept` is, and the ranks of
-    two of them correlate by kept^2 * exp(-distance / lasts_s).
+    steps in the mean. So factors have the table's distribution whatever `kept` is, and two of
+    them correlate by kept^2 * exp(-distance / lasts_s).
 
     Raises ScatterError.
     """

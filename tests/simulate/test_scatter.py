@@ -53,7 +53,7 @@ def test_factors_have_the_mean_and_the_quantiles_of_their_table(scatter, is_pref
         assert below - allowed <= share <= up_to + allowed
 
 
-def test_ranks_correlate_as_far_as_a_level_lasts():
+def test_factors_correlate_as_far_as_a_level_lasts():
     scatter = Scatter(tuple(np.linspace(0.5, 1.5, 101)), (), kept=0.8, lasts_s=0.1)
     ranks = draw(scatter, 60_000, seed=3) - 1.0
     for lag in (1, 5, 10, 30):
