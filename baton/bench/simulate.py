@@ -6,10 +6,14 @@ workers, and one of the bundled model, whose profile is fitted from a run before
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from baton.bench.row import Row
 from baton.commands.loadtest_flags import LoadFlags
@@ -26,6 +30,7 @@ from simulate.report import result_of
 from simulate.run import simulate
 from simulate.spec import ClusterSpec
 
+_PERCENTILES = ("p50", "p90")
 _WARMUP_S = 5.0
 _FIT_S = 30.0
 _LINK_BYTES_PER_S = 5_000_000_000  # shared memory of one host
@@ -92,7 +97,7 @@ def figures(result: RunResult) -> tuple[tuple[str, Distribution], ...]:
 def rows_of(name: str, pairs: Sequence[tuple[Distribution, Distribution]]) -> list[Row]:
     """pairs: (live, simulated). A stage that took no time live has no row."""
     rows = []
-    for percentile in ("p50", "p90"):
+    for percentile in _PERCENTILES:
         live, made = (
             median(getattr(side, percentile) for side in sides)
             for sides in zip(*pairs, strict=True)
@@ -134,3 +139,25 @@ def simulated(profile: Profile, load: LoadFlags) -> RunResult:
     spec = ClusterSpec(1, 1, profile, profile, policy="predicted", unit_tokens=16, seed=load.seed)
     outcome = simulate(spec, workload)
     return result_of(spec, workload, outcome, parse_slos(()), warmup_s=_WARMUP_S)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of docs/simulation.md from a file's rows: by how much the simulation is off."""
+    cells = {row["name"].removeprefix("simulate."): row["ratio"] - 1 for row in rows}
+    columns = [f"{name}.{percentile}" for name in ("ttft", "tpot") for percentile in _PERCENTILES]
+    lines = [f"| load | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for case in CASES:
+        found = [cells.get(f"{case.name}.{column}") for column in columns]
+        shown = ("" if error is None else f"{error:+.1%}" for error in found)
+        lines.append(f"| {case.name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """`python -m baton.bench.simulate FILE...`: tables of what `baton bench simulate` wrote."""
+    for name in sys.argv[1:]:
+        print(markdown(json.loads(Path(name).read_bytes())["rows"]))
+
+
+if __name__ == "__main__":
+    main()
