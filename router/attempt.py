@@ -1,7 +1,7 @@
 """One placement of one request: its legs, and what each of their events means."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from router.device_time import DeviceTime
@@ -42,10 +42,24 @@ class Failure:
     worker_id: str
     epoch: int
 
+    @property
+    def is_final(self) -> bool:
+        """It would fail elsewhere as well."""
+        code = self.error.code
+        return not (code.is_retryable or code is ErrorCode.CANCELLED)
+
 
 @dataclass(frozen=True, slots=True)
 class RescueDue:
     """The decode worker has had its time to notice that the prefill worker is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDue:
+    """The first token has had its time."""
+
+
+Event = LegEvent | RescueDue | PeerIsLate | TokenDue
 
 
 class Attempt:
@@ -75,22 +89,27 @@ class Attempt:
         rescue_s: float,
         pause_s: Callable[[], float] | None,
         find_target: FindTarget,
+        placed_s: float = 0.0,
     ) -> None:
+        """placed_s: from the request's arrival to this placement."""
         self.placement = placement
+        self.placed_s = placed_s
+        self.stitcher = stitcher
+        self.is_late = False  # its first token has had its time
         self.times = LegTimes()
         self.device = DeviceTime()
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
-        self.mailbox: Mailbox[LegEvent | RescueDue | PeerIsLate] = Mailbox(pause_s, _is_tokens)
+        self.mailbox: Mailbox[Event] = Mailbox(pause_s, _is_tokens)
         self._request = request
         self._facts = facts
         self._prefill, self._decode = workers
         self._prefill_leg = next_leg_id()
         self._decode_leg = next_leg_id()
-        self._stitcher = stitcher
         self._metrics = metrics
         self._rescue_s = rescue_s
         self._rescue: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
         self._is_prefilled = False
         self._is_pulled = False
         self._is_decode_started = False
@@ -102,6 +121,18 @@ class Attempt:
     @property
     def is_over(self) -> bool:
         return self.finish is not None or self.failure is not None
+
+    @property
+    def is_decided(self) -> bool:
+        """The answer has ended, or no other worker would fare better."""
+        failure = self.failure
+        return self.finish is not None or (failure is not None and failure.is_final)
+
+    @property
+    def workers(self) -> frozenset[tuple[str, int]]:
+        """Those of the placement, by name and epoch."""
+        both = (self._decode,) if self._prefill is None else (self._decode, self._prefill)
+        return frozenset((session.info.worker_id, session.info.epoch) for session in both)
 
     @property
     def decode_worker(self) -> str:
@@ -129,7 +160,7 @@ class Attempt:
         if self._pull is None:
             self._begin(None)
         else:
-            self._pull.start(self._stitcher.sent)
+            self._pull.start(self.stitcher.sent)
 
     def _pull_from(self, peer: WorkerSession, leg_id: int) -> PeerPull:
         expected_s = self.placement.ranking[0].forecast.pull_s
@@ -142,17 +173,31 @@ class Attempt:
             self._start_decode(handle)
             return
         leg = StartLeg(
-            self._prefill_leg, self._request, self._stitcher.sent, prefill_only=True, handle=handle
+            self._prefill_leg, self._request, self.stitcher.sent, prefill_only=True, handle=handle
         )
         self._prefill.start_leg(leg, self.mailbox.put)
 
-    def handle(self, event: LegEvent | RescueDue | PeerIsLate) -> tuple[int, ...]:
-        """Takes the next event; gives the tokens that are in turn for the client."""
+    def expect_token(self, within_s: float) -> None:
+        """is_late from then on; what has come by then is the caller's to know."""
+        self.is_late = False
+        self._due = asyncio.get_running_loop().call_later(within_s, self.mailbox.put, TokenDue())
+
+    def take_in(self, events: Sequence[Event]) -> tuple[int, ...]:
+        """Takes the next events; gives the tokens that are in turn for the client."""
+        tokens = self.handle(events[0])
+        for event in events[1:]:
+            tokens += self.handle(event)
+        return tokens
+
+    def handle(self, event: Event) -> tuple[int, ...]:
+        """The same for one event."""
         if self.finish is not None or self.failure is not None:
             return ()
         if isinstance(event, LegTokens):
             return self._stitch(event)
-        if isinstance(event, RescueDue):
+        if isinstance(event, TokenDue):
+            self.is_late = True
+        elif isinstance(event, RescueDue):
             if not self._decode_spoke and self._prefill is not None:
                 self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
         elif self._pull is None or not self._pull.handle(event):
@@ -180,13 +225,13 @@ class Attempt:
         if event.device_s:
             self.device.note(event.leg_id, event.device_s, self._computes_prompt)
         if event.logprobs:
-            self._stitcher.note_logprobs(event.index, event.logprobs)
-        tokens = self._stitcher.push(event.index, event.tokens)
+            self.stitcher.note_logprobs(event.index, event.logprobs)
+        tokens = self.stitcher.push(event.index, event.tokens)
         if event.leg_id != self._decode_leg:
             target = self._mover.take(event.leg_id, event.index + len(event.tokens))
             if target is not None:
                 self._go_on(target, event.leg_id)
-        if self._early_end is not None and not self._stitcher.has_gap:
+        if self._early_end is not None and not self.stitcher.has_gap:
             self.finish = self._early_end
         return tokens
 
@@ -197,8 +242,9 @@ class Attempt:
 
     def close(self) -> None:
         """Ends what is open on both workers; safe to repeat."""
-        if self._rescue is not None:
-            self._rescue.cancel()
+        for timer in (self._rescue, self._due):
+            if timer is not None:
+                timer.cancel()
         self._mover.close()
         if self._pull is not None:
             self._pull.close()
@@ -253,7 +299,7 @@ class Attempt:
 
     def _start_decode(self, handle: KVHandle | None) -> None:
         self._is_decode_started = True
-        leg = StartLeg(self._decode_leg, self._request, self._stitcher.sent, handle=handle)
+        leg = StartLeg(self._decode_leg, self._request, self.stitcher.sent, handle=handle)
         self._decode.start_leg(leg, self.mailbox.put)
 
     def _handle_decode(self, event: LegEvent) -> None:
@@ -285,10 +331,10 @@ class Attempt:
     def _end_decode(self, reason: FinishReason) -> None:
         if reason is FinishReason.CANCELLED:
             self._fail(ErrorCode.DRAINING, "the worker cancelled the leg", self._decode)
-        elif reason in _ANSWER_ENDS and self._stitcher.has_gap and self._lacks_first_logprobs:
+        elif reason in _ANSWER_ENDS and self.stitcher.has_gap and self._lacks_first_logprobs:
             self._early_end = reason
-        elif reason not in _ANSWER_ENDS or self._stitcher.has_gap:
-            message = f"the leg ended with {reason} behind {self._stitcher.num_sent} tokens"
+        elif reason not in _ANSWER_ENDS or self.stitcher.has_gap:
+            message = f"the leg ended with {reason} behind {self.stitcher.num_sent} tokens"
             self._fail(ErrorCode.INTERNAL, message, self._decode)
         else:
             self.finish = reason
@@ -315,5 +361,5 @@ class Attempt:
         self.failure = Failure(BatonError(code, message), info.worker_id, info.epoch)
 
 
-def _is_tokens(event: LegEvent | RescueDue | PeerIsLate) -> bool:
+def _is_tokens(event: Event) -> bool:
     return isinstance(event, LegTokens)

@@ -32,9 +32,11 @@ class RouterConfig:
     step, for this long is lost. max_attempts: placements of one request. worker_wait_s: how long
     a request waits for a first live worker. local_prefill_max_tokens: a decode worker computes
     an uncached rest up to this itself. rescue_s: how long a decode worker may stay silent after
-    the prefill worker that it pulls from was lost. coalesce_ms: tokens of an answer that come
-    this soon behind others wait for each other; 0: none waits. relist_grace_s: how long workers
-    are kept that a control plane does not list after it (re)connected.
+    the prefill worker that it pulls from was lost. hedge: times the p95 of its forecast that a
+    first token may take, hedge_min_ms at least, before its request is placed once more on other
+    workers; 0: none is. hedge_share: of the requests, that may be placed so. coalesce_ms: tokens of
+    an answer that come this soon behind others wait for each other; 0: none waits. relist_grace_s:
+    how long workers are kept that a control plane does not list after it (re)connected.
     """
 
     control_address: str
@@ -71,6 +73,9 @@ class RouterConfig:
     speculative_ttl_s: float = 2.0
     max_prefix_blocks: int = 1 << 18  # per worker
     rescue_s: float = 2.0
+    hedge: float = 0.0
+    hedge_min_ms: float = 200.0
+    hedge_share: float = 0.05
     coalesce_ms: float = 0.0
     relist_grace_s: float = 5.0
     retry_min_s: float = 0.05

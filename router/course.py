@@ -14,7 +14,7 @@ class Course:
     """arrived_s, first_s and last_s are on the router's clock, first_s and last_s of the answer's
     tokens and 0 without one; admitted_s and placed_s count from the arrival. num_cached_tokens: of
     the prompt, before the first token. pause_s: the longest that a move has made. devices: one an
-    attempt.
+    attempt. hedge: as RequestTrace has it.
     """
 
     arrived_s: float
@@ -27,7 +27,13 @@ class Course:
     num_moves: int = 0
     pause_s: float = 0.0
     outcome: str = "cancelled"
+    hedge: str = ""
     devices: list[DeviceTime] = field(default_factory=list)
+
+    @property
+    def runs_as_placed(self) -> bool:
+        """No attempt has given way to a later one, other than to one beside it."""
+        return self.num_attempts == 1 + (self.hedge != "")
 
     def token_came(self, num_moves: int, now_s: float) -> float | None:
         """The pause before it when it is the first one behind a move."""
@@ -81,6 +87,7 @@ class Course:
             moves=self.num_moves,
             pause_s=self.pause_s,
             attempts=self.num_attempts,
+            hedge=self.hedge,
             placed_s=self.placed_s,
             queue_s=times.queue_s,
             prefill_s=times.prefill_s,

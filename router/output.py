@@ -28,7 +28,8 @@ class RequestTrace:
     where the policy predicts; of the last placement. prefill_worker is empty where decode_worker
     did all.
     moves: how often the answer moved to another worker while it ran; pause_s: the longest gap that
-    a move left in the stream.
+    a move left in the stream. hedge: what a second placement beside the first came to: won (it gave
+    the answer), lost, failed, cancelled; empty: there was none.
     prefill_device_s, decode_device_s: its shares of its workers' steps, over all attempts.
     transfer_s, exposed_s: the KV transfer, and what of it prefill did not hide. transfer_failure:
     why decode_worker computed the prompt again, empty if it did not.
@@ -65,6 +66,7 @@ class RequestTrace:
     tpot_slo_s: float = 0.0
     prefill_device_s: float = 0.0
     decode_device_s: float = 0.0
+    hedge: str = ""
 
     def prediction_errors_s(self) -> dict[str, float]:
         """Actual less predicted by stage, of what the request did once and undisturbed."""

@@ -2,37 +2,25 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from functools import partial
 from random import Random
 
-from router.admission import Admission
 from router.attempt import Attempt, Failure
-from router.awaited import NoWorker
-from router.breaker import CircuitBreaker
+from router.attempts import Attempts
 from router.config import RouterConfig
 from router.course import Course
+from router.lessons import first_token_came, learn_pace, was_beaten
 from router.output import OutputDelta, RequestTrace
-from router.patience import ask_patiently
-from router.placement import Placement
-from router.placer import Placer
-from router.policies.policy import RequestFacts
-from router.sessions import Sessions
+from router.race import RaceEnd, first_to_speak
+from router.relay_parts import RelayParts
 from router.stitcher import Stitcher
-from router.targets import find_target
-from router.traces import Traces
-from runtime.clock import Clock
 from runtime.log import get_logger
-from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
 from wire.messages import FinishReason, GenerateRequest
 
 _JITTER = 0.2
-_EVENTS_A_SECOND, _LONGEST_PAUSE = 5_000, 4
 _RETRY_AFTER_S = 1.0
-_LEAST_GAPS = 16  # of an answer that tells how fast its worker is
-_WORKERS_FAULT = (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST, ErrorCode.TRANSFER_FAILED)
 _log = get_logger("router")
 
 
@@ -43,39 +31,15 @@ class Relay:
     aclose() or cancellation. Each way ends all legs.
     """
 
-    def __init__(
-        self,
-        request: GenerateRequest,
-        config: RouterConfig,
-        sessions: Sessions,
-        placer: Placer,
-        clock: Clock,
-        rng: Random,
-        metrics: Metrics,
-        next_leg_id: Callable[[], int],
-        admission: Admission,
-        breaker: CircuitBreaker,
-        traces: Traces,
-        awaited: Callable[[float], str],
-    ) -> None:
+    def __init__(self, request: GenerateRequest, parts: RelayParts) -> None:
         self._request = request
-        self._config = config
-        self._sessions = sessions
-        self._placer = placer
-        self._clock = clock
-        self._rng = rng
-        self._metrics = metrics
-        self._next_leg_id = next_leg_id
-        self._admission = admission
-        self._breaker = breaker
-        self._traces = traces
-        self._awaited = awaited
-        self._waiting = ""  # for a worker, to be told with the next delta
+        self._parts = parts
+        self._clock = parts.clock
         self._attempt: Attempt | None = None  # the last one
         self._final: RequestTrace | None = None  # that went with the last delta
         self._stitcher = Stitcher()
-        self._excluded: frozenset[tuple[str, int]] = frozenset()
-        self._course = Course(clock.now())
+        self._course = Course(parts.clock.now())
+        self._attempts = Attempts(request, parts, self._course)
 
     @property
     def request(self) -> GenerateRequest:
@@ -84,15 +48,16 @@ class Relay:
     def belongs_to(self, traceparent: str) -> None:
         """The span that the legs are parts of; before run()."""
         self._request = replace(self._request, traceparent=traceparent)
+        self._attempts = Attempts(self._request, self._parts, self._course)
 
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
         """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""
-        deltas = self._answer()
+        deltas, admission = self._answer(), self._parts.admission
         is_begun = False
-        ticket = self._admission.ticket(self._request, self._placer.ttft_slo_s(self._request))
+        ticket = admission.ticket(self._request, self._parts.placer.ttft_slo_s(self._request))
         is_admitted = False
         try:
-            await self._admission.enter(ticket)
+            await admission.enter(ticket)
             is_admitted = True
             self._course.admitted_s = self._clock.now() - self._course.arrived_s
             async for delta in deltas:
@@ -100,8 +65,9 @@ class Relay:
                     is_begun = True
                     self._count_prompt(delta.num_cached_tokens)
                 if not self._course.first_s and delta.tokens:
+                    assert self._attempt is not None, "somebody gave the token"
                     self._course.first_s = self._clock.now()
-                    self._learn_path()
+                    first_token_came(self._attempt, self._course, self._parts.hedges)
                 yield delta
         except BatonError as error:
             self._course.outcome = error.code.value
@@ -109,47 +75,28 @@ class Relay:
         finally:
             await deltas.aclose()
             if is_admitted:
-                self._admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
-            self._traces.put(self._request.request_id, self._final or self.trace())
+                admission.leave(ticket, self._num_computed, self._stitcher.num_sent)
+            self._parts.traces.put(self._request.request_id, self._final or self.trace())
 
     def _count_prompt(self, num_cached: int) -> None:
         assert self._attempt is not None, "somebody gave the token"
         is_local = self._attempt.placement.spares_prefill
-        self._traces.began(len(self._request.prompt_tokens), num_cached, is_local)
-
-    def _learn_path(self) -> None:
-        """What this first token took beside queue and prefill is expected of the next one."""
-        assert self._attempt is not None, "somebody gave the token"
-        ranking, course = self._attempt.placement.ranking, self._course
-        if ranking and course.num_attempts == 1:
-            engine_s = ranking[0].forecast.queue_s + ranking[0].forecast.prefill_s
-            taken_s = course.first_s - course.arrived_s - course.placed_s
-            self._attempt.starter.answered(engine_s, taken_s)
-
-    def _learn_pace(self, attempt: Attempt) -> None:
-        """How far this answer's tokens were from their forecast is expected of the next one's."""
-        placement, num_gaps = attempt.placement, self._stitcher.num_sent - 1
-        is_own = self._course.num_attempts == 1 and not attempt.num_moves
-        if placement.ranking and is_own and num_gaps >= _LEAST_GAPS:
-            pair, exposed_s = placement.ranking[0], attempt.times.exposed_s
-            taken_s = (self._clock.now() - self._course.first_s - exposed_s) / num_gaps
-            attempt.finisher.decoded(pair.forecast.tpot_s - pair.spread_s, taken_s)
+        self._parts.traces.began(len(self._request.prompt_tokens), num_cached, is_local)
 
     async def _answer(self) -> AsyncGenerator[OutputDelta, None]:
         while True:
-            attempt = self._attempt = await self._place()
-            self._course.devices.append(attempt.device)
+            attempt = self._attempt = await self._attempts.next(self._stitcher)
             try:
                 attempt.start()
+                self._expect_token(attempt)
                 while not attempt.is_over:
-                    events = await attempt.mailbox.take()
-                    tokens = attempt.handle(events[0])
-                    for event in events[1:]:
-                        tokens += attempt.handle(event)
+                    tokens = attempt.take_in(await attempt.mailbox.take())
+                    if attempt.is_late and not self._stitcher.num_sent and not attempt.is_over:
+                        attempt, tokens = await self._hedged(attempt)
                     self._note_cached(attempt, len(tokens))
                     if attempt.finish is not None:
                         attempt.close()
-                        self._learn_pace(attempt)
+                        learn_pace(attempt, self._course, self._clock.now())
                         yield self._last(tokens, attempt.finish)
                         return
                     if tokens:
@@ -168,84 +115,63 @@ class Relay:
             assert attempt.failure is not None
             await self._back_off(attempt.failure)
 
-    async def _place(self) -> Attempt:
-        """The next attempt, as soon as a live worker takes it."""
-        begun_s = self._clock.now()
-        deadline_s = begun_s + self._config.worker_wait_s
-        num_sent = self._stitcher.num_sent
-        while (placed := await self._ask_with_patience(num_sent)) is None:
-            left_s = deadline_s - self._clock.now()
-            self._waiting = self._awaited(self._clock.now() - begun_s)
-            if self._sessions.is_stopped or left_s <= 0:
-                raise NoWorker(self._waiting)
-            with self._metrics.gauge("baton_requests_without_worker").track_inprogress():
-                await self._sessions.wait_for_change(left_s)
-        if self._waiting:
-            self._waiting = self._awaited(self._clock.now() - begun_s)
-        placement, facts = placed
-        self._course.num_attempts += 1
-        self._course.placed_s = self._clock.now() - self._course.arrived_s
-        self._metrics.counter("baton_placements_total", kind=placement.kind.value).inc()
-        prefill = None if placement.prefill is None else self._sessions.get(placement.prefill)
-        return Attempt(
-            self._request,
-            placement,
-            facts,
-            (prefill, self._sessions.get(placement.decode)),
-            self._sessions.get(placement.pull_from) if placement.pull_from else None,
-            self._stitcher,
-            self._next_leg_id,
-            self._metrics,
-            self._config.rescue_s,
-            self._event_pause(),
-            partial(find_target, self._sessions, self._breaker, self._clock, self._excluded),
-        )
+    # --- a second attempt beside the first ----------------------------------------------------
 
-    def _event_pause(self) -> Callable[[], float] | None:
-        """Between the pieces of a fast answer: the more answers run, the fewer pieces of each.
+    def _expect_token(self, attempt: Attempt) -> None:
+        if self._course.num_attempts == 1 and attempt.placement.ranking:
+            within_s = self._parts.hedges.placed(attempt.placement.ranking[0].forecast)
+            if within_s:
+                attempt.expect_token(within_s)
 
-        Neither this nor what finds a target keeps the relay: what ends is freed by counting its
-        references, and the garbage collector, which stops everything, has little to find.
-        """
-        if not self._config.coalesce_ms:
-            return None
-        return partial(_pause_among, self._admission, self._config.coalesce_ms / 1e3)
-
-    async def _ask_with_patience(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
+    async def _hedged(self, first: Attempt) -> tuple[Attempt, tuple[int, ...]]:
+        """The attempt that goes on, and its tokens: of this and another the first to have some."""
+        second = self._attempts.beside(first)
+        if second is None:
+            first.expect_token(self._parts.hedges.retry_s)
+            return first, ()
+        outcome = "cancelled"
         try:
-            return await ask_patiently(lambda: self._ask_placer(num_sent), self._clock)
-        except BatonError:
-            self._metrics.counter("baton_admission_refused_total", reason="predicted").inc()
-            raise
+            second.start()
+            end = await first_to_speak((first, second))
+            outcome = _hedge_outcome(end, second)
+        finally:
+            self._course.hedge = outcome
+            self._parts.hedges.end(outcome)
+        winner = self._attempt = end.winner
+        self._stitcher, self._course.placed_s = winner.stitcher, winner.placed_s
+        for lost in end.failed:
+            assert lost.failure is not None
+            self._attempts.failed(lost.failure)
+        for beaten in end.beaten:
+            was_beaten(beaten, self._course, self._parts.hedges, self._clock.now())
+        return winner, end.tokens
 
-    def _ask_placer(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
-        waited_s = 0.0 if num_sent else self._clock.now() - self._course.arrived_s
-        return self._placer.place(self._request, num_sent, self._excluded, waited_s)
+    # --- a next attempt after one that failed -------------------------------------------------
 
     async def _back_off(self, failure: Failure) -> None:
         """Waits before the next attempt. Raises the failure when there is none."""
-        error = failure.error
-        if not (error.code.is_retryable or error.code is ErrorCode.CANCELLED):
+        error, config = failure.error, self._parts.config
+        if failure.is_final:
             raise error
-        if self._course.num_attempts >= self._config.max_attempts or self._sessions.is_stopped:
+        if self._course.num_attempts >= config.max_attempts or self._parts.sessions.is_stopped:
             is_overload = error.code is ErrorCode.OVERLOADED
             raise BatonError(
                 error.code if is_overload else ErrorCode.UNAVAILABLE,
                 f"gave up after {self._course.num_attempts} attempts; the last: {error.message}",
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
-        if error.code in _WORKERS_FAULT:
-            self._breaker.failed(failure.worker_id, failure.epoch, self._clock.now())
-        self._excluded |= {(failure.worker_id, failure.epoch)}
+        self._attempts.failed(failure)
         self._stitcher.forget_early()
-        self._metrics.counter("baton_retries_total", reason=error.code.value).inc()
+        self._parts.metrics.counter("baton_retries_total", reason=error.code.value).inc()
         _log.info(
             "placing again",
             request_id=self._request.request_id,
             reason=error.message,
             num_sent=self._stitcher.num_sent,
         )
-        await asyncio.sleep(retry_pause_s(self._config, self._course.num_attempts, self._rng))
+        await asyncio.sleep(retry_pause_s(config, self._course.num_attempts, self._parts.rng))
+
+    # --- what is told -------------------------------------------------------------------------
 
     def _note_cached(self, attempt: Attempt, num_new: int) -> None:
         """What counts for the client is what was cached before its first token."""
@@ -255,7 +181,7 @@ class Relay:
     def _note_move(self, attempt: Attempt) -> None:
         paused_s = self._course.token_came(attempt.num_moves, self._clock.now())
         if paused_s is not None:
-            self._metrics.histogram("baton_migration_pause_seconds").observe(paused_s)
+            self._parts.metrics.histogram("baton_migration_pause_seconds").observe(paused_s)
 
     @property
     def _num_computed(self) -> int:
@@ -273,7 +199,7 @@ class Relay:
         return OutputDelta(tokens, reason, self._course.num_cached_tokens, trace, logprobs, waiting)
 
     def _take_waiting(self) -> str:
-        waiting, self._waiting = self._waiting, ""
+        waiting, self._attempts.waiting = self._attempts.waiting, ""
         return waiting
 
     def trace(self) -> RequestTrace:
@@ -281,21 +207,17 @@ class Relay:
         return self._course.trace(
             self._request,
             self._stitcher.num_sent,
-            self._placer.ttft_slo_s(self._request),
-            self._request.terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
+            self._parts.placer.ttft_slo_s(self._request),
+            self._request.terms.tpot_slo_s or self._parts.config.tpot_slo_ms / 1e3,
             self._attempt,
             self._clock.now(),
         )
 
 
-def event_pause_s(least_s: float, num_answers: int) -> float:
-    """An event costs some 40 us of a core, whatever it holds: 5,000 a second a fifth of one. Four
-    times the least, 50 events a second with the default, is where it would show."""
-    return max(least_s, min(num_answers / _EVENTS_A_SECOND, _LONGEST_PAUSE * least_s))
-
-
-def _pause_among(admission: Admission, least_s: float) -> float:
-    return event_pause_s(least_s, admission.num_under_way)
+def _hedge_outcome(end: RaceEnd, second: Attempt) -> str:
+    if end.winner.failure is not None:
+        return "failed"
+    return "won" if end.winner is second else "lost"
 
 
 def retry_pause_s(config: RouterConfig, num_attempts: int, rng: Random) -> float:

@@ -30,6 +30,7 @@ def _attributes(trace: RequestTrace) -> Attributes:
         "baton.decode_worker": trace.decode_worker,
         "baton.attempts": trace.attempts,
         "baton.moves": trace.moves,
+        "baton.hedge": trace.hedge,
         "baton.admitted_s": trace.admitted_s,
         "baton.placed_s": trace.placed_s,
         "baton.queue_s": trace.queue_s,

@@ -11,12 +11,14 @@ from router.awaited import awaited_text
 from router.candidates import ClusterView, RouterSnapshot
 from router.config import RouterConfig
 from router.core import build_core
+from router.hedges import Hedges
 from router.output import OutputDelta, RequestTrace
 from router.outside import OutsidePlacements
 from router.parts import LIVE_PARTS, Parts
 from router.placement import Placement
 from router.policies.policy import RequestFacts
 from router.relay import Relay
+from router.relay_parts import RelayParts
 from router.replica import Replica, SharedState, note_of
 from router.route_span import traced
 from router.saturation import Saturation, saturation
@@ -48,7 +50,6 @@ class Router:
         self._config = config
         self._clock = clock
         self._metrics = metrics
-        self._rng = Random(f"{config.client_id} retries")  # ties of placements have their own
         self._leg_ids = itertools.count(1)
         core = self._core = build_core(config, clock, metrics, parts, self._placed)
         self._sessions, self._breaker, self._placer = core.sessions, core.breaker, core.placer
@@ -62,6 +63,14 @@ class Router:
         )
         self._looked_s = -math.inf
         self._saturation = Saturation()
+        self._hedges = Hedges(
+            config.hedge,
+            config.hedge_min_ms / 1e3,
+            config.hedge_share,
+            lambda: self.num_under_way,
+            lambda: self._look().level,
+            metrics,
+        )
         self.outside = OutsidePlacements(
             self._sessions, self._leg_ids.__next__, config.outside_ttl_s
         )
@@ -71,6 +80,7 @@ class Router:
         self._shadows = _shadows(config, metrics)
         self._shared = self._shared_state() if config.redis_url else None
         self._watch = parts.watch(config, self._sessions.update)
+        self._relay_parts = self._shared_by_relays()
 
     @property
     def num_under_way(self) -> int:
@@ -107,20 +117,7 @@ class Router:
             raise BatonError(
                 ErrorCode.INVALID_REQUEST, "max_tokens must be at least 1", param="max_tokens"
             )
-        relay = Relay(
-            request,
-            self._config,
-            self._sessions,
-            self._placer,
-            self._clock,
-            self._rng,
-            self._metrics,
-            self._leg_ids.__next__,
-            self._admission,
-            self._breaker,
-            self._traces,
-            lambda waited_s: awaited_text(waited_s, self._watch.pools),
-        )
+        relay = Relay(request, self._relay_parts)
         if self._tracer is not None:
             return traced(relay, self._tracer)
         return relay.run()
@@ -174,6 +171,22 @@ class Router:
             epochs = {name: self._sessions.get(name).info.epoch for name in workers}
             self._shared.told(note_of(placement, facts, session, epochs))
 
+    def _shared_by_relays(self) -> RelayParts:
+        return RelayParts(
+            self._config,
+            self._sessions,
+            self._placer,
+            self._clock,
+            Random(f"{self._config.client_id} retries"),  # ties of placements have their own
+            self._metrics,
+            self._leg_ids.__next__,
+            self._admission,
+            self._breaker,
+            self._traces,
+            lambda waited_s: awaited_text(waited_s, self._watch.pools),
+            self._hedges,
+        )
+
     def _shared_state(self) -> SharedState:
         """Raises ValueError for a URL that is none of Redis."""
         from router.redis_state import RedisState  # only where one is used
@@ -202,6 +215,7 @@ class Router:
         """Raises AssertionError when sessions, loads or the prefix map are inconsistent."""
         self._sessions.check_integrity()
         self._admission.check_integrity()
+        self._hedges.check_integrity()
 
 
 def _trace_log(config: RouterConfig, metrics: Metrics) -> TraceLog | None:

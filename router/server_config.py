@@ -22,6 +22,9 @@ class RouterServerConfig:
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
     tpot_slo_ms: float = DEFAULT_TPOT_SLO_MS
     reject_ratio: float = -1.0
+    hedge: float = 0.0
+    hedge_min_ms: float = 200.0
+    hedge_share: float = 0.05
     shadow_policies: str = ""
     shadow_share: float = 0.1
     router_redis: str = ""

@@ -41,6 +41,8 @@ GATEWAY_METRICS = (
     MetricSpec("baton_tenant_device_seconds_total", "counter", "A tenant's shares of its workers' steps, by stage: prefill, decode; all shares add up to the time that the devices worked.", ("tenant", "stage")),
     MetricSpec("baton_placements_total", "counter", "Placements by kind: remote, local, degraded.", ("kind",)),
     MetricSpec("baton_retries_total", "counter", "Legs placed again, by reason.", ("reason",)),
+    MetricSpec("baton_hedges_total", "counter", "Requests placed a second time beside the first, by outcome: won, lost, failed, cancelled.", ("outcome",)),
+    MetricSpec("baton_hedges_refused_total", "counter", "Late first tokens whose requests were not placed a second time, by reason: budget, saturation, no_worker.", ("reason",)),
     MetricSpec("baton_transfers_total", "counter", "KV transfers by transport and outcome.", ("transport", "outcome")),
     MetricSpec("baton_transfer_exposed_seconds", "histogram", "Transfer time that prefill did not hide."),
     MetricSpec("baton_peer_pulls_total", "counter", "Prompts whose beginning was to come from a peer's cache, by outcome: pulled, failed, refused, late; all but the first compute it.", ("outcome",)),

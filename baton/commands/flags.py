@@ -55,7 +55,7 @@ HELP: Mapping[str, str] = {
     "dtype": "float32, bfloat16, or auto for the checkpoint's.",
     "expected_bytes_s": "KV bytes a second that a link should carry; deadlines come from it.",
     "gateway_metrics": "Addresses of the gateways' /metrics, separated by commas.",
-    "hedge": "Times its forecast's p95 that a first token may take before it is asked of others; 0: any.",
+    "hedge": "Times its forecast's p95 after which a first token is asked of others too; 0: never.",
     "hedge_min_ms": "The least that a first token may take before it is asked of others.",
     "hedge_share": "Share of the requests that may be asked of other workers as well.",
     "host": "Address to listen on.",

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from router.attempts import event_pause_s
 from router.mailbox import Mailbox
-from router.relay import event_pause_s
 
 _LONG_S = 60.0
 
