@@ -35,7 +35,8 @@ class Outlook:
     backlog_s: transfers under way. margin: cautious over expected time, at least 1. path_s: of the
     time to a first token what is neither queue nor prefill, as measured: hops, loops, a step that
     was under way. num_coming, coming_tokens: of num_seqs and context_tokens, what has no first
-    token yet. pace_margin: as Paces has it.
+    token yet. pace_margin: as Paces has it. host_block_s: what a block takes from the host's memory
+    to the device; 0: not measured.
     """
 
     costs: StepCosts
@@ -51,6 +52,7 @@ class Outlook:
     num_coming: int = 0
     coming_tokens: int = 0
     pace_margin: float = 1.0
+    host_block_s: float = 0.0
 
     def batch_in(self, wait_s: float, answer_tokens: float) -> tuple[float, float]:
         """Sequences, and tokens in their KV, that the batch will have in wait_s.
@@ -154,6 +156,7 @@ class WorkerForecast:
             num_coming=num_coming,
             coming_tokens=coming_tokens,
             pace_margin=self._shared.paces.margin,
+            host_block_s=0.0 if load.report is None else load.report.host.block_s,
         )
 
     def _link_costs(self) -> LinkCosts:

@@ -78,6 +78,7 @@ class Placer:
             ordinal=self._ordinal,
             held_blocks=match.held,
             confirmed_blocks=match.confirmed,
+            host_blocks=match.host,
             excluded=_useful_exclusions(excluded, view),
             block_hashes=request.block_hashes,
             ttft_slo_s=self.ttft_slo_s(request),

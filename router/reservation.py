@@ -13,11 +13,12 @@ def reserve(facts: RequestFacts, pull_tokens: int, prefill: Leg | None, decode: 
     rest = facts.uncached_tokens(worker.info.worker_id)
     worker.reserve_leg(
         leg_id,
-        compute_tokens=0 if prefill else min(rest, most),
+        compute_tokens=0 if prefill else min(facts.effort_tokens(worker.info.worker_id), most),
         new_tokens=rest,
         num_tokens=facts.num_tokens,
     )
     if prefill is not None:
         worker, leg_id = prefill
-        rest = facts.uncached_tokens(worker.info.worker_id)
-        worker.reserve_leg(leg_id, compute_tokens=min(rest, most), new_tokens=rest)
+        worker_id = worker.info.worker_id
+        effort, rest = facts.effort_tokens(worker_id), facts.uncached_tokens(worker_id)
+        worker.reserve_leg(leg_id, compute_tokens=min(effort, most), new_tokens=rest)

@@ -38,7 +38,7 @@ class DynamoCost:
         return rng.choices(candidates, weights)[0]
 
     def _cost(self, facts: RequestFacts, candidate: Candidate) -> float:
-        to_compute = facts.uncached_tokens(candidate.worker_id) + candidate.waiting_tokens
+        to_compute = facts.effort_tokens(candidate.worker_id) + candidate.waiting_tokens
         active_blocks = candidate.num_blocks - candidate.num_free_blocks
         own_blocks = facts.num_tokens / BLOCK_SIZE
         return self.overlap_weight * to_compute / BLOCK_SIZE + active_blocks + own_blocks

@@ -42,9 +42,8 @@ class LlmDGate:
         return least(holders or candidates, load, rng)
 
     def _ttft_s(self, facts: RequestFacts, candidate: Candidate) -> float:
-        own = facts.uncached_tokens(candidate.worker_id)
+        own = facts.effort_tokens(candidate.worker_id)
         return (own + candidate.waiting_tokens) / self.tokens_per_s
 
     def _share(self, facts: RequestFacts, candidate: Candidate) -> float:
-        held = facts.held_blocks.get(candidate.worker_id, 0) * BLOCK_SIZE
-        return held / facts.num_tokens
+        return facts.weighed_blocks(candidate.worker_id) * BLOCK_SIZE / facts.num_tokens

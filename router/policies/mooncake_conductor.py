@@ -27,7 +27,7 @@ class MooncakeConductor:
         self, facts: RequestFacts, phase: Role, candidates: Sequence[Candidate], rng: Random
     ) -> Candidate:
         def ttft(candidate: Candidate) -> tuple[float, float]:
-            own = facts.uncached_tokens(candidate.worker_id)
+            own = facts.effort_tokens(candidate.worker_id)
             squares = facts.num_tokens**2 - (facts.num_tokens - own) ** 2
             queue_s = candidate.waiting_tokens * self.token_s
             return (queue_s + own * self.token_s + squares * self.pair_s, candidate.num_seqs)

@@ -11,6 +11,8 @@ from wire.block_hash import BLOCK_SIZE
 from wire.cluster import Mode
 from wire.messages import Role
 
+HOST_WEIGHT = 0.8  # of a block in the host's memory, by llm-d's published tier weights
+
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
@@ -21,7 +23,8 @@ class RequestFacts:
     by worker_id, with and without what was only just routed. excluded: (worker_id, epoch).
     links: the ways of KV that were measured. waited_s: since its arrival, of ttft_slo_s. mode: what
     the placement has to respect; append_tokens: what a decode worker may compute when it is
-    disaggregated.
+    disaggregated. host_blocks: leading blocks on the device or in the host's memory, where the
+    latter adds to the former.
     """
 
     num_tokens: int
@@ -37,14 +40,30 @@ class RequestFacts:
     waited_s: float = 0.0
     mode: Mode = Mode.HYBRID
     append_tokens: int = 0
+    host_blocks: Mapping[str, int] = field(default_factory=dict)
 
     def uncached_tokens(self, worker_id: str) -> int:
-        """Tokens to compute there; at least one, since the last token is never cached."""
+        """Tokens that the device does not hold there; at least one, since the last token is never
+        cached."""
         return max(1, self.num_tokens - self.held_blocks.get(worker_id, 0) * BLOCK_SIZE)
 
+    def effort_tokens(self, worker_id: str) -> int:
+        """The same, with what the host tier holds weighed as the work that it spares."""
+        return self._effort(worker_id, self.held_blocks.get(worker_id, 0))
+
     def surely_uncached_tokens(self, worker_id: str) -> int:
-        """The same, believing only what the worker confirmed."""
-        return max(1, self.num_tokens - self.confirmed_blocks.get(worker_id, 0) * BLOCK_SIZE)
+        """As effort_tokens, believing only what the worker confirmed."""
+        return self._effort(worker_id, self.confirmed_blocks.get(worker_id, 0))
+
+    def weighed_blocks(self, worker_id: str) -> float:
+        """Leading blocks, each by the weight of its tier."""
+        return _weighed(self.held_blocks.get(worker_id, 0), self.host_blocks.get(worker_id, 0))
+
+    def _effort(self, worker_id: str, num_held: int) -> int:
+        if not self.host_blocks:
+            return max(1, self.num_tokens - num_held * BLOCK_SIZE)
+        num_blocks = _weighed(num_held, self.host_blocks.get(worker_id, 0))
+        return max(1, self.num_tokens - int(num_blocks * BLOCK_SIZE))
 
 
 @dataclass(slots=True)
@@ -102,6 +121,11 @@ class PairPolicy(Protocol):
 
 # Takes one or more candidates and the phase they are wanted for (DECODE also for whole answers).
 Policy = Callable[[RequestFacts, Role, Sequence[Candidate], Random], Candidate]
+
+
+def _weighed(num_held: int, num_in_either: int) -> float:
+    behind = num_in_either - num_held
+    return num_held + HOST_WEIGHT * behind if behind > 0 else num_held
 
 
 def least(

@@ -14,13 +14,14 @@ of the time at which the prompt will have been computed. Costs are of cautious t
 has lengthened; forecasts are of the times that are expected.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from random import Random
 
 from router.candidates import Candidate
 from router.outlook import Outlook
+from router.policies.host_tier import with_host
 from router.policies.policy import Forecast, Pair, RequestFacts
 from router.policies.uncached_tokens import uncached_tokens
 from wire.block_hash import BLOCK_SIZE
@@ -134,6 +135,7 @@ class _Ask:
     ) -> None:
         self._facts = facts
         self._held, self._confirmed = facts.held_blocks, facts.confirmed_blocks
+        self._host = facts.host_blocks
         self._waited_s = facts.waited_s
         self._ahead_s, self._answers = ahead_s, policy.answer_tokens
         self._peers = _peers(facts, workers) if facts.links else ()
@@ -167,6 +169,8 @@ class _Ask:
         if uncached < 1:  # the last token is never cached
             uncached = 1
         own_s, pull = margin * costs.prefill_s(uncached, num_tokens - uncached), _NO_PULL
+        if self._host:
+            own_s, _ = self._with_host(worker, outlook, uncached, own_s)
         if self._peers and is_maker:
             own_s, pull = self._pulled(worker, outlook, own_s)
         harm = self._harm(outlook, batch[0], itl_s, tpot, own_s) if batch[0] else 0.0
@@ -222,8 +226,10 @@ class _Ask:
         if num_new < 1:
             num_new = 1
         pull = _NO_PULL
-        if num_new != uncached or self._peers:
+        if num_new != uncached or self._peers or self._host:
             own_s = outlook.margin * outlook.costs.prefill_s(num_new, self._num_tokens - num_new)
+            if self._host:
+                own_s, num_new = self._with_host(worker, outlook, num_new, own_s)
             if self._peers:
                 own_s, pull = self._pulled(worker, outlook, own_s)
                 queue_s = max(queue_s, pull[1])
@@ -259,6 +265,12 @@ class _Ask:
         ttft_s, tpot_s = queue_s + before.path_s + prefill_s, tpot_s / outlook.margin
         times = (ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
         return (cost, times, maker, worker, pull, spread_s / outlook.margin, latency_s)
+
+    def _with_host(
+        self, worker: Candidate, outlook: Outlook, num_new: int, own_s: float
+    ) -> tuple[float, int]:
+        num_blocks = self._host.get(worker.worker_id, 0)
+        return with_host(outlook, self._num_tokens, num_new, num_blocks, own_s)
 
     def _pulled(
         self, worker: Candidate, outlook: Outlook, own_s: float
@@ -353,9 +365,11 @@ def _pruned(
     """All of a small pool; of a large one the least loaded and those with the largest hits."""
     if len(workers) <= 2 * _NUM_SCORED:
         return workers
-    held = facts.held_blocks
-    hitting = [worker for worker in workers if worker.worker_id in held]
-    hitting.sort(key=lambda worker: -held[worker.worker_id])
+    hits: Mapping[str, float] = facts.held_blocks
+    if facts.host_blocks:
+        hits = {name: facts.weighed_blocks(name) for name in (*hits, *facts.host_blocks)}
+    hitting = [worker for worker in workers if worker.worker_id in hits]
+    hitting.sort(key=lambda worker: -hits[worker.worker_id])
     picked = (*hitting[:_NUM_SCORED], *sorted(workers, key=key)[:_NUM_SCORED])
     return list({worker.worker_id: worker for worker in picked}.values())
 
@@ -386,7 +400,7 @@ def _two_of(offers: list[_Offer], rng: Random) -> list[_Offer]:
     return [offers[first], offers[second + (second >= first)]]
 
 
-def _hit(facts: RequestFacts, offer: _Offer) -> int:
-    held = facts.held_blocks
+def _hit(facts: RequestFacts, offer: _Offer) -> float:
+    hit = facts.weighed_blocks
     source = offer[2] or offer[3]
-    return held.get(source.worker_id, 0) + held.get(offer[3].worker_id, 0)
+    return hit(source.worker_id) + hit(offer[3].worker_id)

@@ -23,7 +23,8 @@ def uncached_tokens(
     """
     # Plain lists, since a pool may have a thousand candidates; few of them hold any of the prompt.
     whole = max(1, facts.num_tokens)
-    own_tokens = {worker_id: facts.uncached_tokens(worker_id) for worker_id in facts.held_blocks}
+    holders = {**facts.held_blocks, **facts.host_blocks} if facts.host_blocks else facts.held_blocks
+    own_tokens = {worker_id: facts.effort_tokens(worker_id) for worker_id in holders}
     own = own_tokens.get
     if phase is Role.PREFILL:
         costs = [own(worker.worker_id, whole) + worker.waiting_tokens for worker in candidates]
