@@ -16,6 +16,13 @@ SETTINGS = {
     "max_attempts": 100,
     "local_prefill_max_tokens": 64,
 }
+HEDGED = {
+    "policy": "predicted",
+    "profile": "llama-3.1-8b@h200",
+    "hedge": 0.1,
+    "hedge_min_ms": 2.0,
+    "hedge_share": 1.0,
+}
 
 
 async def disturb(cluster, rng):
@@ -39,10 +46,10 @@ async def disturb(cluster, rng):
         worker.draining = False
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_every_answer_is_whole_whatever_happens_to_the_workers(start_cluster, seed):
+@pytest.mark.parametrize(("seed", "more"), [(0, {}), (1, {}), (0, HEDGED), (2, HEDGED)])
+async def test_every_answer_is_whole_whatever_happens_to_the_workers(start_cluster, seed, more):
     rng = Random(seed)
-    cluster = await start_cluster(2, 2, **SETTINGS)
+    cluster = await start_cluster(2, 2, **SETTINGS | more)
     for worker in cluster.workers.values():
         worker.token_delay_s = 0.005
     requests = [
@@ -67,12 +74,19 @@ async def test_every_answer_is_whole_whatever_happens_to_the_workers(start_clust
     await clients
     await cluster.all_live()
     await cluster.idle()
+    assert cluster.router._hedges.num_running == 0
+    assert bool(num_hedges(cluster)) == bool(more)
 
 
-@pytest.mark.parametrize("seed", range(2))
-async def test_cancels_at_random_leave_nothing_behind(start_cluster, seed):
+def num_hedges(cluster):
+    outcomes = ("won", "lost", "failed", "cancelled")
+    return sum(cluster.metric("baton_hedges_total", outcome=outcome) for outcome in outcomes)
+
+
+@pytest.mark.parametrize(("seed", "more"), [(0, {}), (1, {}), (1, HEDGED)])
+async def test_cancels_at_random_leave_nothing_behind(start_cluster, seed, more):
     rng = Random(seed)
-    cluster = await start_cluster(2, 2, **SETTINGS)
+    cluster = await start_cluster(2, 2, **SETTINGS | more)
     for worker in cluster.workers.values():
         worker.token_delay_s = 0.002
     tasks = []
