@@ -16,6 +16,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from baton.commands.profile import fitted_profile
 from baton.up_config import DEMO_MODEL
 from profiles.catalog import dump, load_profile
 from router.recording import read_recording
@@ -159,6 +160,32 @@ async def stream(client: httpx.AsyncClient, url: str, number: int) -> int:
             if number % 5 == 4 and num_events > 3:
                 break
     return num_events
+
+
+async def test_a_profile_is_fitted_from_the_single_steps_of_live_workers(cluster: Any) -> None:
+    """How near it comes to the profile that is played is for quiet hosts: baton bench simulate."""
+
+    async def keep_asking(client: httpx.AsyncClient) -> None:
+        while True:
+            await asyncio.gather(*(stream(client, cluster.url, number) for number in range(1, 9)))
+
+    address = f"127.0.0.1:{cluster.control_port}"
+    async with httpx.AsyncClient(timeout=60) as client:
+        load = asyncio.create_task(keep_asking(client))
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                profile, fit = await fitted_profile("fitted", address, cluster.token, 2.0, 10**9)
+                if profile.scatter.decode:
+                    break
+                assert time.monotonic() < deadline, fit
+        finally:
+            load.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await load
+    assert fit.num_samples >= len(profile.scatter.decode) == 50
+    assert profile.kv_tokens <= 20000 and profile.step_s > 0
+    await cluster.wait_idle()
 
 
 async def test_a_recorded_run_is_placed_alike_offline_a_killed_worker_included(
