@@ -1,11 +1,13 @@
 """A worker whose KV cache is small and whose host holds what it evicts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import baton
+from router.prefix_map import PrefixMap
 from wire.block_hash import block_hashes
 from wire.messages import (
     BlockEvent,
@@ -17,7 +19,7 @@ from wire.messages import (
     StartLeg,
 )
 from worker.build import WorkerParts, build
-from worker.commands import Join, Start
+from worker.commands import Join, Snapshot, Start
 from worker.config import WorkerConfig
 
 DEMO = Path(baton.__file__).parent / "demo_model"
@@ -25,7 +27,12 @@ SMALL = WorkerConfig(str(DEMO), kv_memory="2176KiB", dtype="float32", threads=1,
 PROMPTS = [tuple(range(10 * i, 10 * i + 120)) for i in range(1, 6)]
 
 
-def served(parts: WorkerParts, leg_id: int, prompt: tuple[int, ...]) -> tuple[list[int], int, int]:
+def served(
+    parts: WorkerParts,
+    leg_id: int,
+    prompt: tuple[int, ...],
+    on_blocks: Callable[[BlockEvent], object] = id,
+) -> tuple[list[int], int, int]:
     """The answer, its cached tokens, and how many tokens of the prompt were computed for it."""
     sampling = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
     hashes = tuple(block_hashes(prompt))
@@ -36,7 +43,10 @@ def served(parts: WorkerParts, leg_id: int, prompt: tuple[int, ...]) -> tuple[li
         plan = parts.core.begin_step()
         assert plan is not None
         parts.core.run_step(plan)
-        events += parts.core.take_outbox().events.get(1, ())
+        outbox = parts.core.take_outbox()
+        events += outbox.events.get(1, ())
+        if outbox.block_event is not None:
+            on_blocks(outbox.block_event)
     tokens = [token for event in events if isinstance(event, LegTokens) for token in event.tokens]
     cached = next(e.num_cached_tokens for e in events if isinstance(e, LegAccepted))
     parts.core.check_integrity()
@@ -67,30 +77,24 @@ def test_prompts_that_the_device_has_no_room_for_come_back_from_the_host(
     assert host.num_restored_tokens >= 300 and host.num_used_blocks <= host.num_blocks
 
 
-def test_what_moved_to_the_host_is_told_as_such() -> None:
+def test_a_router_learns_what_moved_to_the_host() -> None:
+    prefixes = PrefixMap(1000)
+    prefixes.add_worker("w")
     with build(replace(SMALL, host_kv_memory="8MiB")) as parts:
         parts.core.apply(Join(1))
-        events: list[BlockEvent] = []
-        on_device: set[int] = set()
-        on_host: set[int] = set()
+        snapshot = parts.core.take_outbox().snapshots[1]
+        prefixes.load_snapshot("w", snapshot)
         for number, prompt in enumerate(PROMPTS[:3]):
-            sampling = SamplingParams(temperature=0.0, max_tokens=1)
-            hashes = tuple(block_hashes(prompt))
-            request = GenerateRequest("r", prompt, sampling, hashes)
-            parts.core.apply(Start(1, StartLeg(number, request)))
-            while (plan := parts.core.begin_step()) is not None:
-                parts.core.run_step(plan)
-            event = parts.core.take_outbox().block_event
-            assert event is not None
-            events.append(event)
-            on_device -= set(event.removed)
-            on_host -= {*event.host_removed, *event.stored}
-            on_device |= set(event.stored)
-            on_host |= set(event.host_stored)
-        assert [event.sequence_number for event in events] == [1, 2, 3]
-        everything = {h for prompt in PROMPTS[:3] for h in block_hashes(prompt)}
-        assert on_host and on_device and on_host | on_device == everything
-        assert not on_host & on_device
+            served(parts, number, prompt, lambda event: prefixes.apply("w", event))
+        found = [prefixes.match(block_hashes(prompt)) for prompt in PROMPTS[:3]]
+        parts.core.apply(Snapshot(1))
+        whole = PrefixMap(1000)
+        whole.add_worker("w")
+        whole.load_snapshot("w", parts.core.take_outbox().snapshots[1])
+    # Of 16 blocks each prompt and its answer take 8, of which 7 are full.
+    assert [match.confirmed.get("w", 0) for match in found] == [1, 7, 7]
+    assert [match.host.get("w", 0) for match in found] == [7, 0, 0]
+    assert found == [whole.match(block_hashes(prompt)) for prompt in PROMPTS[:3]]
 
 
 @pytest.mark.parametrize(
