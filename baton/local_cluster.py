@@ -246,6 +246,7 @@ class LocalCluster:
             "drain_s": config.drain_s,
             "tenants_file": config.tenants_file or None,
             "reject_ratio": config.reject_ratio if config.reject_ratio >= 0 else None,
+            "hedge": config.hedge or None,
             "shadow_policies": config.shadow_policies or None,
             "shadow_share": config.shadow_share or None,
             "router_redis": config.router_redis or None,

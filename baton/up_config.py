@@ -57,6 +57,7 @@ class UpConfig:
     ready_timeout_s: float = 300.0
     tenants_file: str = ""  # none: everybody may use the server
     reject_ratio: float = -1.0  # below 0: the gateway's
+    hedge: float = 0.0  # no request runs twice
     shadow_policies: str = ""  # none
     shadow_share: float = 0.0  # the gateway's
     router_redis: str = ""  # each gateway is alone

@@ -16,9 +16,9 @@ class GatewayConfig:
     tenants_redis: URL of the Redis that has them instead, see gateway/redis_tenants.py.
     usage_log: file that gets a line per request, see gateway/usage.py; empty: none.
     policy: as router.policies.named takes it; its objectives are ttft_slo_ms, for prompts of up to
-    2,000 tokens, and tpot_slo_ms; reject_ratio, shadow_policies, shadow_share, trace_log and
-    recording as router.config has them, router_profile as its profile. router_redis: of the Redis
-    that gateways share loads in.
+    2,000 tokens, and tpot_slo_ms; reject_ratio, hedge, hedge_min_ms, hedge_share, shadow_policies,
+    shadow_share, trace_log and recording as router.config has them, router_profile as its profile.
+    router_redis: of the Redis that gateways share loads in.
     request_defaults: of sampling fields that a request leaves out, a JSON object that goes before
     the model's own defaults, as {"max_tokens": 512, "temperature": 0.3}.
     coalesce_ms: tokens of one answer that come so soon behind others go to the client together.
@@ -64,6 +64,9 @@ class GatewayConfig:
     ttft_slo_ms: float = DEFAULT_TTFT_SLO_MS
     tpot_slo_ms: float = DEFAULT_TPOT_SLO_MS
     reject_ratio: float = -1.0
+    hedge: float = 0.0
+    hedge_min_ms: float = 200.0
+    hedge_share: float = 0.05
     coalesce_ms: float = 5.0
     shadow_policies: str = ""
     shadow_share: float = 0.1

@@ -209,6 +209,7 @@ def router_of(
         max_under_way=spec.max_under_way,
         max_queued=spec.max_queued,
         reject_ratio=spec.reject_ratio,
+        hedge=spec.hedge,
         max_traces=16,
         recording=spec.recording,
     )

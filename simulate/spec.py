@@ -51,11 +51,11 @@ class ClusterSpec:
     predict aim at; 0 asks for the router's defaults. prefill_batch_tokens, decode_batch_tokens,
     max_num_seqs: 0 asks for the profile's. unit_tokens: what one cached unit holds, a multiple of
     16; larger units make the simulation faster and the caches coarser. max_under_way, max_queued,
-    reject_ratio: as in RouterConfig. learns: the router's predictors learn from reports, as they do
-    live; without that a large simulation is faster, and only the number under way limits
-    admission. router_profile: the router's predictors begin with that profile; empty: with
-    nothing. recording: as in RouterConfig; it needs units of 16 tokens, as live workers have them.
-    mode: that gateways are told at the beginning.
+    reject_ratio, hedge: as in RouterConfig. learns: the router's predictors learn from reports, as
+    they do live; without that a large simulation is faster, and only the number under way limits
+    admission. router_profile: the router's predictors begin with that profile; empty: with nothing.
+    recording: as in RouterConfig; it needs units of 16 tokens, as live workers have them. mode:
+    that gateways are told at the beginning.
     Raises SimulationError for numbers that make no cluster.
     """
 
@@ -78,6 +78,7 @@ class ClusterSpec:
     max_under_way: int = 8192
     max_queued: int = 1024
     reject_ratio: float = -1.0
+    hedge: float = 0.0
     learns: bool = True
     router_profile: str = ""
     pools: tuple[PoolSpec, ...] = ()

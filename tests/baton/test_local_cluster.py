@@ -117,6 +117,7 @@ def test_flags_are_written_as_the_commands_read_them():
 async def test_what_up_is_told_for_its_gateways_reaches_each_of_them(fake_program, tmp_path: Path):
     told = {
         "reject_ratio": 0.0,
+        "hedge": 1.5,
         "shadow_policies": "round_robin",
         "shadow_share": 0.5,
         "router_redis": "redis://127.0.0.1:6379/3",
