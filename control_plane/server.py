@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -83,46 +83,21 @@ class ControlServer:
         self._config = config
         self._autopilot = None if planning else self._build_autopilot(clock, modes)
         self._planning = planning or self._autopilot or Unplanned()
-        audit = AuditLog(Path(config.audit_file) if config.audit_file else None)
-        decided: Journal[DecisionView] = Journal(_KEPT_DECISIONS)
-        shared_parts = SharedParts(
-            registry=self.registry,
-            overrides=self.overrides,
-            leadership=self.leadership,
-            audit=audit,
-            decided=decided,
-            planning=self._planning,
-            wall_s=wall_time_s,
+        self._audit = AuditLog(Path(config.audit_file) if config.audit_file else None)
+        self._decided: Journal[DecisionView] = Journal(_KEPT_DECISIONS)
+        self.shared = SharedState(
+            store or MemoryStore(), self._shared_parts(), clock, config.state_ttl_s
         )
-        self.shared = SharedState(store or MemoryStore(), shared_parts, clock, config.state_ttl_s)
         self._progress = ProgressTeller(self.registry, self.actuator, self.leadership)
-        self._telling: asyncio.Task[None] | None = None
-        self._flight: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._api = OperatorApi(
-            OperatorParts(
-                registry=self.registry,
-                processes=processes,
-                actuator=self.actuator,
-                planning=self._planning,
-                overrides=self.overrides,
-                leadership=self.leadership,
-                order=self.plane.command,
-                wall_s=wall_time_s,
-                audit=audit,
-                decided=decided,
-                keep=self.shared.keep,
-                actuator_name=actuator_name,
-                state_name=self.shared.name,
-                notes=self._notes,
-            ),
+            self._operator_parts(processes, actuator_name),
             clock,
             self.metrics,
             Access(config.operator_token, config.protect_reads),
         )
         self._metrics_server: MetricsServer | None = None
         self._health = Health(clock)
-        self._turning: asyncio.Task[None] | None = None
-        self._expiry: asyncio.Task[None] | None = None
 
     @property
     def http_port(self) -> int:
@@ -147,26 +122,25 @@ class ControlServer:
                 config.host, config.metrics_port, self.metrics.exposition, self._health
             )
             self._metrics_server.start()
-            self._turning = asyncio.create_task(self._health.turn(), name="health")
+            self._begin(self._health.turn(), "health")
         await self._server.start()
         await self.leadership.start()
         await self.shared.start()
         if config.operator_port >= 0:
             await self._api.start(config.host, config.operator_port)
-        self._expiry = asyncio.create_task(self.plane.watch_expiry(), name="registry-expiry")
-        self._telling = asyncio.create_task(self._progress.run(), name="progress")
+        self._begin(self.plane.watch_expiry(), "registry-expiry")
+        self._begin(self._progress.run(), "progress")
         if self._autopilot is not None:
-            self._flight = asyncio.create_task(self._autopilot.run(), name="autopilot")
+            self._begin(self._autopilot.run(), "autopilot")
         self._health.ready()
 
     async def stop(self) -> None:
         """Ends every stream after a short grace and frees the ports."""
         self._health.ready("stopping")
-        for task in (self._flight, self._telling, self._expiry, self._turning):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        for task in reversed(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await self._api.stop()
         await self._server.stop(_STOP_GRACE_S)
         await self.shared.stop()
@@ -174,6 +148,40 @@ class ControlServer:
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self.registry.check_integrity()
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    def _shared_parts(self) -> SharedParts:
+        return SharedParts(
+            registry=self.registry,
+            overrides=self.overrides,
+            leadership=self.leadership,
+            audit=self._audit,
+            decided=self._decided,
+            planning=self._planning,
+            wall_s=wall_time_s,
+        )
+
+    def _operator_parts(
+        self, processes: Callable[[], tuple[ProcessStatus, ...]], actuator_name: str
+    ) -> OperatorParts:
+        return OperatorParts(
+            registry=self.registry,
+            processes=processes,
+            actuator=self.actuator,
+            planning=self._planning,
+            overrides=self.overrides,
+            leadership=self.leadership,
+            order=self.plane.command,
+            wall_s=wall_time_s,
+            audit=self._audit,
+            decided=self._decided,
+            keep=self.shared.keep,
+            actuator_name=actuator_name,
+            state_name=self.shared.name,
+            notes=self._notes,
+        )
 
     def _notes(self) -> tuple[str, ...]:
         """What an operator should know of the election and the shared state."""
