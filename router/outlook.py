@@ -78,6 +78,12 @@ class Outlook:
         )
 
 
+def warm(outlook: Outlook | None) -> Outlook:
+    """Of a worker whose predictor is known not to be cold."""
+    assert outlook is not None, "who asks has looked for cold workers first"
+    return outlook
+
+
 class WorkerForecast:
     """One worker's predictors, fed by its reports and transfers. Pure: time is an argument."""
 
