@@ -4,7 +4,6 @@ The source hashes a region when it becomes readable, while its lease holds; the 
 own copy when it has arrived. Both sample the same regions, so only the values cross.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -122,14 +121,10 @@ class Verification:
         """piece: all that the pull reads."""
         self._hasher = hasher
         self._num_expected = hasher.sample.count(piece)
-        self._arrived: deque[Piece] = deque()
+        self._arrived: list[Piece] = []
+        self.num_waiting = 0  # sampled regions that nobody was told to hash
         self._mine: dict[int, int] = {}
         self._theirs: dict[int, int] = {}
-
-    @property
-    def has_work(self) -> bool:
-        """Something has arrived that nobody was told to hash."""
-        return bool(self._arrived)
 
     @property
     def is_done(self) -> bool:
@@ -141,22 +136,22 @@ class Verification:
         return len(self._mine)
 
     def arrived(self, piece: Piece) -> None:
-        if self._num_expected:
+        if num_sampled := self._hasher.sample.count(piece):
             self._arrived.append(piece)
+            self.num_waiting += num_sampled
 
     def told(self, regions: Sequence[int], values: Sequence[int]) -> None:
         """By the source."""
         self._theirs.update(zip(regions, values, strict=False))
 
-    def take(self) -> Piece:
-        """What arrived first and is not hashed; to be given to `hash`, from any one thread."""
-        return self._arrived.popleft()
+    def take(self) -> Sequence[Piece]:
+        """What has arrived and nobody was told to hash; to be given to `hash`, on any thread."""
+        taken, self._arrived, self.num_waiting = self._arrived, [], 0
+        return taken
 
-    def num_sampled(self, piece: Piece) -> int:
-        return self._hasher.sample.count(piece)
-
-    def hash(self, piece: Piece) -> None:
-        self._mine.update(self._hasher.digests(piece))
+    def hash(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            self._mine.update(self._hasher.digests(piece))
 
     def bad_region(self) -> int | None:
         """Of what is done: a region that differs, None where all are equal."""

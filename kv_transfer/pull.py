@@ -127,8 +127,11 @@ class Pull:
         return self.completed_s is not None and self.moved_bytes == self.total_bytes
 
     @property
-    def has_to_hash(self) -> bool:
-        return self.state is PullState.READING and self.verification.has_work
+    def bytes_to_hash(self) -> int:
+        """Of the sample, here and given to nobody to hash."""
+        if self.state is not PullState.READING:
+            return 0
+        return self.verification.num_waiting * self.mapping.source.region_bytes
 
     def attach_frame(self) -> Attach:
         return Attach(

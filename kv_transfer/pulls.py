@@ -25,7 +25,7 @@ from kv_transfer.pull import Pull, PullResult, PullState
 from kv_transfer.transport import Lane
 from wire.kv import KVLayout
 
-_AT_ONCE_BYTES = 1 << 20  # hashed in 0.1 ms, which waking another thread can take too
+_ASIDE_BYTES = 4 << 20  # hashed in 0.4 ms, of which waking another thread for them takes 0.1 ms
 _OF_A_PULL = Attached | Ready | Digests | Complete | Ended | Refused | Released
 
 
@@ -172,8 +172,8 @@ class Pulls:
 
     def _settle(self, pull: Pull) -> None:
         """Has what arrived hashed; releases what is whole when both sides have all digests."""
-        while pull.has_to_hash:
-            self._hash(pull)
+        if num_bytes := pull.bytes_to_hash:
+            self._hash(pull, num_bytes)
         if pull.state is not PullState.READING or not pull.is_whole:
             return
         now_s = self._reader.clock.now()
@@ -184,15 +184,14 @@ class Pulls:
         elif pull.deadline_s is None:
             pull.deadline_s = now_s + self._reader.config.slack_s  # for the source's digests
 
-    def _hash(self, pull: Pull) -> None:
-        """A little at once, much beside the next piece's copy."""
+    def _hash(self, pull: Pull, num_bytes: int) -> None:
+        """Much at a time, beside the next copies; what is left when nothing is to come, at once."""
         verification = pull.verification
-        piece = verification.take()
-        num_bytes = verification.num_sampled(piece) * pull.mapping.source.region_bytes
-        if num_bytes <= _AT_ONCE_BYTES:
-            verification.hash(piece)
-        else:
-            self._hashing.submit(lambda: verification.hash(piece))
+        if num_bytes >= _ASIDE_BYTES:
+            pieces = verification.take()
+            self._hashing.submit(lambda: verification.hash(pieces))
+        elif pull.owed_bytes <= 0:
+            verification.hash(verification.take())
 
     def _released(self, pull: Pull, was_valid: bool) -> None:
         name = self._lane.name

@@ -235,11 +235,12 @@ def test_a_verification_names_the_first_sampled_region_that_differs(wrong, every
     rng.shuffle(theirs)
     for piece in pieces:
         verification.arrived(piece)
-    while verification.has_work:
-        assert not verification.is_done or not theirs
-        verification.hash(verification.take())
+        if rng.random() < 0.5:
+            verification.hash(verification.take())
         batch = [theirs.pop() for _ in range(min(len(theirs), 5))]
         verification.told([name for name, _ in batch], [value for _, value in batch])
+        assert not verification.is_done or not (theirs or verification.num_waiting)
+    verification.hash(verification.take())
     verification.told([name for name, _ in theirs], [value for _, value in theirs])
     assert verification.is_done
     names = sorted(30 * layer + index for layer, index in wrong)
