@@ -122,3 +122,15 @@ def test_more_requests_than_may_wait_are_refused_as_they_are_live():
     statuses = [record.status for record in outcome.records]
     assert statuses.count(429) >= 60
     assert statuses.count(200) + statuses.count(429) == 120
+
+
+def test_a_hung_prefill_workers_prompts_are_asked_of_another_one():
+    """A freeze of 2 s, which no watchdog finds; the budget is spent on those that it holds."""
+    spec = {"policy": "predicted:anywhere=0", "reject_ratio": 0.0}
+    fault = Fault("freeze", "prefill-0", 5.0, 2.0)
+    requests = [(0.1 * i, 500, 5) for i in range(80)]
+    _, _, waiting = run("2:1", [fault], requests, **spec)
+    _, _, hedged = run("2:1", [fault], requests, hedge=1.0, **spec)
+    assert all(record.is_ok and record.num_output == 5 for record in hedged.records)
+    slow = [sum(r.ttft_s > 1.0 for r in outcome.records) for outcome in (waiting, hedged)]
+    assert slow[1] < slow[0]
