@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,3 +293,27 @@ def start(nothing_is_left: None) -> Iterator[Callable[..., Peer]]:
     yield begin
     ended = [peer.stop() for peer in peers]  # all of them, before any is complained about
     assert set(ended) <= {0, -signal.SIGKILL}, ended
+
+
+@pytest.fixture(scope="session")
+def host_cuda(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Compiles the library that plays NVIDIA's driver, with macros defined as asked for."""
+    compiler, triton = shutil.which("gcc") or shutil.which("cc"), importlib.util.find_spec("triton")
+    if compiler is None or triton is None:
+        pytest.skip("a C compiler and Triton, which brings cuda.h, are not both here")
+    headers = Path(triton.origin).parent / "backends/nvidia/include"
+    folder = tmp_path_factory.mktemp("host_cuda")
+
+    def make(*macros: str) -> str:
+        library = folder / f"libcuda{'-'.join(macros)}.so"
+        if not library.exists():
+            flags = ["-O1", "-shared", "-fPIC", f"-I{headers}", *(f"-D{name}" for name in macros)]
+            source = str(Path(__file__).with_name("host_cuda.c"))
+            command = [compiler, *flags, source, "-o", str(library), "-lpthread", "-lrt"]
+            subprocess.run(command, check=True, timeout=120)
+        return str(library)
+
+    yield make
+    for left in Path("/dev/shm").glob("host-cuda-*"):  # by processes that tests have killed
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            left.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """A source or a reader in a process of its own; commands are JSON lines on stdin and stdout."""
 
 import base64
+import ctypes
 import itertools
 import json
 import os
@@ -9,12 +10,15 @@ import socket
 import sys
 from collections import deque
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
 from kv_transfer import data_session
 from kv_transfer.channel import Channel
 from kv_transfer.config import TransferConfig
+from kv_transfer.cuda_device import CudaDevice, CudaMemory
+from kv_transfer.cuda_driver import CudaDriver
 from kv_transfer.device_twin import TwinMemory
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
@@ -94,9 +98,46 @@ def die_at(point: str) -> None:
         send_all, Channel.send = Channel.send, send
 
 
+def allocate(config: TransferConfig, cuda: dict | None) -> KVMemory:
+    """cuda: the driver's library, and the number of the GPU whose memory is the pool."""
+    if cuda is not None:
+        return CudaDevice(CudaDriver(cuda["library"]), cuda["gpu"]).allocate(LAYOUT.pool_bytes)
+    make = TwinMemory if config.transport == "cuda_ipc" else KVMemory.allocate
+    return make(LAYOUT.pool_bytes)
+
+
+def fill(memory: KVMemory, values: np.ndarray) -> None:
+    """values: of the whole pool. The host plays a GPU where it lets its memory be written."""
+    if not isinstance(memory, CudaMemory):
+        np.frombuffer(memory.buffer, np.uint8)[:] = values
+    elif is_of_host():
+        ctypes.memmove(memory.address, values.ctypes.data, values.nbytes)
+    else:
+        import torch  # where there is a GPU
+
+        from worker.pool import device_view
+
+        device = torch.device("cuda", memory.device)
+        view = device_view(memory, LAYOUT, device).view(torch.uint8).flatten()
+        view.copy_(torch.from_numpy(values))
+        torch.cuda.synchronize(device)
+
+
+def is_of_host() -> bool:
+    """The driver is the host's own, of host_cuda.c."""
+    return "/host-cuda-" in Path("/proc/self/maps").read_text()
+
+
+def whole(memory: KVMemory) -> np.ndarray:
+    return np.frombuffer(memory.readable[0 : memory.num_bytes], np.uint8)
+
+
+def pattern() -> np.ndarray:
+    return np.arange(LAYOUT.pool_bytes, dtype=np.uint32).astype(np.uint8) | 1
+
+
 def run_source(memory: KVMemory, config: TransferConfig, host: str) -> None:
-    pool = np.frombuffer(memory.buffer, np.uint8)
-    pool[:] = np.arange(pool.size, dtype=np.uint32).astype(np.uint8) | 1
+    fill(memory, pattern())
     exporter = Exporter(
         LAYOUT,
         memory,
@@ -119,7 +160,7 @@ def run_source(memory: KVMemory, config: TransferConfig, host: str) -> None:
         elif command["do"] == "complete":
             exporter.complete(export_id, (1, 2))
         elif command["do"] == "reuse":
-            pool[:] = 0
+            fill(memory, np.zeros(memory.num_bytes, np.uint8))
             say(reused=True)
     exporter.close()
     exporter.check_integrity()
@@ -129,7 +170,6 @@ def run_reader(memory: KVMemory, config: TransferConfig, rate_bytes_s: float) ->
     clock = SystemClock()
     transports = with_faults(TRANSPORTS, Faults(rate_bytes_s=rate_bytes_s), clock)
     importer = Importer(LAYOUT, memory, clock, SECRET, config, transports=transports)
-    pool = np.frombuffer(memory.buffer, np.uint8)
 
     def tell(result: PullResult) -> None:
         fields = asdict(result)
@@ -142,19 +182,18 @@ def run_reader(memory: KVMemory, config: TransferConfig, rate_bytes_s: float) ->
             handle = handle_from_json(command["handle"])
             importer.pull(handle, range(handle.num_tokens // 16), 0, tell)
         elif command["do"] == "seen":
-            say(seen=bool(memory.buffer[0]))
+            say(seen=bool(memory.readable[0:1][0]))
         elif command["do"] == "fill":
-            pool[:] = command["byte"]
+            fill(memory, np.full(memory.num_bytes, command["byte"], np.uint8))
             say(filled=True)
         elif command["do"] == "holds":
-            say(holds=bool((pool == command["byte"]).all()))
+            say(holds=bool((whole(memory) == command["byte"]).all()))
     importer.close()
     importer.check_integrity()
 
 
 def is_intact(memory: KVMemory) -> bool:
-    pool = np.frombuffer(memory.buffer, np.uint8)
-    return bool((pool == (np.arange(pool.size, dtype=np.uint32).astype(np.uint8) | 1)).all())
+    return bool((whole(memory) == pattern()).all())
 
 
 def main() -> None:
@@ -164,9 +203,9 @@ def main() -> None:
     if point := settings.pop("die_at", ""):
         die_at(point)
     host = settings.pop("host", "127.0.0.1")
+    cuda = settings.pop("cuda", None)
     config = replace(TransferConfig(), **settings)
-    allocate = TwinMemory if config.transport == "cuda_ipc" else KVMemory.allocate
-    memory = allocate(LAYOUT.pool_bytes)
+    memory = allocate(config, cuda)
     if role == "source":
         run_source(memory, config, host)
     else:

@@ -5,11 +5,8 @@ It computes on the host (host_cuda.c): what is tested is every call's name, sign
 
 import ctypes
 import importlib.util
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,36 +29,15 @@ NUM_TOKENS = 16 * 9
 TABLE = np.array([(0, 100, 50), (200, 0, 100), (1000, 1200, 24)], np.int64)
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Compiles the library, with macros defined as asked for."""
-    compiler, triton = shutil.which("gcc") or shutil.which("cc"), importlib.util.find_spec("triton")
-    if compiler is None or triton is None:
-        pytest.skip("a C compiler and Triton, which brings cuda.h, are not both here")
-    headers = Path(triton.origin).parent / "backends/nvidia/include"
-    folder = tmp_path_factory.mktemp("host_cuda")
-
-    def make(*macros: str) -> str:
-        library = folder / f"libcuda{'-'.join(macros)}.so"
-        if not library.exists():
-            flags = ["-O1", "-shared", "-fPIC", f"-I{headers}", *(f"-D{name}" for name in macros)]
-            source = str(Path(__file__).with_name("host_cuda.c"))
-            command = [compiler, *flags, source, "-o", str(library), "-lpthread", "-lrt"]
-            subprocess.run(command, check=True, timeout=120)
-        return str(library)
-
-    return make
-
-
 @pytest.fixture
-def library(build: Callable[..., str]) -> ctypes.CDLL:
+def library(host_cuda: Callable[..., str]) -> ctypes.CDLL:
     """What a test asks of the host's part, beside the driver's own calls."""
-    return ctypes.CDLL(build())
+    return ctypes.CDLL(host_cuda())
 
 
 @pytest.fixture
-def gpu(build: Callable[..., str], nothing_is_left: None) -> Iterator[CudaDevice]:
-    device = CudaDevice(CudaDriver(build()), 0)
+def gpu(host_cuda: Callable[..., str], nothing_is_left: None) -> Iterator[CudaDevice]:
+    device = CudaDevice(CudaDriver(host_cuda()), 0)
     device.bind()
     yield device
 
@@ -108,8 +84,8 @@ def test_an_exported_pool_is_opened_copied_from_and_closed(gpu, pool):
 
 
 @pytest.mark.parametrize("macros", [(), ("WITHOUT_BATCHES",)])
-def test_a_table_is_one_call_where_the_driver_has_it_and_several_where_not(build, macros):
-    path = build(*macros)
+def test_a_table_is_one_call_where_the_driver_has_it_and_several_where_not(host_cuda, macros):
+    path = host_cuda(*macros)
     device = CudaDevice(CudaDriver(path), 0)
     memory = device.allocate(4096)
     before = ctypes.CDLL(path).host_cuda_batches()
@@ -121,8 +97,8 @@ def test_a_table_is_one_call_where_the_driver_has_it_and_several_where_not(build
     assert ctypes.CDLL(path).host_cuda_batches() - before == (0 if macros else 1)
 
 
-def test_a_driver_that_refuses_batches_copies_one_by_one_and_says_so(build):
-    device = CudaDevice(CudaDriver(build("REFUSES_BATCHES")), 0)
+def test_a_driver_that_refuses_batches_copies_one_by_one_and_says_so(host_cuda):
+    device = CudaDevice(CudaDriver(host_cuda("REFUSES_BATCHES")), 0)
     memory = device.allocate(4096)
     bytes_of(memory)[200:300] = 7
     stream = memory.stream()
@@ -205,9 +181,9 @@ def test_a_host_without_the_driver_says_so():
         CudaDriver("libno-such-driver.so.1")
 
 
-def test_a_gpu_that_is_not_there_is_named_by_the_drivers_error(build):
+def test_a_gpu_that_is_not_there_is_named_by_the_drivers_error(host_cuda):
     with pytest.raises(TransferError, match="cuDeviceGet: CUDA_ERROR_OTHER"):
-        CudaDevice(CudaDriver(build()), 7)
+        CudaDevice(CudaDriver(host_cuda()), 7)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nixl_cu12") is None, reason="nixl is not installed")
@@ -216,22 +192,24 @@ def test_nixl_refuses_gpu_memory_by_name_where_its_ucx_has_no_cuda(pool):
         NixlAgent(load_bindings(), "a", pool, ALL_DEVICES, serves=False)
 
 
-def test_the_doctor_says_what_a_direct_path_would_take(build, monkeypatch):
-    ipc, nixl = check_device_paths(build())
+def test_the_doctor_says_what_a_direct_path_would_take(host_cuda, monkeypatch):
+    ipc, nixl = check_device_paths(host_cuda())
     assert (ipc.name, ipc.state, nixl.name) == (
         "transport cuda_ipc",
         State.OK,
         "transport nixl, GPU",
     )
     monkeypatch.setattr(CudaDriver, "reaches", lambda driver, one, other: one == other)
-    ipc, _ = check_device_paths(build())
+    ipc, _ = check_device_paths(host_cuda())
     assert (ipc.state, "0 and 1" in ipc.detail) == (State.WARNING, True)
     (missing,) = check_device_paths("libno-such-driver.so.1")
     assert (missing.state, "no CUDA driver" in missing.detail) == (State.ABSENT, True)
 
 
-def test_prompts_cross_between_two_gpus_pools_and_every_block_is_compared(build, make_rig, until):
-    devices = iter([CudaDevice(CudaDriver(build()), index) for index in (0, 1)])
+def test_prompts_cross_between_two_gpus_pools_and_every_block_is_compared(
+    host_cuda, make_rig, until
+):
+    devices = iter([CudaDevice(CudaDriver(host_cuda()), index) for index in (0, 1)])
     made: list[CudaMemory] = []
 
     def allocate(num_bytes: int) -> CudaMemory:
