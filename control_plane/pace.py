@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 BEAT_TIMEOUT_S = 5.0
 _LEAST_S = 1.0
-_MOST_S = 10.0  # the planner holds on figures older than `stale_s`, 15 s
+_MOST_S = 13.5  # the planner holds on figures older than `stale_s`, 15 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class Pace:
     """beats_per_s: of all workers together, a twentieth of a core. timeout_s: how long a worker
     that beats once a second may be silent."""
 
-    beats_per_s: float = 200.0
+    beats_per_s: float = 150.0
     timeout_s: float = BEAT_TIMEOUT_S
 
     def interval_s(self, num_workers: int) -> float:

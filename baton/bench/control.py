@@ -29,7 +29,7 @@ NUM_BEATING = 2000
 NUM_SHOWN = 1000
 _NUM_CLIENTS = 4
 _START_S = 120.0
-_MEASURED_S = 16.0  # two beats of each
+_MEASURED_S = 27.0  # two beats of each
 _BOUND_SHARE = 0.05
 _BOUND_STATUS_MS = 50.0
 

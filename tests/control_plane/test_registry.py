@@ -75,10 +75,10 @@ def test_the_more_workers_there_are_the_rarer_they_beat_and_the_longer_each_may_
 
 
 def test_a_small_cluster_beats_at_its_own_second(registry, beat_of: BeatOf):
-    for number in range(200):
+    for number in range(150):
         registry.beat(beat_of(f"decode-{number}"))
     assert (registry.beat_s, registry.interval_s) == (0.0, 1.0)
-    registry.beat(beat_of("decode-200"))
+    registry.beat(beat_of("decode-150"))
     assert registry.beat_s > 1.0
 
 
