@@ -22,6 +22,7 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "engine": (
             "baton.bench.engine",
+            "baton.bench.host_tier",
             "baton.bench.speculation",
             "baton.bench.overlap",
             "baton.bench.path",

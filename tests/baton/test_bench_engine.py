@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from baton.bench import engine as bench
+from baton.bench import host_tier
 from baton.bench.cpu_ceiling import MemoryReader, decode_floor_s, num_weights
 from baton.bench.row import Row
 from engine.weights import random_model
@@ -30,6 +31,17 @@ def test_every_figure_stands_beside_its_baseline(rows: list[Row]) -> None:
             row.baseline_value / row.value if row.unit == "ms" else row.value / row.baseline_value
         )
         assert row.ratio == pytest.approx(better) and row.value > 0
+
+
+def test_a_prompt_s_way_back_from_the_host_stands_beside_its_computation() -> None:
+    rows = host_tier.measure(random_model(TINY, torch.bfloat16, seed=1), 1, num_tokens=64)
+    assert [row.name for row in rows] == [
+        "engine.host.save",
+        "engine.host.load",
+        "engine.host.return.64",
+    ]
+    for row in rows:
+        assert row.value > 0 and row.ratio > 0
 
 
 def test_a_peer_is_set_beside_the_figures_that_it_has() -> None:
