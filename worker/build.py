@@ -11,29 +11,21 @@ import torch
 from torch import Tensor
 
 from decode_worker.intake import Intake
-from engine.config import ModelConfig
 from engine.decode_graphs import GraphedModel
 from engine.engine import Engine
-from engine.fallback.config import read_config
 from engine.forward import ForwardModel
 from engine.grammar import GrammarMatchers
-from engine.kernels.fp8_linear import FP8
-from engine.kv_cache import kv_layout
 from engine.kv_scaling import SCALING
-from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
+from engine.memory_plan import MemoryPlan
 from engine.models import Model
 from engine.options import EngineConfig
-from engine.weights import kept_bits
 from kv_transfer.config import TransferConfig
 from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
-from kv_transfer.memory import KVMemory
 from kv_transfer.preflight import Preflight
 from prefill_worker.publisher import Publisher
 from profiles.catalog import load_profile
-from runtime.clock import Clock, SystemClock, sleep, wall_time_s
-from runtime.log import get_logger
-from runtime.sizes import parse_bytes
+from runtime.clock import Clock, SystemClock, wall_time_s
 from wire.block_hash import BLOCK_SIZE
 from wire.cluster import Fingerprint
 from wire.kv import FabricAddress
@@ -45,13 +37,13 @@ from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
 from worker.host_tier import host_bytes, host_memory
 from worker.inbox import Inbox
+from worker.loading import engine_blocks, load_model
 from worker.model_ranks import ModelRanks
-from worker.modelled import PacedImporter, PacedPreflight, load_modelled, with_profile
+from worker.modelled import PacedImporter, PacedPreflight, with_profile
 from worker.pool import Pool, open_pool
 from worker.speculation import Draft, make_speculator, read_draft
 
 _NUM_LAYER_GROUPS = 8
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +63,24 @@ class WorkerParts:
     rank_lost: Future[str] | None = None  # None: this process computes the model alone
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What one worker's parts are made of; they close with the stack."""
+
+    config: WorkerConfig
+    plan: MemoryPlan
+    model: ForwardModel
+    pool: Pool
+    transfer: TransferConfig
+    stack: contextlib.ExitStack
+    inbox: Inbox
+    clock: Clock
+
+    @property
+    def secret(self) -> bytes:
+        return self.config.cluster_token.encode()
+
+
 @contextlib.contextmanager
 def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     """Builds everything, and takes it down again in the opposite order.
@@ -82,120 +92,84 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
     asked, config = config, with_profile(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    started_s = wall_time_s()
-    epoch = int(started_s * 1000)
+    epoch = int(wall_time_s() * 1000)
     worker_id = config.worker_id or f"{config.role.value}-{os.getpid()}"
     draft, transfer = read_draft(config), transfer_config(config)
     num_host_bytes = host_bytes(config)
-    inbox, clock = Inbox(), SystemClock()
     with contextlib.ExitStack() as stack:
         ranks = ModelRanks(config.tensor_parallel, stack)
-        plan, model = _load(config, draft, ranks)
+        plan, model = load_model(config, draft, ranks)
         if draft is not None:
             draft.check_context(plan.max_model_len)
         pool = open_pool(plan, model.device, config.kv_device_path, stack)
-        memory, kv = pool.memory, pool.kv
-        options = _engine_config(config, plan, model)
-        host = host_memory(num_host_bytes, kv, clock, stack)
-        kv = kv[:, : options.num_blocks]
-        directory = Path(config.model)
-        grammars = GrammarMatchers(
-            directory / "tokenizer.json", model.config.vocab_size, model.config.eos_token_ids
-        )
-        stack.callback(grammars.close)
-        speculator = make_speculator(config, draft, model, options, clock)
-        whole = ranks.joined(_with_graphs(model, kv, options), memory, plan.layout)
-        engine = Engine(whole, kv, options, clock, grammars.open, speculator, host)
-        secret = config.cluster_token.encode()
-        exporter = Exporter(
-            plan.layout, memory, worker_id, epoch, clock, secret, transfer,
-            on_released=lambda seq_id: inbox.post(Released(seq_id)),
-            probe_blocks=range(options.num_blocks, plan.num_blocks),
-        )  # fmt: skip
-        stack.callback(exporter.close)
+        site = _Site(config, plan, model, pool, transfer, stack, Inbox(), SystemClock())
+        engine = _engine(site, draft, ranks, num_host_bytes)
+        exporter = _exporter(site, worker_id, epoch)
         fabric = exporter.start(
             config.host, config.fabric_port, advertised_host=config.advertise_host
         )
-        importer = _importer(config, plan, memory, clock, transfer)
-        stack.callback(importer.close)
-        publisher = Publisher(exporter, plan.layout.num_layers, _NUM_LAYER_GROUPS, pool.path)
-        intake = Intake(
-            engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), pool.path
-        )
+        core = _core(site, engine, exporter, _batch_tokens(asked, model))
         yield WorkerParts(
             worker_id=worker_id,
             epoch=epoch,
-            inbox=inbox,
-            core=WorkerCore(
-                config.role,
-                engine,
-                publisher,
-                intake,
-                batch_tokens=_batch_tokens(asked, model),
-                move_above=config.move_above,
-            ),  # fmt: skip
+            inbox=site.inbox,
+            core=core,
             fabric=fabric,
-            fingerprint=fingerprint(
-                config.served_model_name or directory.resolve().name,
-                directory,
-                plan.layout,
-                _kv_variant(plan, model),
-            ),
+            fingerprint=_fingerprint(site),
             max_model_len=plan.max_model_len,
-            preflight=_preflight(config, plan, clock, transfer, pool),
+            preflight=_preflight(site),
             num_gpus=_num_gpus(config, model),
             hardware=_hardware(config, model),
             rank_lost=ranks.lost,
         )
 
 
-def _load(
-    config: WorkerConfig, draft: Draft | None, ranks: ModelRanks
-) -> tuple[MemoryPlan, ForwardModel]:
-    """Loads the weights and plans the memory beside them, and says so in one line."""
-    if config.profile:
-        if config.kv_dtype != "auto":
-            raise ValueError(f"kv_dtype {config.kv_dtype} needs a real engine; a profile is set")
-        if ranks.size > 1:
-            raise ValueError(f"tensor_parallel {ranks.size} needs a real engine; a profile is set")
-        return load_modelled(config, SystemClock(), sleep)
-    directory = Path(config.model)
-    model_config = read_config(directory)
-    dtype, device = _dtype(config.dtype, model_config), _device(config.device)
-    limit = config.max_model_len or model_config.max_position_embeddings
-    started_s = wall_time_s()
-    kv_dtype = _kv_dtype(config.kv_dtype, dtype)
-    served = model_config.with_context(limit)
-    model = ranks.load(directory, served, dtype, device, fp8_kv=kv_dtype == FP8)
-    plan = plan_memory(
-        kv_layout(model_config, kv_dtype, num_blocks=1),
-        parse_bytes(config.kv_memory),
-        min(limit, model_config.max_position_embeddings),
-        weights_bytes=model_config.weights_bytes(dtype, kept_bits(model_config, device)),
-        workspace_bytes=ranks.size
-        * step_workspace_bytes(
-            vocab_size=model_config.vocab_size,
-            widest_row=2 * model_config.intermediate_size,
-            max_batch_tokens=max(
-                replace(config, role=role).batch_tokens(device.type != "cpu") for role in Role
-            ),
-            max_num_seqs=config.max_num_seqs,
-            max_drafts=config.max_drafts if config.speculate != "off" else 0,
-        ),
-        draft_block_bytes=draft.block_bytes(dtype) if draft is not None else 0,
-        draft_weights_bytes=draft.weights_bytes(dtype) if draft is not None else 0,
+def _engine(site: _Site, draft: Draft | None, ranks: ModelRanks, num_host_bytes: int) -> Engine:
+    """num_host_bytes: of the cache's second tier; 0: none."""
+    config, plan, model, pool, clock = site.config, site.plan, site.model, site.pool, site.clock
+    options = _engine_config(config, plan, model)
+    host = host_memory(num_host_bytes, pool.kv, clock, site.stack)
+    kv = pool.kv[:, : options.num_blocks]
+    grammars = GrammarMatchers(
+        Path(config.model) / "tokenizer.json", model.config.vocab_size, model.config.eos_token_ids
     )
-    room = _engine_blocks(plan) * plan.layout.block_size
-    has_mirror = device.type != "cpu" and config.kv_device_path == "host"
-    plan = replace(
-        plan,
-        max_model_len=min(plan.max_model_len, room),
-        mirror_bytes=plan.kv_bytes if has_mirror else 0,
+    site.stack.callback(grammars.close)
+    speculator = make_speculator(config, draft, model, options, clock)
+    whole = ranks.joined(_with_graphs(model, kv, options), pool.memory, plan.layout)
+    return Engine(whole, kv, options, clock, grammars.open, speculator, host)
+
+
+def _exporter(site: _Site, worker_id: str, epoch: int) -> Exporter:
+    plan, inbox = site.plan, site.inbox
+    exporter = Exporter(
+        plan.layout, site.pool.memory, worker_id, epoch, site.clock, site.secret, site.transfer,
+        on_released=lambda seq_id: inbox.post(Released(seq_id)),
+        probe_blocks=range(engine_blocks(plan), plan.num_blocks),
+    )  # fmt: skip
+    site.stack.callback(exporter.close)
+    return exporter
+
+
+def _core(
+    site: _Site, engine: Engine, exporter: Exporter, batch_tokens: dict[Role, int]
+) -> WorkerCore:
+    path, inbox = site.pool.path, site.inbox
+    importer = _importer(site)
+    site.stack.callback(importer.close)
+    return WorkerCore(
+        site.config.role,
+        engine,
+        Publisher(exporter, site.plan.layout.num_layers, _NUM_LAYER_GROUPS, path),
+        Intake(engine, importer, BLOCK_SIZE, lambda result: inbox.post(Pulled(result)), path),
+        batch_tokens=batch_tokens,
+        move_above=site.config.move_above,
     )
-    log = get_logger("worker")
-    log.info("model_loaded", seconds=round(wall_time_s() - started_s, 2), dtype=plan.layout.dtype)
-    log.info("memory_plan", plan=str(plan))
-    return plan, model
+
+
+def _fingerprint(site: _Site) -> Fingerprint:
+    directory, plan = Path(site.config.model), site.plan
+    name = site.config.served_model_name or directory.resolve().name
+    return fingerprint(name, directory, plan.layout, _kv_variant(plan, site.model))
 
 
 def _num_gpus(config: WorkerConfig, model: ForwardModel) -> int:
@@ -214,17 +188,11 @@ def _hardware(config: WorkerConfig, model: ForwardModel) -> str:
     return torch.cuda.get_device_name(model.device).lower()
 
 
-def _importer(
-    config: WorkerConfig,
-    plan: MemoryPlan,
-    memory: KVMemory,
-    clock: Clock,
-    transfer: TransferConfig,
-) -> Importer:
-    secret = config.cluster_token.encode()
-    if not config.profile:
-        return Importer(plan.layout, memory, clock, secret, transfer)
-    return PacedImporter(plan.layout, memory, clock, secret, transfer, load_profile(config.profile))
+def _importer(site: _Site) -> Importer:
+    parts = (site.plan.layout, site.pool.memory, site.clock, site.secret, site.transfer)
+    if not site.config.profile:
+        return Importer(*parts)
+    return PacedImporter(*parts, load_profile(site.config.profile))
 
 
 def _with_graphs(model: ForwardModel, kv: Tensor, options: EngineConfig) -> ForwardModel:
@@ -241,14 +209,9 @@ def _batch_tokens(config: WorkerConfig, model: ForwardModel) -> dict[Role, int]:
     return {role: with_profile(replace(config, role=role)).batch_tokens(on_gpu) for role in Role}
 
 
-def _engine_blocks(plan: MemoryPlan) -> int:
-    """The pool's last block is kept for probes of the fabric and never holds a request's KV."""
-    return max(1, plan.num_blocks - 1)
-
-
 def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: ForwardModel) -> EngineConfig:
     return EngineConfig(
-        num_blocks=_engine_blocks(plan),
+        num_blocks=engine_blocks(plan),
         max_model_len=plan.max_model_len,
         eos_token_ids=model.config.eos_token_ids,
         block_size=BLOCK_SIZE,
@@ -257,45 +220,14 @@ def _engine_config(config: WorkerConfig, plan: MemoryPlan, model: ForwardModel) 
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is asked for, and torch finds no CUDA device")
-    return device
-
-
-def _dtype(name: str, model_config: ModelConfig) -> torch.dtype:
-    """The named one; `auto` is the checkpoint's, with bfloat16 in float16's place."""
-    if name == "auto":
-        own = model_config.dtype
-        return own if own in _DTYPES.values() else torch.bfloat16
-    if name not in _DTYPES:
-        raise ValueError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
-    return _DTYPES[name]
-
-
-def _kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    if name not in ("auto", "fp8"):
-        raise ValueError(f"kv_dtype {name!r} is not one of auto, fp8")
-    return FP8 if name == "fp8" else dtype
-
-
 def _kv_variant(plan: MemoryPlan, model: ForwardModel) -> str:
     """What else than files and layout decides the bytes in the cache."""
     scaling = SCALING if plan.layout.dtype == "float8_e4m3" else ""
     return "-".join(part for part in (model.config.kv_variant, scaling) if part)
 
 
-def _preflight(
-    config: WorkerConfig,
-    plan: MemoryPlan,
-    clock: SystemClock,
-    transfer: TransferConfig,
-    pool: Pool,
-) -> Preflight:
-    secret = config.cluster_token.encode()
-    if not config.profile:
-        return Preflight(plan.layout, clock, secret, transfer, allocate=pool.allocate)
-    return PacedPreflight(plan.layout, clock, secret, transfer, load_profile(config.profile))
+def _preflight(site: _Site) -> Preflight:
+    parts = (site.plan.layout, site.clock, site.secret, site.transfer)
+    if not site.config.profile:
+        return Preflight(*parts, allocate=site.pool.allocate)
+    return PacedPreflight(*parts, load_profile(site.config.profile))

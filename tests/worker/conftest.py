@@ -179,7 +179,7 @@ def _model(config: ModelConfig, directory: Path | None, device: str) -> Model:
 def drive() -> Callable[..., None]:
     """A function that turns workers' loops until a condition holds."""
 
-    def run(until: Callable[[], bool], *workers: Worker, timeout_s: float = 20.0) -> None:
+    def run(until: Callable[[], bool], *workers: Worker, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not until():
             assert time.monotonic() < deadline, [w.events[-5:] for w in workers]
