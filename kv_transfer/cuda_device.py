@@ -136,19 +136,22 @@ class CudaMemory(DeviceMemory):
         may still have it open. Safe to call twice."""
         if self._is_closed:
             return
-        self._gpu.bind()
-        if not self._is_exported:
-            self._gpu.driver.call("cuMemFree_v2", self._address)
+        with _what_a_failed_device_keeps():
+            self._gpu.bind()
+            if not self._is_exported:
+                self._gpu.driver.call("cuMemFree_v2", self._address)
         self._destroy()
 
     def _close_peer(self, start: int) -> None:
-        self._gpu.bind()
-        self._gpu.driver.call("cuIpcCloseMemHandle", start)
+        with _what_a_failed_device_keeps():
+            self._gpu.bind()
+            self._gpu.driver.call("cuIpcCloseMemHandle", start)
 
     def _destroy(self) -> None:
         self._is_closed = True
-        self._gpu.driver.call("cuEventDestroy_v2", self._fence)
-        self._gpu.driver.call("cuStreamDestroy_v2", self._stream)
+        with _what_a_failed_device_keeps():
+            self._gpu.driver.call("cuEventDestroy_v2", self._fence)
+            self._gpu.driver.call("cuStreamDestroy_v2", self._stream)
 
 
 class CudaStream:
@@ -200,13 +203,12 @@ class CudaStream:
         self._events.put(None)
         self._thread.join()
         self._waker.close()
-        with contextlib.suppress(TransferError):  # a device that has failed writes nothing
+        with _what_a_failed_device_keeps():
             self._gpu.bind()
             self._gpu.driver.call("cuStreamSynchronize", self._stream)
             self._gpu.driver.call("cuStreamDestroy_v2", self._stream)
 
     def _run(self) -> None:
-        self._gpu.bind()
         while (event := self._events.get()) is not None:
             failure = self._ended(event)
             with self._moved:
@@ -218,6 +220,7 @@ class CudaStream:
     def _ended(self, event: int) -> TransferError | None:
         """Waits for the event and gives it back; what went wrong on the device is told here."""
         try:
+            self._gpu.bind()
             self._gpu.driver.call("cuEventSynchronize", event)
             self._gpu.driver.call("cuEventDestroy_v2", event)
         except TransferError as error:
@@ -227,3 +230,8 @@ class CudaStream:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _what_a_failed_device_keeps() -> contextlib.suppress:
+    """It takes nothing back and writes nothing any more; the process ends with it."""
+    return contextlib.suppress(TransferError)

@@ -30,10 +30,12 @@ struct allocation { char name[40]; char *start; size_t size; int is_mine; };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t moved = PTHREAD_COND_INITIALIZER;
 static struct allocation allocations[MAX_ALLOCATIONS];
-static int held, batches, next_name;
+static int held, batches, next_name, has_failed;
 static _Thread_local int is_bound;
 
-#define BOUND if (!is_bound) return CUDA_ERROR_INVALID_CONTEXT
+#define BOUND \
+    if (has_failed) return CUDA_ERROR_ILLEGAL_ADDRESS; \
+    if (!is_bound) return CUDA_ERROR_INVALID_CONTEXT
 
 static void perform(struct op *op) {
     if (op->kind == COPY) memcpy(op->target, op->source, op->size);
@@ -93,6 +95,12 @@ void host_cuda_hold(CUstream stream) {
 void host_cuda_go_on(void) {
     pthread_mutex_lock(&lock);
     held = 0;
+    pthread_cond_broadcast(&moved);
+    pthread_mutex_unlock(&lock);
+}
+void host_cuda_fail(int fails) {
+    pthread_mutex_lock(&lock);
+    has_failed = fails;
     pthread_cond_broadcast(&moved);
     pthread_mutex_unlock(&lock);
 }
@@ -241,9 +249,9 @@ CUresult cuEventQuery(CUevent event) {
 CUresult cuEventSynchronize(CUevent event) {
     BOUND;
     pthread_mutex_lock(&lock);
-    while (event->passed < event->recorded) pthread_cond_wait(&moved, &lock);
+    while (event->passed < event->recorded && !has_failed) pthread_cond_wait(&moved, &lock);
     pthread_mutex_unlock(&lock);
-    return CUDA_SUCCESS;
+    return has_failed ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char byte, size_t size, CUstream stream) {

@@ -152,6 +152,31 @@ def test_the_end_of_a_copy_wakes_who_waits_on_the_descriptor(gpu, pool, library,
     gpu.driver.call("cuStreamDestroy_v2", compute)
 
 
+def test_a_device_that_fails_under_way_is_told_and_takes_nothing_back(gpu, library):
+    pool = gpu.allocate(4096)
+    opened = pool.open_peer(pool.export(), 4096)
+    stream, compute = pool.stream(), gpu.driver.new_stream()
+    library.host_cuda_hold(ctypes.c_void_p(compute))
+    pool.fence(compute)
+    number = stream.copy(opened.address, TABLE)
+    library.host_cuda_fail(1)
+    calls = (
+        lambda: stream.wait(number),
+        stream.num_done,
+        lambda: stream.copy(opened.address, TABLE),
+        pool.is_settled,
+        lambda: pool[0:1],
+    )
+    for call in calls:
+        with pytest.raises(TransferError, match="CUDA_ERROR"):
+            call()
+    stream.close()
+    opened.close()
+    pool.close()
+    library.host_cuda_fail(0)
+    library.host_cuda_go_on()
+
+
 @pytest.mark.parametrize("handle", [b"", b"x" * 72, b"1:2:3"])
 def test_a_handle_of_something_else_is_refused(pool, handle):
     with pytest.raises(TransferError) as caught:
