@@ -54,7 +54,8 @@ class Workload:
 class Figures:
     """One policy's; times in milliseconds, goodput in requests a second that met both objectives.
 
-    The errors are medians of |predicted / actual - 1|; None for a policy that does not predict.
+    The errors are medians of |predicted / actual - 1|, the biases of predicted / actual - 1; None
+    for a policy that does not predict.
     step_error: the step predictors' own, of the worker where it is largest.
     """
 
@@ -69,6 +70,8 @@ class Figures:
     step_error: float | None
     ttft_error: float | None
     tpot_error: float | None
+    ttft_bias: float | None
+    tpot_bias: float | None
 
 
 def plan(workload: Workload, salt: str) -> list[tuple[float, GenerateRequest]]:
@@ -141,6 +144,8 @@ def _figures(
     tpots_ms = [1e3 * trace.tpot_s for trace in answered]
     good = [t for t in answered if t.ttft_s <= workload.ttft_s and t.tpot_s <= workload.tpot_s]
     judged = [t for t in traces[workload.judged_from :] if t is not None and t.attempts == 1]
+    first = [(t.predicted.ttft_s, t.ttft_s - t.placed_s) for t in judged if t.predicted]
+    token = [(t.predicted.tpot_s, t.tpot_s) for t in judged if t.predicted]
     return Figures(
         policy,
         len(answered),
@@ -151,14 +156,20 @@ def _figures(
         len(good) / lasts_s,
         len(judged),
         step_error,
-        _error([(t.predicted.ttft_s, t.ttft_s - t.placed_s) for t in judged if t.predicted]),
-        _error([(t.predicted.tpot_s, t.tpot_s) for t in judged if t.predicted]),
+        _error(first),
+        _error(token),
+        _bias(first),
+        _bias(token),
     )
 
 
 def _error(pairs: Sequence[tuple[float, float]]) -> float | None:
     """pairs: predicted, actual."""
     return median(abs(predicted / actual - 1) for predicted, actual in pairs) if pairs else None
+
+
+def _bias(pairs: Sequence[tuple[float, float]]) -> float | None:
+    return median(predicted / actual - 1 for predicted, actual in pairs) if pairs else None
 
 
 def _length(rng: Random, middle: int) -> int:
