@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -167,20 +166,18 @@ def _runs(pairs: CopyTable) -> CopyTable:
 
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of the piece in one pool, in order, neighbours joined."""
-    named, size = blocks[piece.first_index : piece.end_index], layout.region_bytes
-    if len(named) == 1:
-        runs = [(named[0] * size, size)]
-    else:
-        breaks = [at for at, (a, b) in enumerate(pairwise(named), 1) if a + 1 != b]
-        runs = [
-            (named[start] * size, (end - start) * size)
-            for start, end in _between(breaks, len(named))
-        ]
-    step = layout.num_blocks * size
+    size, step = layout.region_bytes, layout.num_blocks * layout.region_bytes
+    runs: list[tuple[int, int]] = []
+    first = end = -1  # of the run that grows
+    for block in blocks[piece.first_index : piece.end_index]:
+        if block != end:
+            if end >= 0:
+                runs.append((first * size, (end - first) * size))
+            first = block
+        end = block + 1
+    if end >= 0:
+        runs.append((first * size, (end - first) * size))
+    if piece.end_layer == 1:
+        return iter(runs)
     layers = range(piece.first_layer, piece.end_layer)
     return iter([(layer * step + start, length) for layer in layers for start, length in runs])
-
-
-def _between(breaks: list[int], end: int) -> Iterator[tuple[int, int]]:
-    """[start, end) of each stretch of range(end) that is cut at `breaks`."""
-    return zip((0, *breaks), (*breaks, end), strict=True) if end else iter(())

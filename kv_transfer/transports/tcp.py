@@ -116,7 +116,7 @@ class TcpLane:
     def progress(self) -> list[Moved]:
         self._whole.clear()
         self._moved.clear()
-        budget_bytes = self._context.config.piece_bytes
+        budget_bytes = self._context.config.piece_bytes + HEADER.size  # a whole frame
         while budget_bytes > 0 and not (self._moved and self._is_idle):
             num_asked, num_bytes = self._receive(min(budget_bytes, _AT_ONCE_BYTES))
             if not num_bytes:
@@ -219,8 +219,9 @@ class TcpLane:
             self._views.append(memoryview(self._encoded))
             return
         buffer = self._context.memory.buffer
-        for offset, size in read.target_extents(piece):
-            self._views.append(buffer[offset : offset + size])
+        self._views.extend(
+            [buffer[offset : offset + size] for offset, size in read.target_extents(piece)]
+        )
 
     def _aim_at_sink(self) -> None:
         """For the bytes of a dropped pull."""
