@@ -60,8 +60,9 @@ def served(
         replace(SMALL, dtype="bfloat16", kv_memory="1088KiB"),
         replace(SMALL, kv_dtype="fp8", kv_memory="544KiB"),
         pytest.param(replace(SMALL, tensor_parallel=2, threads=2), marks=pytest.mark.slow),
+        pytest.param(replace(SMALL, device="cuda"), marks=pytest.mark.gpu),
     ],
-    ids=["float32", "bfloat16", "fp8", "two ranks"],
+    ids=["float32", "bfloat16", "fp8", "two ranks", "gpu"],
 )
 def test_prompts_that_the_device_has_no_room_for_come_back_from_the_host(
     config: WorkerConfig,
