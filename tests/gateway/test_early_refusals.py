@@ -29,6 +29,12 @@ REFUSALS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to send a body."""
+    monkeypatch.setattr("gateway.connection.LINGER_S", 60.0)
+
+
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
     entry = '[[tenants]]\nname = "{0}"\nkey_sha256 = ["{1}"]\nrequests_per_minute = {2}\n'
