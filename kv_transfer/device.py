@@ -7,7 +7,7 @@
 There are two: kv_transfer.cuda_device, and kv_transfer.device_twin, whose device is this host.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,7 +53,7 @@ class CopyStream(Protocol):
         """Nothing is written afterwards."""
 
 
-class DeviceMemory(KVMemory):
+class DeviceMemory(KVMemory, ABC):
     """A pool that the host's lanes do not reach; `buffer` is empty where the host cannot map it.
 
     Any thread may use it, but for `stream`, which serves one.

@@ -1,6 +1,6 @@
 """Serves models on a CUDA device through the real processes and looks at what comes back.
 
-    python tools/gpu_serve_check.py [--skip-large]
+    python tools/gpu_serve_check.py [--skip-large] [--kv-device-path direct]
 
 First two pools on one GPU answer as `transformers` does (fp32, small random model), then a random
 bf16 model of the Qwen3-0.6B shape is served and timed by a plain client. It needs an NVIDIA GPU.
@@ -112,13 +112,14 @@ def complete(port: int, model: str, prompt: list[int], max_tokens: int) -> tuple
     return time.perf_counter() - started_s, text
 
 
-def check_equal(directory: Path) -> None:
+def check_equal(directory: Path, path: str) -> None:
     """Two pools on one GPU against `transformers` on the CPU, greedy, fp32."""
     make_model(directory, SMALL, torch.float32)
     reference = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(DEMO / "tokenizer.json"))
     generator = torch.Generator().manual_seed(5)
-    with cluster(directory, "--kv-memory", "1GiB", "--dtype", "float32") as port:
+    flags = ("--kv-memory", "1GiB", "--dtype", "float32", "--kv-device-path", path)
+    with cluster(directory, *flags) as port:
         for length in (1, 16, 17, 100, 700, 2000):
             prompt = torch.randint(10, 4096, (1, length), generator=generator)
             expected = reference.generate(
@@ -130,11 +131,11 @@ def check_equal(directory: Path) -> None:
             print(f"{length:5} tokens:", "equal" if text == wanted else f"{text!r} != {wanted!r}")
 
 
-def measure(directory: Path) -> None:
+def measure(directory: Path, path: str) -> None:
     """One stream at a time, then 64 at once, through HTTP, router, two workers and the fabric."""
     make_model(directory, LARGE, torch.bfloat16)
     generator = torch.Generator().manual_seed(5)
-    with cluster(directory, "--kv-memory", "8GiB") as port:
+    with cluster(directory, "--kv-memory", "8GiB", "--kv-device-path", path) as port:
 
         def prompt(length: int) -> list[int]:
             return torch.randint(10, 4000, (length,), generator=generator).tolist()
@@ -159,12 +160,14 @@ def measure(directory: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--skip-large", action="store_true")
+    parser.add_argument("--kv-device-path", choices=("host", "direct"), default="host")
     arguments = parser.parse_args()
+    path = arguments.kv_device_path
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     with tempfile.TemporaryDirectory() as root:
-        check_equal(Path(root) / "small")
+        check_equal(Path(root) / "small", path)
         if not arguments.skip_large:
-            measure(Path(root) / "large")
+            measure(Path(root) / "large", path)
 
 
 if __name__ == "__main__":
