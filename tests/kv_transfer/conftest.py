@@ -203,6 +203,24 @@ class Peer:
 
         wait_until(seen)
 
+    def outlast_frozen(self, source: "Peer") -> None:
+        """`source` freezes in the middle of this reader's pull, which fails; what it sends once it
+        goes on again does not reach the pool."""
+        handle = source.publish(16 * 256)
+        source.tell(do="complete", id=1)
+        self.tell(do="pull", handle=handle)
+        self.wait_for_bytes()
+        source.signal(signal.SIGSTOP)
+        result = self.hear("result")
+        assert (result["ok"], result["reason"]) == (False, "peer_hung")
+        self.tell(do="fill", byte=0xBB)
+        assert self.hear("filled")
+        source.signal(signal.SIGCONT)
+        assert source.hear("released") == 1
+        for _ in range(20):
+            self.tell(do="holds", byte=0xBB)
+            assert self.hear("holds")
+
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 

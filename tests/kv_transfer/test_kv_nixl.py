@@ -250,18 +250,5 @@ def test_what_a_frozen_source_sends_later_is_not_written(start):
     prefix = ("env", "UCX_TLS=tcp", "UCX_PROTO_EMULATION_ENABLE=y")
     source = start("source", prefix=prefix, transport="nixl")
     reader = start("reader", prefix=prefix, transport="nixl", rate_bytes_s=2e6, piece_bytes=1 << 16)
-    handle = source.publish(16 * 256)
-    source.tell(do="complete", id=1)
-    reader.tell(do="pull", handle=handle)
-    reader.wait_for_bytes()
-    source.signal(signal.SIGSTOP)
-    result = reader.hear("result")
-    assert (result["ok"], result["reason"]) == (False, "peer_hung")
-    reader.tell(do="fill", byte=0xBB)
-    assert reader.hear("filled")
-    source.signal(signal.SIGCONT)
-    assert source.hear("released") == 1
-    for _ in range(20):
-        reader.tell(do="holds", byte=0xBB)
-        assert reader.hear("holds")
+    reader.outlast_frozen(source)
     source.signal(signal.SIGKILL)  # with emulation it may abort, or hang, when its reader is gone

@@ -1,7 +1,6 @@
 """The source's side of the transport ucx, spoken to directly."""
 
 import importlib.util
-import signal
 import socket
 
 import pytest
@@ -138,20 +137,7 @@ def test_a_pull_received_in_place_is_fenced_when_its_source_freezes(start):
     """What the source sends once it goes on again does not reach blocks that were given back."""
     source = start("source", transport="ucx")
     reader = start("reader", transport="ucx", rate_bytes_s=2e6, piece_bytes=1 << 18)
-    handle = source.publish(16 * 256)
-    source.tell(do="complete", id=1)
-    reader.tell(do="pull", handle=handle)
-    reader.wait_for_bytes()
-    source.signal(signal.SIGSTOP)
-    result = reader.hear("result")
-    assert (result["ok"], result["reason"]) == (False, "peer_hung")
-    reader.tell(do="fill", byte=0xBB)
-    assert reader.hear("filled")
-    source.signal(signal.SIGCONT)
-    assert source.hear("released") == 1
-    for _ in range(20):
-        reader.tell(do="holds", byte=0xBB)
-        assert reader.hear("holds")
+    reader.outlast_frozen(source)
 
 
 @pytest.mark.parametrize("is_run", [False, True])
