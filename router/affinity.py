@@ -103,9 +103,9 @@ def _is_near(pair: Pair, best: Pair) -> bool:
 
 
 def _is_worse(own: Candidate, chosen: Candidate, facts: RequestFacts) -> bool:
-    held = facts.held_blocks
+    hit = facts.weighed_blocks
     return (
-        held.get(own.worker_id, 0) < held.get(chosen.worker_id, 0)
+        hit(own.worker_id) < hit(chosen.worker_id)
         or own.num_seqs > max(_BUSIER * chosen.num_seqs, chosen.num_seqs + _MORE_SEQS)
         or own.waiting_tokens > chosen.waiting_tokens + _MORE_WAITING_TOKENS
     )

@@ -53,6 +53,13 @@ def test_blocks_elsewhere_and_exclusion_go_before_home():
     assert at_home(placement(), facts, workers, "d1").decode == "d0"
 
 
+@pytest.mark.parametrize(("on_host", "decoder"), [(11, "d0"), (13, "d1")])
+def test_home_is_where_its_host_holds_the_blocks_by_the_weight_of_that_tier(on_host, decoder):
+    workers = view(decode("d0"), decode("d1"))
+    facts = replace(FACTS, held_blocks={"d0": 10, "d1": 0}, host_blocks={"d1": on_host})
+    assert at_home(placement(), facts, workers, "d1").decode == decoder
+
+
 @pytest.mark.parametrize(("cost", "decoder"), [(1.05, "d1"), (1.2, "d0")])
 def test_among_predicted_pairs_home_may_cost_10_percent_more(cost, decoder):
     ranking = tuple(
