@@ -6,10 +6,9 @@ and torch's expandable segments, which cannot be exported, play no part.
 
 import contextlib
 import ctypes
-import queue
 import threading
 
-from kv_transfer.channel import Waker
+from kv_transfer.copy_thread import CopyThread
 from kv_transfer.cuda_driver import CudaDriver
 from kv_transfer.device import DeviceMemory, PeerMemory
 from kv_transfer.errors import FailReason, TransferError
@@ -155,7 +154,7 @@ class CudaMemory(DeviceMemory):
 
 
 class CudaStream:
-    """A kv_transfer.device.CopyStream. A thread sleeps until the next copy's event has passed, so
+    """A kv_transfer.device.CopyStream. Its thread sleeps until the next copy's event has passed, so
     that neither the reader's thread nor a processor waits for it."""
 
     def __init__(self, gpu: CudaDevice, memory: CudaMemory) -> None:
@@ -163,73 +162,39 @@ class CudaStream:
         self._gpu = gpu
         self._memory = memory
         self._stream = gpu.driver.new_stream()
-        self._waker = Waker()
-        self._events: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._num_started = 0
-        self._num_done = 0
-        self._failure: TransferError | None = None
-        self._moved = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="kv-copies")
-        self._thread.start()
+        self._copies = CopyThread(self._end)
 
     @property
     def fd(self) -> int:
-        return self._waker.fd
+        return self._copies.fd
 
     def copy(self, source: int, table: CopyTable) -> int:
         driver, stream = self._gpu.driver, self._stream
         self._gpu.bind()
         self._memory.wait_for_fence(stream)
+        driver.copy_all(self._memory.address, source, table, stream)
         event = driver.new_event()
-        try:
-            driver.copy_all(self._memory.address, source, table, stream)
-        finally:
-            driver.call("cuEventRecord", event, stream)
-            self._events.put(event)
-        self._num_started += 1
-        return self._num_started
+        driver.call("cuEventRecord", event, stream)
+        return self._copies.add(event)
 
     def num_done(self) -> int:
-        self._waker.clear()
-        self._raise_failure()
-        return self._num_done
+        return self._copies.num_done()
 
     def wait(self, number: int) -> None:
-        with self._moved:
-            self._moved.wait_for(lambda: self._num_done >= number or self._failure is not None)
-        self._raise_failure()
+        self._copies.wait(number)
 
     def close(self) -> None:
-        self._events.put(None)
-        self._thread.join()
-        self._waker.close()
+        """Waits for the stream too: a copy that could not be told of may have been started."""
+        self._copies.close()
         with _what_a_failed_device_keeps():
             self._gpu.bind()
             self._gpu.driver.call("cuStreamSynchronize", self._stream)
             self._gpu.driver.call("cuStreamDestroy_v2", self._stream)
 
-    def _run(self) -> None:
-        while (event := self._events.get()) is not None:
-            failure = self._ended(event)
-            with self._moved:
-                self._num_done += 1
-                self._failure = self._failure or failure
-                self._moved.notify_all()
-            self._waker.wake()
-
-    def _ended(self, event: int) -> TransferError | None:
-        """Waits for the event and gives it back; what went wrong on the device is told here."""
-        try:
-            self._gpu.bind()
-            self._gpu.driver.call("cuEventSynchronize", event)
-            self._gpu.driver.call("cuEventDestroy_v2", event)
-        except TransferError as error:
-            return error
-        return None
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _end(self, event: int) -> None:
+        self._gpu.bind()
+        self._gpu.driver.call("cuEventSynchronize", event)
+        self._gpu.driver.call("cuEventDestroy_v2", event)
 
 
 def _what_a_failed_device_keeps() -> contextlib.suppress:

@@ -4,12 +4,9 @@ It stands in where there is no GPU, so that lanes, leases and ends are the same 
 """
 
 import os
-import queue
-import threading
-from dataclasses import dataclass
 
-from kv_transfer.channel import Waker
 from kv_transfer.copy_regions import load_copy_regions
+from kv_transfer.copy_thread import CopyThread
 from kv_transfer.device import HOST, DeviceMemory, PeerMemory
 from kv_transfer.errors import FailReason, TransferError
 from kv_transfer.memory import KVMemory
@@ -74,56 +71,32 @@ class TwinMemory(DeviceMemory):
         self._owned.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    number: int
-    source: int
-    table: CopyTable
-
-
 class TwinStream:
     """A kv_transfer.device.CopyStream; its thread copies."""
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._copy_regions = load_copy_regions()
-        self._waker = Waker()
-        self._copies: queue.SimpleQueue[_Copy | None] = queue.SimpleQueue()
-        self._num_asked = 0
-        self._num_done = 0
-        self._moved = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="kv-copies")
-        self._thread.start()
+        self._copies = CopyThread(self._run)
 
     @property
     def fd(self) -> int:
-        return self._waker.fd
+        return self._copies.fd
 
     def copy(self, source: int, table: CopyTable) -> int:
-        self._num_asked += 1
-        self._copies.put(_Copy(self._num_asked, source, table))
-        return self._num_asked
+        return self._copies.add((source, table))
 
     def num_done(self) -> int:
-        self._waker.clear()
-        return self._num_done
+        return self._copies.num_done()
 
     def wait(self, number: int) -> None:
-        with self._moved:
-            self._moved.wait_for(lambda: self._num_done >= number)
+        self._copies.wait(number)
 
     def close(self) -> None:
-        self._copies.put(None)
-        self._thread.join()
-        self._waker.close()
+        self._copies.close()
 
-    def _run(self) -> None:
-        while (copy := self._copies.get()) is not None:
-            self._copy_regions(self._target, copy.source, copy.table)
-            with self._moved:
-                self._num_done = copy.number
-                self._moved.notify_all()
-            self._waker.wake()
+    def _run(self, copy: tuple[int, CopyTable]) -> None:
+        self._copy_regions(self._target, *copy)
 
 
 def _refused(why: object) -> TransferError:
