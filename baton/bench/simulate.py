@@ -66,7 +66,9 @@ CASES = (
     Case("modelled.3/s.4000", _H200, _load("3", "4000", "100")),
     Case("modelled.6/s.2000.shared", _H200, _load("6", "2000", "100", 512)),
     Case("modelled.12/s.1500", _H200, _load("12", "1500", "100")),
-    Case("bundled.3/s.600", "", _load("3", "600", "60")),
+    # Of its answers to synthetic prompts 37 % begin with an end token, which has no text: a client
+    # takes their second token for the first. min_tokens leaves end tokens out.
+    Case("bundled.3/s.600", "", replace(_load("3", "600", "60"), extra='{"min_tokens": 60}')),
 )
 
 
