@@ -97,10 +97,10 @@ async def test_a_worker_whose_stream_broke_comes_back_on_another_one(beat_of: Be
 
 async def test_a_worker_is_asked_to_beat_as_rarely_as_the_clusters_size_allows(beat_of: BeatOf):
     async with serving() as (server, channel):
-        for number in range(499):
+        for number in range(299):
             server.registry.beat(beat_of(f"decode-{number}"))
         worker = Beating(channel)
-        assert (await worker.beat(beat_of("decode-499"))).beat_s == 2.5
+        assert (await worker.beat(beat_of("decode-299"))).beat_s == 2.0
         await worker.say_goodbye()
 
 
