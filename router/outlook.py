@@ -9,7 +9,6 @@ from router.load import WorkerLoad
 from router.predictor import StepCosts, StepPredictor
 from wire.messages import StepTotals
 
-_SOON = 0.02  # of an answer's time: the batch is what it is
 _NUM_ANSWERS = 32  # that tell the time around the engine
 _FADE = 0.02  # how fast an old best rate and old latencies lose their say, per transfer
 
@@ -54,24 +53,24 @@ class Outlook:
     pace_margin: float = 1.0
     host_block_s: float = 0.0
 
-    def batch_in(self, wait_s: float, answer_tokens: float) -> tuple[float, float]:
-        """Sequences, and tokens in their KV, that the batch will have in wait_s.
+    def batch_in(self, wait_s: float, answer_tokens: float, over_s: float) -> tuple[float, float]:
+        """Sequences, and tokens in their KV, beside an answer that begins in wait_s, halfway
+        through it.
 
         An answer ends at the rate 1 / (answer_tokens * tpot_s); what is on its way comes evenly
-        over wait_s. What is placed later takes the place of what ends, so that the batch is at
-        least what decodes at present.
+        over over_s, in which the prompts that wait are computed. What is placed later takes the
+        place of what ends, so that the batch is at least what decodes at present.
         """
-        if not self.num_seqs:
-            return 0, self.context_tokens
-        lives = wait_s / (answer_tokens * self.tpot_s) if self.tpot_s > 0 else 0.0
-        if lives < _SOON:
+        life_s = answer_tokens * self.tpot_s
+        if not self.num_seqs or life_s <= 0:
             return self.num_seqs, self.context_tokens
-        stays = exp(-lives)
-        comes = (1 - stays) / lives - stays
-        num_seqs = stays * self.num_seqs + comes * self.num_coming
-        context = stays * self.context_tokens + comes * self.coming_tokens
+        wait_s += 0.5 * life_s
+        stays = exp(-wait_s / life_s)
+        comes = (1 - stays) * life_s / (wait_s if wait_s > over_s else over_s)
         num_seqs_now = self.num_seqs - self.num_coming
         context_now = self.context_tokens - self.coming_tokens
+        num_seqs = stays * num_seqs_now + comes * self.num_coming
+        context = stays * context_now + comes * self.coming_tokens
         return (
             num_seqs if num_seqs > num_seqs_now else num_seqs_now,
             context if context > context_now else context_now,

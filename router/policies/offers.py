@@ -55,7 +55,8 @@ class Weights:
 class Offers:
     """One request's prices. price: of a prefill second in shares of the TTFT objective.
 
-    ahead_s: about when it will decode; batches count as they will be then.
+    ahead_s: about when it will decode; batches count as they will be then. over_s: in which the
+    prompts that wait anywhere are computed.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Offers:
         price: float,
         workers: Sequence[Candidate],
         ahead_s: float,
+        over_s: float,
     ) -> None:
         self._facts = facts
         self._held, self._confirmed = facts.held_blocks, facts.confirmed_blocks
         self._host = facts.host_blocks
-        self._ahead_s, self._answers = ahead_s, weights.answer_tokens
+        self._ahead_s, self._over_s, self._answers = ahead_s, over_s, weights.answer_tokens
         self._pulls = Pulls(facts, workers)
         self._has_pulls = bool(self._pulls)
         self._num_tokens = facts.num_tokens
@@ -90,7 +92,7 @@ class Offers:
         """What the worker costs in each part that it can take."""
         outlook, num_tokens, aims = warm(worker.outlook), self._num_tokens, self._aims
         costs, margin = outlook.costs, outlook.margin
-        batch = outlook.batch_in(self._ahead_s, self._answers)
+        batch = outlook.batch_in(self._ahead_s, self._answers, self._over_s)
         itl_s = margin * costs.itl_s(batch[0] + 1, batch[1] + num_tokens)
         queue_s, prefills = margin * outlook.queue_s, share(outlook, 0.0)
         before_s = queue_s + outlook.path_s

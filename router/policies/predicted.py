@@ -50,15 +50,19 @@ class Predicted(Weights):
     ) -> Sequence[Pair]:
         """The chosen pair, then the best of the others; empty while a worker is cold, and where
         the mode allows no pair."""
+        queued_s = squares = 0.0
         for worker in (*prefill, *decode):
             if worker.outlook is None:
                 return ()
+            queue_s = worker.outlook.queue_s
+            queued_s += queue_s
+            squares += queue_s * queue_s
         homes, makers = self._parts(facts, prefill, decode)
         homes, makers = _pruned(facts, homes, _by_batch), _pruned(facts, makers, _by_queue)
         busy = sum(map(_busy, prefill)) / max(1, len(prefill))
-        offers = Offers(
-            self, facts, busy / (1 - busy), (*prefill, *decode), _ahead_s(facts, prefill)
-        )
+        price, over_s = busy / (1 - busy), squares / queued_s if queued_s > 0 else 0.0
+        ahead_s = _ahead_s(facts, prefill)
+        offers = Offers(self, facts, price, (*prefill, *decode), ahead_s, over_s)
         maker_ids = {worker.worker_id for worker in makers}
         for worker in homes:
             offers.weigh(worker, True, worker.worker_id in maker_ids)

@@ -88,23 +88,26 @@ def outlook_of(num_seqs, num_coming, context=0, coming=0):
     )
 
 
-def test_a_batch_is_what_it_is_for_a_prompt_that_is_computed_at_once():
-    assert outlook_of(9, 4, 900, 400).batch_in(0.0, 200) == (9, 900)
+def test_of_those_that_wait_long_few_come_while_a_prompt_that_is_computed_at_once_is_answered():
+    outlook = outlook_of(9, 4, 900, 400)  # an answer takes 2 s
+    soon, late = (outlook.batch_in(0.0, 200, over_s) for over_s in (1.0, 20.0))
+    assert 5 < soon[0] <= 9 and soon[1] == pytest.approx(100 * soon[0])
+    assert late == (5, 500)
 
 
-@given(st.integers(0, 50), st.integers(0, 50), st.floats(0.1, 100))
-def test_what_decodes_is_replaced_as_it_ends_and_what_comes_is_spread_over_the_wait(
-    running, coming, wait_s
+@given(st.integers(0, 50), st.integers(0, 50), st.floats(0.0, 100), st.floats(0.0, 100))
+def test_what_decodes_is_replaced_as_it_ends_and_what_comes_is_spread_over_the_queue(
+    running, coming, wait_s, over_s
 ):
     num_seqs, context = outlook_of(
         running + coming, coming, 100 * (running + coming), 100 * coming
-    ).batch_in(wait_s, 200)
+    ).batch_in(wait_s, 200, over_s)
     assert running <= num_seqs <= running + coming
     assert context == pytest.approx(100 * num_seqs)
 
 
 def test_of_a_long_queue_only_those_decode_at_once_whose_answers_last():
-    assert outlook_of(100, 100).batch_in(20.0, 200)[0] == pytest.approx(10.0, rel=0.01)
+    assert outlook_of(100, 100).batch_in(20.0, 200, 20.0)[0] == pytest.approx(9.5, rel=0.01)
 
 
 def test_the_pace_of_answers_is_shared_by_workers_of_equal_hardware():
