@@ -87,6 +87,16 @@ def synthetic_day() -> Day:
     return _day(synthetic_workload([phase], GapProcess(), 3))
 
 
+def office_day() -> Day:
+    """Random arrivals of prompts of all lengths and short answers; a steep morning, a lunch dip."""
+    rates = (1.0, 1.0, 1.0, 4.5, 5.0, 4.8, 2.4, 4.0, 4.5, 4.0, 1.5, 1.0)
+    ends = (*rates[1:], rates[0])
+    each_s = _DAY_S / len(rates)
+    segments = tuple(RateSegment(each_s, a, b) for a, b in zip(rates, ends, strict=True))
+    phase = Phase("office", segments, LengthSpec(200, 7600), LengthSpec(50, 350))
+    return _day(synthetic_workload([phase], GapProcess(), 11))
+
+
 def _day(workload: Workload) -> Day:
     profile = load_profile("llama-3.1-8b@l40s")
     spec = ClusterSpec(

@@ -62,6 +62,7 @@ class PlannedPools:
             starting_prefill=starting.count(Role.PREFILL),
             starting_decode=starting.count(Role.DECODE),
             mode_scores=self._scores,
+            num_refused=reading.num_refused,
         )
         self._score(seen)
         decision = self.decide(seen)

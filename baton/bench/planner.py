@@ -12,7 +12,14 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from baton.bench.day_curve import Day, clairvoyant, day_config, synthetic_day, trace_day
+from baton.bench.day_curve import (
+    Day,
+    clairvoyant,
+    day_config,
+    office_day,
+    synthetic_day,
+    trace_day,
+)
 from baton.bench.peer_scalers import DynamoLoad, LlmdSlo, Pools, QueueHpa
 from baton.bench.planned_pools import Decide, PlannedRun, costs_of, planned_run
 from baton.bench.row import Row
@@ -61,6 +68,7 @@ def run(repeats: int) -> list[Row]:
     steady = [steady_row(rate, seed) for rate, seed in _STEADY_LOADS]
     rows = [*_tick_rows(repeats), *_shift_rows(), *steady]
     rows += _day_rows("synthetic", synthetic_day())
+    rows += _day_rows("office", office_day())
     trace = environment("TRACE")
     if trace:
         rows += _day_rows("day", trace_day(Path(trace)))

@@ -18,6 +18,7 @@ from control_plane.observe.reading import (
     OUTPUT,
     PAIRS,
     RATIO,
+    REFUSED,
     SENT,
     SQUARES,
     UNCACHED,
@@ -69,6 +70,7 @@ class TrafficWindow:
             _figures(growth, "tpot"),
             output,
             growth.get(GOOD, 0.0) / seconds if seconds else math.nan,
+            growth.get(REFUSED, 0.0),
         )
 
 
@@ -100,6 +102,8 @@ def _parse(source: str, body: bytes) -> tuple[dict[str, float], float]:
             for sample in family.samples:
                 if sample.name in COUNTERS or sample.name == SENT:
                     counts[sample.name] = counts.get(sample.name, 0.0) + sample.value
+                elif sample.name == REFUSED:
+                    counts[REFUSED] = counts.get(REFUSED, 0.0) + sample.value
                 elif sample.name == GOOD and sample.labels.get("met") == "both":
                     counts[GOOD] = counts.get(GOOD, 0.0) + sample.value
                 elif sample.name == RATIO and sample.labels.get("kind") == "measured":
@@ -119,4 +123,4 @@ def _figures(growth: Counts, objective: str) -> PoolFigures:
     }
     total = buckets.get(float("inf"), 0.0)
     attained = buckets.get(1.0, 0.0) / total if total else None
-    return PoolFigures(quantile(0.9, buckets), attained)
+    return PoolFigures(quantile(0.9, buckets), attained, num_answers=total)

@@ -55,6 +55,7 @@ class Observer:
             starting_decode=_starting(platform.get(Role.DECODE)),
             mode_scores=self.mode_scores,
             goodput_per_s=reading.goodput_per_s if reading else float("nan"),
+            num_refused=reading.num_refused if reading else 0.0,
         )
 
     async def _read(self) -> Reading | None:

@@ -12,6 +12,7 @@ from control_plane.observe.reading import (
     COUNTERS,
     GOOD,
     RATIO,
+    REFUSED,
     SENT,
     WAITING,
     Reading,
@@ -44,7 +45,8 @@ class PrometheusServer:
 
     def __init__(self, url: str, window_s: float, token: str = "") -> None:
         self._url = url.rstrip("/")
-        self._window = f"{max(1, round(window_s))}s"
+        self._window_s = max(1, round(window_s))
+        self._window = f"{self._window_s}s"
         self._token = token
         self._traffic: Traffic | None = None
 
@@ -59,11 +61,16 @@ class PrometheusServer:
         self._traffic = traffic_of(rates, waiting, age_s, self._traffic)
         return Reading(
             self._traffic,
-            PoolFigures(found.get("ttft"), found.get("ttft_met"), age_s),
-            PoolFigures(found.get("tpot"), found.get("tpot_met"), age_s),
+            self._figures("ttft", found, age_s),
+            self._figures("tpot", found, age_s),
             found.get(SENT) or math.nan,
             found.get(GOOD, math.nan),
+            self._window_s * found.get(REFUSED, 0.0),
         )
+
+    def _figures(self, objective: str, found: Mapping[str, float], age_s: float) -> PoolFigures:
+        count = self._window_s * found.get(f"{objective}_count", 0.0)
+        return PoolFigures(found.get(objective), found.get(f"{objective}_met"), age_s, count)
 
     async def query(self, expressions: Mapping[str, str]) -> dict[str, float]:
         """The values of PromQL expressions of at most one element each, by name, all of one
@@ -91,6 +98,7 @@ class PrometheusServer:
     def _expressions(self) -> dict[str, str]:
         window = self._window
         queries = {name: f"sum(rate({name}[{window}]))" for name in COUNTERS}
+        queries[REFUSED] = f"sum(rate({REFUSED}[{window}]))"
         queries[SENT] = f"sum(rate({SENT}[{window}]))"
         queries[GOOD] = f'sum(rate({GOOD}{{met="both"}}[{window}]))'
         queries[WAITING] = f"sum({WAITING})"
@@ -102,4 +110,5 @@ class PrometheusServer:
             met = f'sum(rate({RATIO}{{{labels},le="1.0"}}[{window}]))'
             all_of = f'sum(rate({RATIO}{{{labels},le="+Inf"}}[{window}]))'
             queries[f"{objective}_met"] = f"{met} / {all_of}"
+            queries[f"{objective}_count"] = all_of
         return queries

@@ -33,6 +33,7 @@ COUNTERS = (
     CONTEXT,
     *OBJECTIVES,
 )
+REFUSED = "baton_admission_refused_total"  # for whatever reason
 GOOD = "baton_goodput_total"  # answers by the objectives that they met
 SENT = "baton_output_tokens_total"  # as they come; the answers' own sums wait for their ends
 WAITING = "baton_requests_without_worker"
@@ -42,13 +43,15 @@ RATIO = "baton_slo_ratio_bucket"
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The traffic and each pool's own latencies. output_tokens_per_s: all that clients got.
-    goodput_per_s: answers that met both objectives; NaN where nobody knows."""
+    goodput_per_s: answers that met both objectives; NaN where nobody knows. num_refused: requests
+    that admission refused in the window of the latencies."""
 
     traffic: Traffic
     prefill: PoolFigures = PoolFigures()
     decode: PoolFigures = PoolFigures()
     output_tokens_per_s: float = math.nan
     goodput_per_s: float = math.nan
+    num_refused: float = 0.0
 
 
 class ReadingError(Exception):

@@ -14,13 +14,17 @@ from control_plane.planner.demand import (
     late_tokens,
     prefill_demand,
 )
+from control_plane.planner.sight import (
+    batch_pressure,
+    believed,
+    held_tokens,
+    lateness,
+    memory_pressure,
+    queue_pressure,
+)
 from control_plane.planner.types import Objectives, Observation, Traffic, WorkerFigures
 from router.predictor import StepCosts
 from wire.messages import Role
-
-_KV_SHARE = 0.95
-_FEW_SEQUENCES = 16
-_MAX_OBSERVED = 2.0  # latencies say that more is needed, not how much
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,8 @@ class Growth:
 class PoolNeed:
     """One pool: its workers in units of the model worker, and what is asked of them.
 
-    observed: pressure by queues, memory and latencies at the present size, which only raises
-    what the model says.
+    observed: pressure by queues, batches and latencies at the present size, filled: by the memory
+    in use; they only raise what the model says.
     """
 
     role: Role
@@ -44,19 +48,21 @@ class PoolNeed:
     servers: float
     demand: PrefillDemand | DecodeDemand
     observed: float
+    filled: float = 0.0
 
     def pressure(self, change: int = 0) -> float:
         """With `change` more workers; 1 is just enough, infinite for work on nobody."""
         count = self.num_workers + change
         if count <= 0:
             return math.inf if self.demand.workers() else 0.0
-        seen = self.observed * self.num_workers / count
+        seen = max(self.observed, self.filled) * self.num_workers / count
         return max(self.demand.scaled(1 / self.speed).pressure(count), seen)
 
     def needed(self, room: float = 0.0) -> int:
         """Workers, of the pool's mean speed, that would carry 1 + room times what is asked."""
         by_model = self.demand.scaled((1 + room) / self.speed).workers()
-        by_sight = math.ceil(self.observed * (1 + room) * self.num_workers - 1e-9)
+        seen = max(self.observed, self.filled)
+        by_sight = math.ceil(seen * (1 + room) * self.num_workers - 1e-9)
         return max(by_model, by_sight)
 
     @property
@@ -94,7 +100,18 @@ class Needs:
         return replace(
             self,
             prefill=replace(self.prefill, observed=0.0),
-            decode=replace(self.decode, observed=0.0),
+            decode=replace(self.decode, observed=0.0, filled=0.0),
+        )
+
+    def eased(self, prefill: float, decode: float) -> "Needs":
+        """With loads and memory that count by these factors: what the pools have shown to carry."""
+        prompts, answers = self.prefill.demand, self.decode.demand
+        return replace(
+            self,
+            prefill=replace(self.prefill, demand=prompts.scaled(prefill)),
+            decode=replace(
+                self.decode, demand=answers.scaled(decode), filled=self.decode.filled * decode
+            ),
         )
 
     def apart(self) -> "Needs":
@@ -172,17 +189,17 @@ def needs(
     if prefill_model is None or decode_model is None:
         return None
     prompts = prefill_demand(traffic, prefill_model, objectives)
-    answers = decode_demand(traffic, decode_model, objectives, _held_tokens(decode))
+    answers = decode_demand(traffic, decode_model, objectives, held_tokens(decode))
     unreachable = late_prompts(traffic, prefill_model, objectives) or late_tokens(
         traffic, decode_model, objectives
     )
-    queue = _queue_pressure(prefill, prefill_model, prompts.slack_s)
-    full = _decode_pressure(decode, models, objectives.tpot_s)
+    queue = queue_pressure(prefill, prefill_model, prompts.slack_s)
+    full = batch_pressure(decode, models.typical(believed(decode)), objectives.tpot_s)
     if latencies_count and not unreachable:
         alone = prompts.service_s / objectives.ttft_s
-        queue = max(queue, _late(seen.prefill.ratio_p90, alone))
+        queue = max(queue, lateness(seen.prefill.ratio_p90, alone))
         alone = decode_model.itl_s(1, traffic.context_tokens) / objectives.tpot_s
-        full = max(full, _late(seen.decode.ratio_p90, alone))
+        full = max(full, lateness(seen.decode.ratio_p90, alone))
     return Needs(
         PoolNeed(
             Role.PREFILL,
@@ -202,6 +219,7 @@ def needs(
             ),
             answers,
             full,
+            memory_pressure(decode),
         ),
         unreachable,
     )
@@ -217,51 +235,6 @@ def _servers(
     unit = rate(typical)
     own = (models.of_worker(worker) for worker in workers)
     return sum(1.0 if model is None else rate(model) / unit for model in own)
-
-
-def _queue_pressure(
-    workers: tuple[WorkerFigures, ...], model: WorkerModel, slack_s: float
-) -> float:
-    """The seconds of work that wait at a mean worker, over what a request may wait."""
-    if not workers:
-        return 0.0
-    waiting = sum(worker.waiting_tokens for worker in workers if not worker.complaint)
-    waiting_s = waiting * model.costs.prefill_token_s / len(workers)
-    return min(_MAX_OBSERVED, waiting_s / slack_s)
-
-
-def _decode_pressure(
-    workers: tuple[WorkerFigures, ...], models: WorkerModels, tpot_s: float
-) -> float:
-    """A mean worker's step with all that decodes or waits to, over the objective; KV in use."""
-    believed = [worker for worker in workers if not worker.complaint]
-    model = models.typical(tuple(believed))
-    if not believed or model is None:
-        return 0.0
-    sequences = sum(worker.num_running + worker.num_waiting for worker in believed)
-    running = sum(worker.num_running for worker in believed)
-    context = sum(worker.context_tokens for worker in believed) / max(1, running)
-    kv_use = sum(worker.kv_use for worker in believed) / len(believed)
-    by_time = sequences / (model.timely(context, tpot_s) * len(believed))
-    return min(_MAX_OBSERVED, max(by_time, kv_use / _KV_SHARE))
-
-
-def _held_tokens(workers: tuple[WorkerFigures, ...]) -> float:
-    """KV that a running sequence takes, shared prefixes counted once; 0 while few run."""
-    believed = [worker for worker in workers if not worker.complaint]
-    running = sum(worker.num_running for worker in believed)
-    if running < _FEW_SEQUENCES:
-        return 0.0
-    return sum(worker.kv_use * worker.kv_tokens for worker in believed) / running
-
-
-def _late(ratio: float | None, alone: float) -> float:
-    """ratio: of a latency to its objective. alone: the same of a request that is alone, below 1,
-    which no number of workers changes: only what is over it falls with more of them."""
-    if ratio is None or not math.isfinite(ratio):
-        return 0.0
-    crowding = (ratio - alone) / (1 - alone) if alone < 1 else ratio
-    return max(0.0, min(_MAX_OBSERVED, ratio, crowding))
 
 
 def _median(models: list[WorkerModel]) -> WorkerModel:

@@ -9,6 +9,7 @@ from control_plane.planner.bounds import Bounds, bounds_at, held_back
 from control_plane.planner.config import PlannerConfig
 from control_plane.planner.demand import WorkerModel
 from control_plane.planner.forecast import RateForecast
+from control_plane.planner.headroom import Headrooms
 from control_plane.planner.needs import Growth, Needs, PoolNeed, WorkerModels, needs
 from control_plane.planner.orders import Orders
 from control_plane.planner.patience import CoolDowns, Evidence
@@ -51,6 +52,7 @@ class Planner:
         self._desired: PoolSizes | None = None
         self._mode = Mode.HYBRID if config.mode == "auto" else Mode(config.mode)
         self._busy_at_s = -math.inf
+        self._headroom = Headrooms()
         self._configure(config)
 
     @property
@@ -184,7 +186,8 @@ class Planner:
             return None
         if self._config.mode == "auto" and seen.mode_scores:
             self._mode = self._best_mode(dict(seen.mode_scores), found, bounds)
-        return _in_mode(found, self._mode)
+        found = _in_mode(found, self._mode)
+        return self._headroom.eased(seen, found, self._mode, self._config.objectives)
 
     def _best_mode(self, scores: dict[Mode, float], found: Needs, bounds: Bounds) -> Mode:
         """Of those that attain as much as the best, the one that needs the fewest workers by the
@@ -281,7 +284,10 @@ class Planner:
         self, seen: Observation, found: Needs, traffic: Traffic
     ) -> tuple[tuple[str, float], ...]:
         ahead = self._growth(traffic, self._start_s)
-        return inputs_of(seen, found, traffic, ahead, self._start_s)
+        return (
+            *inputs_of(seen, found, traffic, ahead, self._start_s),
+            *self._headroom.inputs(),
+        )
 
 
 def _sizes(seen: Observation) -> PoolSizes:

@@ -83,11 +83,13 @@ class Traffic:
 class PoolFigures:
     """One pool's own latency over its own objective (TTFT of prefill, TPOT of decode), as the p90
     of the last window; None without requests. A metric of one role never stands in the other's.
+    num_answers: of which the window knows.
     """
 
     ratio_p90: float | None = None
     attainment: float | None = None
     age_s: float = 0.0
+    num_answers: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Observation:
     are the actuator's facts. traffic is None where nobody could be asked. mode_scores: the
     attainment that each mode would have given in the last minutes, where that was simulated.
     mode: that gateways follow, None where nobody has chosen one. goodput_per_s: answers that met
-    both objectives; it decides nothing and is shown.
+    both objectives; it decides nothing and is shown. num_refused: requests that admission refused
+    in the window of the latencies.
     """
 
     at_s: float
@@ -112,6 +115,7 @@ class Observation:
     mode_scores: tuple[tuple[Mode, float], ...] = ()
     goodput_per_s: float = math.nan
     mode: Mode | None = None
+    num_refused: float = 0.0
 
     def of(self, role: Role) -> tuple[WorkerFigures, ...]:
         return tuple(worker for worker in self.workers if worker.role is role and worker.counts)

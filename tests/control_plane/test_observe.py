@@ -82,6 +82,8 @@ async def test_a_scrape_gives_rates_and_length_moments(gateway: Gateway) -> None
     assert (await source.read()).traffic.requests_per_s == 0  # one reading tells no rate
     clock.advance(10)
     gateway.answer(200)
+    for reason in ("shed", "predicted", "predicted"):
+        gateway.metrics.counter("baton_admission_refused_total", reason=reason).inc()
     reading = await source.read()
     traffic = reading.traffic
     assert traffic.requests_per_s == pytest.approx(20)
@@ -95,6 +97,7 @@ async def test_a_scrape_gives_rates_and_length_moments(gateway: Gateway) -> None
     assert reading.prefill.attainment == 1.0 and reading.decode.attainment == 0.0
     assert reading.prefill.ratio_p90 is not None and 0.25 < reading.prefill.ratio_p90 <= 0.5
     assert reading.decode.ratio_p90 is not None and 1.1 < reading.decode.ratio_p90 <= 1.25
+    assert (reading.prefill.num_answers, reading.num_refused) == (200, 3)
     assert reading.goodput_per_s == 0.0  # none met both
     gateway.answer(100, replace(ANSWER, tpot_s=0.04))
     clock.advance(10)
@@ -238,6 +241,7 @@ async def test_a_prometheus_server_gives_the_same_figures(
 
     async def has_rates() -> bool:
         gateway.answer(20)
+        gateway.metrics.counter("baton_admission_refused_total", reason="predicted").inc()
         try:
             return (await source.read()).traffic.uncached_tokens > 0
         except ReadingError:
@@ -252,6 +256,7 @@ async def test_a_prometheus_server_gives_the_same_figures(
     assert reading.traffic.context_tokens == pytest.approx(1025)
     assert reading.traffic.age_s < 5
     assert reading.prefill.attainment == pytest.approx(1.0)
+    assert reading.prefill.num_answers > reading.num_refused > 0
     assert reading.decode.ratio_p90 is not None and 1.1 < reading.decode.ratio_p90 <= 1.25
     with pytest.raises(ReadingError, match="400"):
         await source.query({"x": "sum("})
