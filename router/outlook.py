@@ -2,11 +2,12 @@
 
 from collections import deque
 from dataclasses import dataclass, replace
-from math import exp
+from math import exp, inf
 from statistics import median
 
 from router.load import WorkerLoad
 from router.predictor import StepCosts, StepPredictor
+from router.under_way import StepUnderWay
 from wire.messages import StepTotals
 
 _NUM_ANSWERS = 32  # that tell the time around the engine
@@ -35,7 +36,7 @@ class Outlook:
     time to a first token what is neither queue nor prefill, as measured: hops, loops, a step that
     was under way. num_coming, coming_tokens: of num_seqs and context_tokens, what has no first
     token yet. pace_margin: as Paces has it. host_block_s: what a block takes from the host's memory
-    to the device; 0: not measured.
+    to the device; 0: not measured. since_s, longest_s: as StepUnderWay has them.
     """
 
     costs: StepCosts
@@ -52,6 +53,13 @@ class Outlook:
     coming_tokens: int = 0
     pace_margin: float = 1.0
     host_block_s: float = 0.0
+    since_s: float = inf
+    longest_s: float = 0.0
+
+    def queue_at(self, now_s: float) -> float:
+        """queue_s less what the step that is under way has had of it, beyond the step's base."""
+        had_s = min(now_s - self.since_s, self.longest_s) - self.costs.step_s
+        return max(0.0, self.queue_s - had_s) if had_s > 0 else self.queue_s
 
     def batch_in(self, wait_s: float, answer_tokens: float, over_s: float) -> tuple[float, float]:
         """Sequences, and tokens in their KV, beside an answer that begins in wait_s, halfway
@@ -101,6 +109,7 @@ class WorkerForecast:
         self._unexplained_s: deque[float] = deque(maxlen=_NUM_ANSWERS)
         self._latency_s = link.latency_s
         self._shared = pool or self.steps
+        self.step = StepUnderWay()
 
     def reported(self, totals: StepTotals, now_s: float) -> None:
         self.steps.observe(totals, now_s)
@@ -162,6 +171,8 @@ class WorkerForecast:
             coming_tokens=coming_tokens,
             pace_margin=self._shared.paces.margin,
             host_block_s=0.0 if load.report is None else load.report.host.block_s,
+            since_s=self.step.since_s,
+            longest_s=self.step.longest_s,
         )
 
     def _link_costs(self) -> LinkCosts:

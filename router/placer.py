@@ -85,6 +85,7 @@ class Placer:
             tpot_slo_s=terms.tpot_slo_s or self._config.tpot_slo_ms / 1e3,
             links=view.links,
             waited_s=waited_s,
+            now_s=now_s,
             mode=view.mode,
             append_tokens=self._config.local_prefill_max_tokens,
         )

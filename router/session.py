@@ -182,6 +182,8 @@ class WorkerSession:
             return
         num_tokens = len(leg.request.prompt_tokens) + len(leg.output_tokens)
         self._legs[leg.leg_id] = _OpenLeg(sink, num_tokens)
+        self.forecast.step.counted(self.load.waiting_tokens, self._clock.now(), False)
+        self._changed()
         self._stream.send(leg)
 
     def continue_leg(self, told: ContinueLeg) -> None:
@@ -277,6 +279,7 @@ class WorkerSession:
         self._liveness.report_came(now_s, report)
         self.load.reported(report)
         self.forecast.reported(report.totals, now_s)
+        self.forecast.step.reported(report, self.load.waiting_tokens, now_s)
         self._settle()
 
     def _settle(self) -> None:
@@ -297,6 +300,7 @@ class WorkerSession:
             if not leg.has_tokens:
                 leg.has_tokens = True
                 self.load.computed(event.leg_id)
+                self.forecast.step.counted(self.load.waiting_tokens, self._clock.now(), True)
                 self._changed()
         elif isinstance(event, LegTransferred) and not event.failure:
             self.forecast.transferred(leg.num_tokens, event.num_bytes, event.transfer_s)

@@ -70,6 +70,7 @@ class Offers:
     ) -> None:
         self._facts = facts
         self._held, self._confirmed = facts.held_blocks, facts.confirmed_blocks
+        self._now_s = facts.now_s
         self._host = facts.host_blocks
         self._ahead_s, self._over_s, self._answers = ahead_s, over_s, weights.answer_tokens
         self._pulls = Pulls(facts, workers)
@@ -94,7 +95,9 @@ class Offers:
         costs, margin = outlook.costs, outlook.margin
         batch = outlook.batch_in(self._ahead_s, self._answers, self._over_s)
         itl_s = margin * costs.itl_s(batch[0] + 1, batch[1] + num_tokens)
-        queue_s, prefills = margin * outlook.queue_s, share(outlook, 0.0)
+        queue_s, prefills = outlook.queue_s, share(outlook, 0.0)
+        if queue_s:
+            queue_s = margin * outlook.queue_at(self._now_s)
         before_s = queue_s + outlook.path_s
         tpot_s = itl_s / (1 - prefills)
         tpot = phi(tpot_s / self._tpot_s)

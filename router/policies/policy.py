@@ -38,6 +38,7 @@ class RequestFacts:
     tpot_slo_s: float = 0.05
     links: PairLinks = field(default_factory=dict)
     waited_s: float = 0.0
+    now_s: float = 0.0  # on the router's clock
     mode: Mode = Mode.HYBRID
     append_tokens: int = 0
     host_blocks: Mapping[str, int] = field(default_factory=dict)
