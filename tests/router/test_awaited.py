@@ -37,7 +37,7 @@ async def deltas_of(cluster: Cluster) -> list[OutputDelta]:
 async def test_a_request_that_waits_in_vain_tells_how_far_the_pools_are(start_cluster):
     cluster = await start_cluster(0, 0, worker_wait_s=0.5)
     cluster.control.tell_pools(ONE_STARTS)
-    with pytest.raises(NoWorker, match=r"waited 0\.5 s; decode 0/2, 1 starting") as caught:
+    with pytest.raises(NoWorker, match=r"waited \d+\.\d s; decode 0/2, 1 starting") as caught:
         await deltas_of(cluster)
     assert caught.value.waiting == "0.5 s; decode 0/2, 1 starting"
 
