@@ -56,9 +56,12 @@ class Headroom:
     _pressures: "deque[tuple[float, float]]" = field(default_factory=deque)
     _share: float = 0.0  # of the last ten minutes' requests, those that missed
     _at_s: float = -math.inf
+    _begun_at_s: float = math.inf
+    _stepped_at_s: float = -math.inf
 
     def learn(self, at_s: float, pressure: float, kept: Kept, attainment: float) -> None:
         """pressure: of the pool as it is, by the plain model. attainment: what is aimed at."""
+        self._begun_at_s = min(self._begun_at_s, at_s)
         self._pressures.append((at_s, pressure))
         while at_s - self._pressures[0][0] > _SHORT_S:
             self._pressures.popleft()
@@ -76,10 +79,13 @@ class Headroom:
             self._go_on(at_s, carried)
 
     def _go_on(self, at_s: float, carried: float) -> None:
+        """One step a minute: a surge may miss later than it comes."""
         if at_s - self._missed_at_s > _RETRY_S:
             self._ceiling = _MOST
-        if math.isfinite(carried):
-            self.allowed = min(self._ceiling, max(self.allowed, _STEP * carried))
+        is_due = at_s - max(self._begun_at_s, self._stepped_at_s) >= _SHORT_S
+        if is_due and math.isfinite(carried) and carried > self.allowed / _STEP:
+            self.allowed = min(self._ceiling, _STEP * min(carried, self.allowed))
+            self._stepped_at_s = at_s
 
     def _back_off(self, at_s: float) -> None:
         """One step a minute, as long as it goes on."""

@@ -27,6 +27,16 @@ def test_a_load_that_was_carried_may_be_exceeded_a_little() -> None:
     assert headroom.allowed == pytest.approx(1.08 * 1.1)
 
 
+def test_a_surge_is_learned_a_step_a_minute() -> None:
+    headroom = Headroom()
+    at_s = ticks(headroom, 0, 55, 1.5, WELL)
+    assert headroom.allowed == 1.0
+    at_s = ticks(headroom, at_s, 55, 1.5, WELL)
+    assert headroom.allowed == pytest.approx(1.08)
+    ticks(headroom, at_s, 600, 1.5, WELL)
+    assert headroom.allowed == 1.6
+
+
 def test_steady_load_teaches_less_than_what_removes_a_worker() -> None:
     headroom = Headroom()
     ticks(headroom, 0, 36_000, 1.0, WELL)
