@@ -63,6 +63,16 @@ _PLACEMENT = Row(
             needs="a lost or refusing worker",
         ),
         Panel(
+            "Late first tokens asked of others",
+            "What the second placements came to, and why others were not made.",
+            (
+                Query(total(served("baton_hedges_total"), "outcome"), "{{outcome}}"),
+                Query(total(served("baton_hedges_refused_total"), "reason"), "not: {{reason}}"),
+            ),
+            unit="ops",
+            needs="--hedge",
+        ),
+        Panel(
             "Requests without a live worker",
             "After a bound they get 503.",
             (Query(total(at_gateways("baton_requests_without_worker")), "wait"),),
