@@ -269,7 +269,8 @@ class Engine:
         check_request(request, self._config, self._model.config.vocab_size)
         if request.sampling.grammar is not None and self._open_matcher is None:
             raise BatonError(ErrorCode.INVALID_REQUEST, "this engine follows no grammars")
-        return Sequence(request, next(self._arrivals), self._config.block_size, self._clock.now())
+        came_s = request.came_s or self._clock.now()
+        return Sequence(request, next(self._arrivals), self._config.block_size, came_s)
 
     def _keep(self, seq: Sequence) -> None:
         grammar = seq.request.sampling.grammar

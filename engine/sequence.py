@@ -20,7 +20,8 @@ class EngineRequest:
     output_tokens: generated elsewhere; known, and never emitted again.
     prefill_only: give one token, then hold the blocks until `release`.
     priority: lower numbers go first. keep_s: how long its blocks are kept once it has ended, if it
-    gave a token here.
+    gave a token here. came_s: when it came, on the engine's clock, before the step that it had to
+    wait for; 0: as it is added.
     """
 
     seq_id: int
@@ -32,6 +33,7 @@ class EngineRequest:
     cache_salt: str = ""
     priority: int = 0
     keep_s: float = 0.0
+    came_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

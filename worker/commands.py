@@ -22,8 +22,11 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """came_s: when, on the engine's clock; 0: now."""
+
     session_id: int
     leg: StartLeg
+    came_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,8 @@ class WorkerCore:
 
     def apply(self, command: commands.Command) -> None:
         match command:
-            case commands.Start(session_id, leg):
-                self._legs.start(session_id, leg)
+            case commands.Start(session_id, leg, came_s):
+                self._legs.start(session_id, leg, came_s)
             case commands.Cancel(session_id, leg_id):
                 self._legs.cancel(session_id, leg_id)
             case commands.Join(session_id):

@@ -18,7 +18,7 @@ class Leg:
     device_s: float = 0.0  # of the engine's steps, its share by the tokens computed
 
 
-def engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:
+def engine_request(seq_id: int, leg: StartLeg, came_s: float = 0.0) -> EngineRequest:
     """The leg as the engine takes it."""
     request = leg.request
     return EngineRequest(
@@ -31,6 +31,7 @@ def engine_request(seq_id: int, leg: StartLeg) -> EngineRequest:
         cache_salt=request.cache_salt,
         priority=request.priority,
         keep_s=request.keep_s,
+        came_s=came_s,
     )
 
 

@@ -78,7 +78,8 @@ class Legs:
             self._by_seq_id[seq_id].is_finished = True
             self._discard(seq_id, "the gateway's session ended")
 
-    def start(self, session_id: int, leg: StartLeg) -> None:
+    def start(self, session_id: int, leg: StartLeg, came_s: float = 0.0) -> None:
+        """came_s: when, on the engine's clock; 0: now."""
         self._last_seq_id += 1
         seq_id = self._last_seq_id
         self._by_seq_id[seq_id] = Leg(session_id, leg)
@@ -92,7 +93,7 @@ class Legs:
             elif leg.handle is not None:
                 self._intake.add(engine_request(seq_id, leg), leg.handle, waits=leg.waits)
             else:
-                self._accepted(seq_id, self._engine.add(engine_request(seq_id, leg)))
+                self._accepted(seq_id, self._engine.add(engine_request(seq_id, leg, came_s)))
         except BatonError as error:
             self._fail(seq_id, error.code, error.message)
 

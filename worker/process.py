@@ -60,7 +60,7 @@ async def _serve(config: WorkerConfig, parts: WorkerParts) -> None:
     port = rpc.bind(server, config.host, config.port)
     tracer = open_tracer(config.otlp_endpoint, f"baton-{config.role.value}", parts.worker_id)
     spans = None if tracer is None else LegSpans(tracer, parts.worker_id, wall_time_s)
-    hub = SessionHub(parts.inbox.post, spans)
+    hub = SessionHub(parts.inbox.post, SystemClock(), spans)
     rpc.add_worker_service(server, hub)
     metrics, health = Metrics(WORKER_METRICS), Health(SystemClock())
     with _exposed(config, metrics, health), _running_engine(parts, hub, metrics) as engine_thread:

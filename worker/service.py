@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 
+from runtime.clock import Clock
 from runtime.log import get_logger
 from wire.errors import BatonError, ErrorCode
 from wire.messages import (
@@ -33,9 +34,14 @@ class SessionHub:
     """
 
     def __init__(
-        self, post: Callable[[commands.Command], None], spans: LegSpans | None = None
+        self,
+        post: Callable[[commands.Command], None],
+        clock: Clock,
+        spans: LegSpans | None = None,
     ) -> None:
+        """clock: the engine's, by which legs wait from here on."""
         self._post = post
+        self._clock = clock
         self._spans = spans
         self._queues: dict[int, asyncio.Queue[WorkerFrame | None]] = {}
         self._ids = itertools.count(1)
@@ -96,17 +102,17 @@ class SessionHub:
             async for frame in frames:
                 if self._spans is not None:
                     self._spans.asked(session_id, frame)
-                self._post(_command(session_id, frame))
+                self._post(_command(session_id, frame, self._clock.now()))
         except BatonError as error:
             log.warning("session_refused", session=session_id, error=error.message)
         finally:
             outgoing.put_nowait(None)
 
 
-def _command(session_id: int, frame: ClientFrame) -> commands.Command:
+def _command(session_id: int, frame: ClientFrame, now_s: float) -> commands.Command:
     match frame:
         case StartLeg():
-            return commands.Start(session_id, frame)
+            return commands.Start(session_id, frame, now_s)
         case CancelLeg(leg_id):
             return commands.Cancel(session_id, leg_id)
         case ContinueLeg(leg_id, index, tokens):

@@ -1,5 +1,7 @@
 """Who runs in a step, with how many tokens, and what the engine says about its load."""
 
+from dataclasses import replace
+
 import pytest
 
 from wire.errors import BatonError, ErrorCode
@@ -293,3 +295,15 @@ def test_admission_leaves_a_block_for_each_running_sequence(
     driver.run()
     assert driver.engine.load().num_preemptions == 0
     assert driver.streams[1].tokens == oracle.answer(make_prompt(50), 4)
+
+
+def test_a_sequences_queue_begins_when_it_came_and_not_when_a_step_had_ended(
+    oracle, drive, make_request, make_prompt
+) -> None:
+    driver = drive(oracle.model, max_batch_tokens=16)
+    engine, clock = driver.engine, driver.clock
+    clock.advance(5.0)
+    engine.add(replace(make_request(0, make_prompt(8), 1), came_s=clock.now() - 3.0))
+    clock.advance(2.0)
+    outputs = engine.execute(engine.schedule()).outputs
+    assert outputs[0].times.queue_s == 5.0
