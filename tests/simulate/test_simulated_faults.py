@@ -125,12 +125,12 @@ def test_more_requests_than_may_wait_are_refused_as_they_are_live():
 
 
 def test_a_hung_prefill_workers_prompts_are_asked_of_another_one():
-    """A freeze of 2 s, which no watchdog finds; the budget is spent on those that it holds."""
+    """A freeze of 2 s, which no watchdog finds."""
     spec = {"policy": "predicted:anywhere=0", "reject_ratio": 0.0}
     fault = Fault("freeze", "prefill-0", 5.0, 2.0)
-    requests = [(0.1 * i, 500, 5) for i in range(80)]
+    requests = [(0.2 * i, 500, 5) for i in range(40)]
     _, _, waiting = run("2:1", [fault], requests, **spec)
     _, _, hedged = run("2:1", [fault], requests, hedge=1.0, **spec)
     assert all(record.is_ok and record.num_output == 5 for record in hedged.records)
-    slow = [sum(r.ttft_s > 1.0 for r in outcome.records) for outcome in (waiting, hedged)]
-    assert slow[1] < slow[0]
+    slowest = [max(r.ttft_s for r in outcome.records) for outcome in (waiting, hedged)]
+    assert slowest[1] < slowest[0]
