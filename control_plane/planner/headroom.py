@@ -21,7 +21,7 @@ _SHORT_S, _LONG_S = 60.0, 600.0
 _LEAST_REQUESTS = 30
 _SPENT = 2 / 3  # of what may miss, up to which more is tried
 _SIGMAS = 2.0
-_RETRY_S = 600.0  # after a miss, until more is tried than what missed
+_RETRY_STEPS = 10  # after a miss, until more is tried than what missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,15 @@ def kept(seen: Observation, role: Role) -> Kept:
 
 @dataclass(slots=True)
 class Headroom:
-    """One pool's. allowed: the pressure by the plain model that it may have, at least 1.
+    """One pool's. allowed: the pressure by the plain model that it may have, at least 1. step_s:
+    between two steps, up or down.
 
     What may miss is a budget of the long run. It goes on while the last ten minutes have spent less
     than two thirds of it, and backs off where these have spent all of it and the last minute
     more than chance explains (Google's SRE workbook, chapter 5: several windows, burn rates).
     """
 
+    step_s: float = 60.0
     allowed: float = 1.0
     _ceiling: float = _MOST
     _missed_at_s: float = -math.inf
@@ -79,17 +81,17 @@ class Headroom:
             self._go_on(at_s, carried)
 
     def _go_on(self, at_s: float, carried: float) -> None:
-        """One step a minute: a surge may miss later than it comes."""
-        if at_s - self._missed_at_s > _RETRY_S:
+        """One step at a time: a surge may miss later than it comes."""
+        if at_s - self._missed_at_s > _RETRY_STEPS * self.step_s:
             self._ceiling = _MOST
-        is_due = at_s - max(self._begun_at_s, self._stepped_at_s) >= _SHORT_S
+        is_due = at_s - max(self._begun_at_s, self._stepped_at_s) >= self.step_s
         if is_due and math.isfinite(carried) and carried > self.allowed / _STEP:
             self.allowed = min(self._ceiling, _STEP * min(carried, self.allowed))
             self._stepped_at_s = at_s
 
     def _back_off(self, at_s: float) -> None:
-        """One step a minute, as long as it goes on."""
-        if at_s - self._missed_at_s > _SHORT_S:
+        """One step at a time, as long as it goes on."""
+        if at_s - self._missed_at_s > self.step_s:
             self.allowed = self._ceiling = max(1.0, self.allowed / _STEP)
             self._missed_at_s = at_s
 
@@ -101,11 +103,13 @@ class Headrooms:
         self._learned_for: tuple[Mode, Objectives] | None = None
         self._pools = {role: Headroom() for role in Role}
 
-    def eased(self, seen: Observation, found: Needs, mode: Mode, objectives: Objectives) -> Needs:
+    def eased(
+        self, seen: Observation, found: Needs, mode: Mode, objectives: Objectives, step_s: float
+    ) -> Needs:
         """Needs as far as the pools have not shown to carry more; learns from the observation."""
         if self._learned_for != (mode, objectives):
             self._learned_for = mode, objectives
-            self._pools = {role: Headroom() for role in Role}
+            self._pools = {role: Headroom(step_s) for role in Role}
         for role, pool in self._pools.items():
             pressure = replace(found.of(role), observed=0.0).pressure()
             pool.learn(seen.at_s, pressure, kept(seen, role), objectives.attainment)

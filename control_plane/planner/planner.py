@@ -34,6 +34,7 @@ from wire.messages import Role
 
 _SETTLE_S = 75.0  # after an action, until the latencies of before it have left their window
 _FORECAST_PERIOD_S = 5.0
+_LEAST_STEP_S = 15.0  # of what is learned, so that a surge's misses come before the next one
 _BETTER_MODE = 0.02  # of attainment; less may be the simulation's chance
 
 
@@ -187,7 +188,8 @@ class Planner:
         if self._config.mode == "auto" and seen.mode_scores:
             self._mode = self._best_mode(dict(seen.mode_scores), found, bounds)
         found = _in_mode(found, self._mode)
-        return self._headroom.eased(seen, found, self._mode, self._config.objectives)
+        step_s = max(_LEAST_STEP_S, self._config.remove_cooldown_s / 2)
+        return self._headroom.eased(seen, found, self._mode, self._config.objectives, step_s)
 
     def _best_mode(self, scores: dict[Mode, float], found: Needs, bounds: Bounds) -> Mode:
         """Of those that attain as much as the best, the one that needs the fewest workers by the
