@@ -1,4 +1,4 @@
-"""One placement of one request: its legs, and what each of their events means."""
+"""One placement of one request: what each event of its legs means."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 
 from router.device_time import DeviceTime
 from router.leg_times import LegTimes
+from router.legs import Legs
 from router.mailbox import Mailbox
 from router.mover import FindTarget, Mover
 from router.peer_pull import PeerIsLate, PeerPull
 from router.placement import Placement
 from router.policies.policy import RequestFacts
-from router.reservation import reserve
 from router.session import WorkerSession
 from router.stitcher import Stitcher
 from runtime.metrics import Metrics
 from wire.errors import BatonError, ErrorCode
-from wire.kv import KVHandle
 from wire.messages import (
     FinishReason,
     GenerateRequest,
@@ -28,7 +27,6 @@ from wire.messages import (
     LegPublished,
     LegTokens,
     LegTransferred,
-    StartLeg,
 )
 
 _ANSWER_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
@@ -72,8 +70,8 @@ class Attempt:
         PREFILL --prefill lost--> failed;  any --decode lost--> failed
         DECODE --moved, or decode lost while it moves (Mover)--> DECODE on another worker
 
-    Owns its legs: close() ends whatever is still open on either worker, an export that nobody has
-    pulled included. Tokens go through the request's stitcher, shared by its attempts.
+    Owns its legs, a pull from a peer and moves: close() ends whatever is still open on any worker.
+    Tokens go through the request's stitcher, shared by its attempts.
     """
 
     def __init__(
@@ -101,18 +99,13 @@ class Attempt:
         self.finish: FinishReason | None = None
         self.failure: Failure | None = None
         self.mailbox: Mailbox[Event] = Mailbox(pause_s, _is_tokens)
+        self.legs = Legs(request, workers, stitcher, self.mailbox.put, next_leg_id)
         self._request = request
         self._facts = facts
-        self._prefill, self._decode = workers
-        self._prefill_leg = next_leg_id()
-        self._decode_leg = next_leg_id()
         self._metrics = metrics
         self._rescue_s = rescue_s
         self._rescue: asyncio.TimerHandle | None = None
         self._due: asyncio.TimerHandle | None = None
-        self._is_prefilled = False
-        self._is_pulled = False
-        self._is_decode_started = False
         self._early_end: FinishReason | None = None  # decode's, before prefill gave its token
         self._decode_spoke = False  # tokens or a transfer's outcome came from it
         self._mover = Mover(request, stitcher, next_leg_id, self.mailbox.put, find_target, metrics)
@@ -129,53 +122,20 @@ class Attempt:
         return self.finish is not None or (failure is not None and failure.is_final)
 
     @property
-    def workers(self) -> frozenset[tuple[str, int]]:
-        """Those of the placement, by name and epoch."""
-        both = (self._decode,) if self._prefill is None else (self._decode, self._prefill)
-        return frozenset((session.info.worker_id, session.info.epoch) for session in both)
-
-    @property
-    def decode_worker(self) -> str:
-        """Where the answer is decoded."""
-        return self._decode.info.worker_id
-
-    @property
     def num_moves(self) -> int:
         return self._mover.num_moves
 
-    @property
-    def starter(self) -> WorkerSession:
-        """Who computes the prompt."""
-        return self._prefill or self._decode
-
-    @property
-    def finisher(self) -> WorkerSession:
-        """Gives the answer's other tokens."""
-        return self._decode
-
     def start(self) -> None:
-        prefill = None if self._prefill is None else (self._prefill, self._prefill_leg)
-        decode = self._decode, self._decode_leg
-        reserve(self._facts, self.placement.pull_tokens, prefill, decode)
+        self.legs.reserve(self._facts, self.placement.pull_tokens)
         if self._pull is None:
-            self._begin(None)
+            self.legs.begin(None)
         else:
             self._pull.start(self.stitcher.sent)
 
     def _pull_from(self, peer: WorkerSession, leg_id: int) -> PeerPull:
         expected_s = self.placement.ranking[0].forecast.pull_s
-        put = self.mailbox.put
-        return PeerPull(self._request, peer, leg_id, expected_s, put, self._begin, self._metrics)
-
-    def _begin(self, handle: KVHandle | None) -> None:
-        """Starts the leg that computes the prompt; handle: of its beginning, at a peer."""
-        if self._prefill is None:
-            self._start_decode(handle)
-            return
-        leg = StartLeg(
-            self._prefill_leg, self._request, self.stitcher.sent, prefill_only=True, handle=handle
-        )
-        self._prefill.start_leg(leg, self.mailbox.put)
+        put, begin = self.mailbox.put, self.legs.begin
+        return PeerPull(self._request, peer, leg_id, expected_s, put, begin, self._metrics)
 
     def expect_token(self, within_s: float) -> None:
         """is_late from then on; what has come by then is the caller's to know."""
@@ -198,21 +158,21 @@ class Attempt:
         if isinstance(event, TokenDue):
             self.is_late = True
         elif isinstance(event, RescueDue):
-            if not self._decode_spoke and self._prefill is not None:
-                self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self._prefill)
+            if not self._decode_spoke and self.legs.prefill is not None:
+                self._fail(ErrorCode.WORKER_LOST, "the prefill worker was lost", self.legs.prefill)
         elif self._pull is None or not self._pull.handle(event):
             assert not isinstance(event, PeerIsLate), "somebody pulls"
             self._handle_leg(event)
         return ()
 
     def _handle_leg(self, event: LegEvent) -> None:
-        is_prefill = event.leg_id == self._prefill_leg
+        is_prefill = event.leg_id == self.legs.prefill_id
         if self._mover.owns(event.leg_id):
             self._mover.handle(event)
-        elif not is_prefill and event.leg_id != self._decode_leg:
+        elif not is_prefill and event.leg_id != self.legs.decode_id:
             pass  # the last words of a leg that has moved
         elif isinstance(event, LegAccepted):
-            if is_prefill or self._prefill is None:
+            if is_prefill or self.legs.prefill is None:
                 self.times.num_cached_tokens = event.num_cached_tokens
         elif is_prefill:
             self._handle_prefill(event)
@@ -220,43 +180,36 @@ class Attempt:
             self._handle_decode(event)
 
     def _stitch(self, event: LegTokens) -> tuple[int, ...]:
-        if event.leg_id == self._decode_leg:
+        if event.leg_id == self.legs.decode_id:
             self._decode_spoke = True
         if event.device_s:
-            self.device.note(event.leg_id, event.device_s, self._computes_prompt)
+            self.device.note(event.leg_id, event.device_s, self.legs.computes_prompt)
         if event.logprobs:
             self.stitcher.note_logprobs(event.index, event.logprobs)
         tokens = self.stitcher.push(event.index, event.tokens)
-        if event.leg_id != self._decode_leg:
+        if event.leg_id != self.legs.decode_id:
             target = self._mover.take(event.leg_id, event.index + len(event.tokens))
             if target is not None:
-                self._go_on(target, event.leg_id)
+                self.legs.go_on(target, event.leg_id)
         if self._early_end is not None and not self.stitcher.has_gap:
             self.finish = self._early_end
         return tokens
 
-    def _computes_prompt(self, leg_id: int) -> bool:
-        if leg_id == self._decode_leg and not self._mover.num_moves:
-            return self._prefill is None or not self._is_pulled
-        return leg_id == self._prefill_leg
-
     def close(self) -> None:
-        """Ends what is open on both workers; safe to repeat."""
+        """Ends what is open on any worker; safe to repeat."""
         for timer in (self._rescue, self._due):
             if timer is not None:
                 timer.cancel()
         self._mover.close()
         if self._pull is not None:
             self._pull.close()
-        self._decode.cancel_leg(self._decode_leg)
-        if self._prefill is not None:
-            self._prefill.cancel_leg(self._prefill_leg)
+        self.legs.close()
 
     # --- the prefill leg ----------------------------------------------------------------------
 
     def _handle_prefill(self, event: LegEvent) -> None:
         if isinstance(event, LegPublished):
-            self._start_decode(event.handle)
+            self.legs.start_decode(event.handle)
         elif isinstance(event, LegTransferred):
             self._end_pull(event)
         elif isinstance(event, LegFinished):
@@ -266,22 +219,22 @@ class Attempt:
             self._lose_prefill(event)
 
     def _end_prefill(self, reason: FinishReason) -> None:
-        assert self._prefill is not None
+        worker = self.legs.prefill
+        assert worker is not None
         if reason in _ANSWER_ENDS:
             self.finish = reason
         elif reason is FinishReason.CANCELLED:
-            self._fail(ErrorCode.DRAINING, "the prefill worker cancelled the leg", self._prefill)
+            self._fail(ErrorCode.DRAINING, "the prefill worker cancelled the leg", worker)
         else:
-            self._is_prefilled = True
-            self._settle_export()
-            if not self._is_decode_started:
-                self._start_decode(None)
+            self.legs.prefilled()
+            if not self.legs.is_decode_started:
+                self.legs.start_decode(None)
 
     def _lose_prefill(self, event: LegFailed) -> None:
         """A decode worker that has the handle recomputes by itself; it gets a while to do so."""
-        assert self._prefill is not None
-        if not self._is_decode_started or self._lacks_first_logprobs:
-            self._fail(event.code, event.message, self._prefill)
+        assert self.legs.prefill is not None
+        if not self.legs.is_decode_started or self._lacks_first_logprobs:
+            self._fail(event.code, event.message, self.legs.prefill)
         elif not self._decode_spoke:
             loop = asyncio.get_running_loop()
             self._rescue = loop.call_later(self._rescue_s, self.mailbox.put, RescueDue())
@@ -289,53 +242,39 @@ class Attempt:
     @property
     def _lacks_first_logprobs(self) -> bool:
         """The token that only the prefill worker gives with its log-probability did not come."""
-        return self._request.sampling.top_logprobs is not None and not self._is_prefilled
-
-    def _settle_export(self) -> None:
-        if self._is_prefilled and self._is_pulled and self._prefill is not None:
-            self._prefill.settle_leg(self._prefill_leg)
+        return self._request.sampling.top_logprobs is not None and not self.legs.is_prefilled
 
     # --- the decode leg -----------------------------------------------------------------------
 
-    def _start_decode(self, handle: KVHandle | None) -> None:
-        self._is_decode_started = True
-        leg = StartLeg(self._decode_leg, self._request, self.stitcher.sent, handle=handle)
-        self._decode.start_leg(leg, self.mailbox.put)
-
     def _handle_decode(self, event: LegEvent) -> None:
-        if isinstance(event, LegTransferred) and self._prefill is None:
+        if isinstance(event, LegTransferred) and self.legs.prefill is None:
             self._end_pull(event)
         elif isinstance(event, LegTransferred):
             self._note_transfer(event)
         elif isinstance(event, LegMove):
-            self._mover.ask(self._decode, event)
+            self._mover.ask(self.legs.decode, event)
         elif isinstance(event, LegFailed):
             self._lose_decode(event)
         elif isinstance(event, LegFinished):
-            if self._prefill is None:
+            if self.legs.prefill is None:
                 self.times.finished(event)
             self._end_decode(event.reason)
 
     def _lose_decode(self, event: LegFailed) -> None:
         taken = self._mover.take_over()
         if taken is None:
-            self._fail(event.code, event.message, self._decode)
+            self._fail(event.code, event.message, self.legs.decode)
         else:
-            self._go_on(*taken)
-
-    def _go_on(self, worker: WorkerSession, leg_id: int) -> None:
-        """The answer comes from this leg from here on."""
-        self._decode.cancel_leg(self._decode_leg)
-        self._decode, self._decode_leg = worker, leg_id
+            self.legs.go_on(*taken)
 
     def _end_decode(self, reason: FinishReason) -> None:
         if reason is FinishReason.CANCELLED:
-            self._fail(ErrorCode.DRAINING, "the worker cancelled the leg", self._decode)
+            self._fail(ErrorCode.DRAINING, "the worker cancelled the leg", self.legs.decode)
         elif reason in _ANSWER_ENDS and self.stitcher.has_gap and self._lacks_first_logprobs:
             self._early_end = reason
         elif reason not in _ANSWER_ENDS or self.stitcher.has_gap:
             message = f"the leg ended with {reason} behind {self.stitcher.num_sent} tokens"
-            self._fail(ErrorCode.INTERNAL, message, self._decode)
+            self._fail(ErrorCode.INTERNAL, message, self.legs.decode)
         else:
             self.finish = reason
 
@@ -350,9 +289,8 @@ class Attempt:
             if self.placement.ranking:
                 pair = self.placement.ranking[0]
                 predicted_s = pair.forecast.exposed_s - pair.latency_s
-                self._decode.exposed(predicted_s, event.exposed_s)
-            self._is_pulled = True
-            self._settle_export()
+                self.legs.decode.exposed(predicted_s, event.exposed_s)
+            self.legs.pulled()
 
     # --- ends ---------------------------------------------------------------------------------
 

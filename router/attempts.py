@@ -118,7 +118,7 @@ class Attempts:
 
     def _ask_beside(self, first: Attempt) -> tuple[Placement, RequestFacts] | None:
         """Its session stays where the first attempt is."""
-        excluded = self._excluded | first.workers
+        excluded = self._excluded | first.legs.workers
         view = self._parts.sessions.view()
         if all((one.worker_id, one.epoch) in excluded for one in (*view.prefill, *view.decode)):
             return None
@@ -127,7 +127,7 @@ class Attempts:
             placed = self._parts.placer.place(request, 0, excluded, self._waited_s())
         except BatonError:  # it would be late there as well
             return None
-        names = {worker_id for worker_id, _ in first.workers}
+        names = {worker_id for worker_id, _ in first.legs.workers}
         if placed is None or names & {placed[0].prefill, placed[0].decode}:
             return None
         return placed

@@ -83,7 +83,7 @@ class Course:
             asked,
             kind=placement.kind.value,
             prefill_worker=placement.prefill or "",
-            decode_worker=attempt.decode_worker,
+            decode_worker=attempt.legs.decode.info.worker_id,
             moves=self.num_moves,
             pause_s=self.pause_s,
             attempts=self.num_attempts,

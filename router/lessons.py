@@ -26,11 +26,11 @@ def learn_pace(attempt: Attempt, course: Course, now_s: float) -> None:
     if placement.ranking and is_own and num_gaps >= _LEAST_GAPS:
         pair, exposed_s = placement.ranking[0], attempt.times.exposed_s
         taken_s = (now_s - course.first_s - exposed_s) / num_gaps
-        attempt.finisher.decoded(pair.forecast.tpot_s - pair.spread_s, taken_s)
+        attempt.legs.decode.decoded(pair.forecast.tpot_s - pair.spread_s, taken_s)
 
 
 def _took(attempt: Attempt, hedges: Hedges, taken_s: float) -> None:
     if attempt.placement.ranking:
         forecast = attempt.placement.ranking[0].forecast
         hedges.first_came(forecast, taken_s)
-        attempt.starter.answered(forecast.queue_s + forecast.prefill_s, taken_s)
+        attempt.legs.starter.answered(forecast.queue_s + forecast.prefill_s, taken_s)
