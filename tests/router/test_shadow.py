@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from random import Random
+from statistics import median
 
 import pytest
 from scripted_cluster import collect, expected, make_request, until
@@ -105,10 +106,13 @@ async def test_a_shadow_changes_no_live_decision(start_cluster):
 async def test_the_live_path_pays_microseconds_for_a_shadow():
     judge, _ = shadows("predicted", share=0.1)
     live = place(FACTS, VIEW, policy_named("uncached_tokens"), Random(0), 16)
-    started_s = time.process_time()
-    for _ in range(2000):
-        judge.placed(live, FACTS, VIEW)
-    assert (time.process_time() - started_s) / 2000 < 50e-6
+    taken_s = []
+    for _ in range(20):  # of which some also pay for what earlier tests left to collect
+        started_s = time.process_time()
+        for _ in range(100):
+            judge.placed(live, FACTS, VIEW)
+        taken_s.append(time.process_time() - started_s)
+    assert median(taken_s) / 100 < 50e-6
 
 
 def test_bad_settings_are_refused_by_name():
