@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from router.awaited import NoWorker
+from router.no_worker import NoWorker
 from wire.errors import BatonError, ErrorCode
 
 WAITING = b"x-baton-waiting"

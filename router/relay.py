@@ -7,12 +7,12 @@ from dataclasses import replace
 from random import Random
 
 from router.attempt import Attempt, Failure
-from router.attempts import Attempts
+from router.attempt_source import AttemptSource
 from router.config import RouterConfig
 from router.course import Course
+from router.hedge_race import RaceEnd, first_to_speak
 from router.lessons import first_token_came, learn_pace, was_beaten
 from router.output import OutputDelta, RequestTrace
-from router.race import RaceEnd, first_to_speak
 from router.relay_parts import RelayParts
 from router.stitcher import Stitcher
 from runtime.log import get_logger
@@ -39,7 +39,7 @@ class Relay:
         self._final: RequestTrace | None = None  # that went with the last delta
         self._stitcher = Stitcher()
         self._course = Course(parts.clock.now())
-        self._attempts = Attempts(request, parts, self._course)
+        self._attempts = AttemptSource(request, parts, self._course)
 
     @property
     def request(self) -> GenerateRequest:
@@ -48,7 +48,7 @@ class Relay:
     def belongs_to(self, traceparent: str) -> None:
         """The span that the legs are parts of; before run()."""
         self._request = replace(self._request, traceparent=traceparent)
-        self._attempts = Attempts(self._request, self._parts, self._course)
+        self._attempts = AttemptSource(self._request, self._parts, self._course)
 
     async def run(self) -> AsyncGenerator[OutputDelta, None]:
         """The answer's deltas. Raises BatonError: refused, final, or attempts ran out."""

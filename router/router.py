@@ -7,11 +7,11 @@ from pathlib import Path
 from random import Random
 
 from router.admission import Admission
-from router.awaited import awaited_text
 from router.candidates import ClusterView, RouterSnapshot
 from router.config import RouterConfig
 from router.core import build_core
 from router.hedges import Hedges
+from router.no_worker import awaited_text
 from router.output import OutputDelta, RequestTrace
 from router.outside import OutsidePlacements
 from router.parts import LIVE_PARTS, Parts

@@ -9,8 +9,8 @@ from loadtest.faults import Injected
 from loadtest.plan import Workload
 from loadtest.record import RequestRecord
 from profiles.profile import Profile
-from router.attempts import event_pause_s
 from router.config import RouterConfig
+from router.event_pause import event_pause_s
 from router.outlook import WorkerForecast
 from router.parts import Parts
 from router.predictor import StepPredictor

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.awaited import NoWorker
+from router.no_worker import NoWorker
 from router.output import OutputDelta
 
 WAITING = "3.1 s; decode 0/1, 1 starting"

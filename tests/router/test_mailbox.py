@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.attempts import event_pause_s
+from router.event_pause import event_pause_s
 from router.mailbox import Mailbox
 
 _LONG_S = 60.0

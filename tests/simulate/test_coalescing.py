@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_cluster import make_profile, make_spec, make_workload
 
-from router.attempts import event_pause_s
+from router.event_pause import event_pause_s
 from router.mailbox import Mailbox
 from simulate.coalescing import Pauses, event_times
 from simulate.event_loop import EventLoop

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from scripted_cluster import Cluster, expected, make_request, until
 
-from router.awaited import NoWorker, awaited_text
+from router.no_worker import NoWorker, awaited_text
 from router.output import OutputDelta
 from wire.cluster import PoolProgress
 from wire.messages import Role

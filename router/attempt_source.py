@@ -1,29 +1,28 @@
-"""One request's placements: the next one, one beside it, and who is not asked again."""
+"""One request's attempts: the next one, one beside it, and who is not asked again."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from router.admission import Admission
 from router.attempt import Attempt, Failure
-from router.awaited import NoWorker
 from router.course import Course
+from router.event_pause import pause_among
+from router.move_target import find_target
+from router.no_worker import NoWorker
 from router.patience import ask_patiently
 from router.placement import Placement
 from router.policies.policy import RequestFacts
 from router.relay_parts import RelayParts
 from router.stitcher import Stitcher
-from router.targets import find_target
 from runtime.log import get_logger
 from wire.errors import BatonError, ErrorCode
 from wire.messages import GenerateRequest
 
-_EVENTS_A_SECOND, _LONGEST_PAUSE = 5_000, 4
 _WORKERS_FAULT = (ErrorCode.INTERNAL, ErrorCode.WORKER_LOST, ErrorCode.TRANSFER_FAILED)
 _log = get_logger("router")
 
 
-class Attempts:
+class AttemptSource:
     """Makes them; whoever asked starts and closes them."""
 
     def __init__(self, request: GenerateRequest, parts: RelayParts, course: Course) -> None:
@@ -102,7 +101,7 @@ class Attempts:
         coalesce_ms = self._parts.config.coalesce_ms
         if not coalesce_ms:
             return None
-        return partial(_pause_among, self._parts.admission, coalesce_ms / 1e3)
+        return partial(pause_among, self._parts.admission, coalesce_ms / 1e3)
 
     async def _ask_with_patience(self, num_sent: int) -> tuple[Placement, RequestFacts] | None:
         try:
@@ -134,13 +133,3 @@ class Attempts:
 
     def _waited_s(self) -> float:
         return self._parts.clock.now() - self._course.arrived_s
-
-
-def event_pause_s(least_s: float, num_answers: int) -> float:
-    """An event costs some 40 us of a core, whatever it holds: 5,000 a second a fifth of one. Four
-    times the least, 50 events a second with the default, is where it would show."""
-    return max(least_s, min(num_answers / _EVENTS_A_SECOND, _LONGEST_PAUSE * least_s))
-
-
-def _pause_among(admission: Admission, least_s: float) -> float:
-    return event_pause_s(least_s, admission.num_under_way)
