@@ -26,3 +26,9 @@ def test_every_named_test_is_in_the_file_that_is_named_before_it() -> None:
 def test_every_path_of_a_test_on_the_page_exists() -> None:
     for name in re.findall(r"`(tests/[a-z0-9_/]+\.py)", PAGE):
         assert (ROOT / name).is_file(), name
+
+
+def test_the_page_lists_every_file_of_the_router() -> None:
+    listed = re.findall(r"`([a-z_]+\.py)`", PAGE[PAGE.index("## The files") :].split("\n## ")[0])
+    there = [path.name for path in (ROOT / "router").glob("[a-z]*.py")]
+    assert sorted(listed) == sorted(there)
