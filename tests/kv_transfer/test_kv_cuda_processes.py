@@ -59,7 +59,7 @@ def test_every_byte_crosses_and_every_block_is_compared(start_on, library, reade
 
 
 def test_a_source_killed_with_its_pool_open_harms_no_reader(start_on):
-    source, reader = start_on(0, "source"), start_on(0, "reader", dead_after_s=60, slack_s=60)
+    source, reader = start_on(0, "source"), start_on(0, "reader")
     reader.tell(do="pull", handle=source.publish(64))
     reader.wait_for_bytes()
     source.signal(signal.SIGKILL)

@@ -28,8 +28,9 @@ def test_a_reader_killed_at_any_point_strands_no_block(start, transport, num_rou
         victim = start("reader", transport=transport, die_at=point, piece_bytes=1 << 18)
         victim.tell(do="pull", handle=source.publish(64, export_id=2 * number))
         source.tell(do="complete", id=2 * number)
-        assert victim.process.wait(20) == -signal.SIGKILL, point
-        assert source.hear("released", timeout_s=30.0) == 2 * number, point
+        assert victim.process.wait(30) == -signal.SIGKILL, point
+        with source.in_a_hurry():  # one that dies before it attaches leaves the lease to end
+            assert source.hear("released") == 2 * number, point
         read_all(source, healthy, 2 * number + 1)
         victim.stop()
 
@@ -46,8 +47,8 @@ def test_a_source_killed_at_any_point_never_gives_wrong_bytes(start, transport, 
         reader.tell(do="pull", handle=victim.publish(64))
         with contextlib.suppress(BrokenPipeError):  # it may be dead already
             victim.tell(do="complete", id=1)
-        result = reader.hear("result", timeout_s=30.0)
-        assert victim.process.wait(20) == -signal.SIGKILL, point
+        result = reader.hear("result")
+        assert victim.process.wait(30) == -signal.SIGKILL, point
         assert not result["ok"] and result["reason"] in LOST, (point, result)
         read_all(healthy, reader, number)
         victim.stop()
@@ -55,18 +56,19 @@ def test_a_source_killed_at_any_point_never_gives_wrong_bytes(start, transport, 
 
 def test_a_woken_sources_late_bytes_are_not_written(start):
     """The reader has left a source that was stopped in the middle of a frame."""
-    source = start("source", stall_s=5.0)  # the link is slow: its buffers drain for a second
+    source = start("source")
     reader = start("reader", transport="tcp", rate_bytes_s=2e6, piece_bytes=1 << 16)
     handle = source.publish(16 * NUM_BLOCKS)
     reader.tell(do="pull", handle=handle)
     reader.wait_for_bytes()
     source.signal(signal.SIGSTOP)
-    result = reader.hear("result", timeout_s=30.0)
+    with reader.in_a_hurry():
+        result = reader.hear("result")
     assert (result["ok"], result["reason"]) == (False, "peer_hung")
     reader.tell(do="fill", byte=0xCC)  # the blocks belong to others
     assert reader.hear("filled")
     source.signal(signal.SIGCONT)
-    assert source.hear("released", timeout_s=30.0) == 1
+    assert source.hear("released") == 1
     reader.tell(do="holds", byte=0xCC)
     assert reader.hear("holds")
     read_all(source, reader, 2)
@@ -80,4 +82,4 @@ def read_all(source, reader, export_id: int) -> None:
     source.tell(do="complete", id=export_id)
     result = reader.hear("result")
     assert (result["ok"], result["intact"]) == (True, True), result
-    assert source.hear("released", timeout_s=30.0) == export_id
+    assert source.hear("released") == export_id

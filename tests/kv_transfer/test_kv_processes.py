@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-PATIENCE_S = 20.0
 NUM_BLOCKS = 256
 SLOW_LINK = 2e6  # bytes per second: a pool of 4 MiB takes two seconds
 
@@ -16,14 +15,14 @@ def test_blocks_cross_between_processes(start, transport):
     reader.tell(do="pull", handle=handle)
     source.tell(do="complete", id=1)
     result = reader.hear("result")
-    assert (result["ok"], result["transport"], result["intact"]) == (True, transport, True)
+    assert (result["transport"], result["error"], result["intact"]) == (transport, "", True)
     assert source.hear("released") == 1
 
 
 @pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx"])
 def test_a_killed_source_fails_its_readers_at_once(start, transport):
     source = start("source", transport=transport)
-    reader = start("reader", transport=transport, dead_after_s=60, slack_s=60)
+    reader = start("reader", transport=transport)
     reader.tell(do="pull", handle=source.publish(64))
     reader.wait_for_bytes()
     source.signal(signal.SIGKILL)
@@ -44,7 +43,8 @@ def test_a_frozen_source_is_left(start, transport):
     reader.tell(do="pull", handle=source.publish(64))
     reader.wait_for_bytes()
     source.signal(signal.SIGSTOP)
-    result = reader.hear("result")
+    with reader.in_a_hurry():
+        result = reader.hear("result")
     assert (result["ok"], result["reason"]) == (False, "peer_hung")
     source.signal(signal.SIGCONT)
     assert source.hear("released") == 1
@@ -58,7 +58,8 @@ def test_a_source_frozen_in_the_middle_of_sending_is_left_too(start):
     reader.tell(do="pull", handle=handle)
     reader.wait_for_bytes()
     source.signal(signal.SIGSTOP)
-    result = reader.hear("result")
+    with reader.in_a_hurry():
+        result = reader.hear("result")
     assert result["reason"] in ("peer_hung", None)  # None: the kernel held all the bytes
     assert result["intact"] == result["ok"]
 
@@ -75,14 +76,15 @@ def test_a_killed_reader_gives_its_blocks_back_before_the_lease_ends(start, tran
 
 @pytest.mark.parametrize("transport", ["shm", "tcp", "nixl", "ucx", "cuda_ipc"])
 def test_a_frozen_reader_loses_its_lease_and_never_uses_what_it_reads_later(start, transport):
-    source = start("source", transport=transport)
+    source = start("source", transport=transport, stall_s=5.0)
     reader = start("reader", transport=transport, rate_bytes_s=SLOW_LINK, piece_bytes=1 << 16)
     handle = source.publish(16 * NUM_BLOCKS)
     source.tell(do="complete", id=1)
     reader.tell(do="pull", handle=handle)
     reader.wait_for_bytes()
     reader.signal(signal.SIGSTOP)
-    assert source.hear("released") == 1
+    with source.in_a_hurry():
+        assert source.hear("released") == 1
     source.tell(do="reuse")
     assert source.hear("reused")
     reader.signal(signal.SIGCONT)
@@ -94,4 +96,5 @@ def test_a_frozen_reader_loses_its_lease_and_never_uses_what_it_reads_later(star
 def test_a_handle_that_nobody_reads_expires(start):
     source = start("source")
     source.publish(64)
-    assert source.hear("released") == 1
+    with source.in_a_hurry():
+        assert source.hear("released") == 1

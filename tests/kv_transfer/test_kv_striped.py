@@ -79,7 +79,8 @@ def test_a_source_that_ends_or_freezes_ends_every_stripe(start: Callable, number
     reader.tell(do="pull", handle=source.publish(64))
     reader.wait_for_bytes()
     source.signal(number)
-    result = reader.hear("result")
+    with reader.in_a_hurry():
+        result = reader.hear("result")
     assert not result["ok"]
     assert result["reason"] == ("peer_lost" if number == signal.SIGKILL else "peer_hung")
 
