@@ -153,8 +153,11 @@ class WorkerForecast:
         costs = self.steps.costs()
         if costs is None:
             return None
-        num_seqs, context, share = load.num_decoding, load.context_tokens, self.steps.prefill_share
+        share = self.steps.prefill_share
         num_coming, coming_tokens = load.coming
+        # A report may be older than a leg that it should count.
+        num_seqs = max(load.num_decoding, num_coming)
+        context = max(load.context_tokens, coming_tokens)
         token_s, pair_s, link = costs.prefill_token_s, costs.prefill_pair_s, self._link_costs()
         return Outlook(
             costs=costs,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from router.load import WorkerLoad
 from router.outlook import WorkerForecast
 from router.predictor import StepCosts, StepPredictor
+from wire.messages import Role, WorkerReport
 
 COSTS = StepCosts(5e-3, 8e-6, 34e-9, 0.0, 25e-6, 6e-10)
 
@@ -104,6 +105,24 @@ def test_what_decodes_is_replaced_as_it_ends_and_what_comes_is_spread_over_the_q
     ).batch_in(wait_s, 200, over_s)
     assert running <= num_seqs <= running + coming
     assert context == pytest.approx(100 * num_seqs)
+
+
+@given(
+    st.integers(0, 4), st.integers(0, 4), st.integers(0, 4), st.floats(0.0, 9), st.floats(0.0, 9)
+)
+def test_a_report_that_misses_accepted_legs_makes_no_batch_of_less_than_nobody(
+    num_running, num_accepted, num_reserved, wait_s, over_s
+):
+    load = WorkerLoad()
+    for leg_id in range(num_accepted + num_reserved):
+        load.reserve(leg_id, compute_tokens=50, new_tokens=50, num_tokens=100)
+    for leg_id in range(num_accepted):
+        load.accepted(leg_id, num_tokens=100, num_cached_tokens=0)
+    load.reported(WorkerReport(Role.DECODE, num_running=num_running, num_blocks=100))
+    outlook = WorkerForecast(COSTS).outlook(load)
+    assert outlook is not None
+    assert outlook.num_coming <= outlook.num_seqs
+    assert all(count >= 0 for count in outlook.batch_in(wait_s, 200, over_s))
 
 
 def test_of_a_long_queue_only_those_decode_at_once_whose_answers_last():
