@@ -191,7 +191,9 @@ class Cluster:
         async def fetch() -> ClusterStatus:
             channel = rpc.open_channel(f"127.0.0.1:{self.control_port}")
             try:
-                return await rpc.fetch_status(channel, TOKEN)
+                # The first try to connect may fail on a host that is slow to answer.
+                await asyncio.wait_for(channel.channel_ready(), 60)
+                return await rpc.fetch_status(channel, TOKEN, timeout_s=60)
             finally:
                 await channel.close()
 
