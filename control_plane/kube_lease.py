@@ -9,6 +9,7 @@ from kubernetes import client
 
 from control_plane.actuators.actuator import ActuatorConflict, ActuatorRefused
 from control_plane.actuators.kube_api import call
+from control_plane.candidacy import Candidacy
 from control_plane.leadership import NotLeader, Term
 from runtime.clock import Clock
 from runtime.log import get_logger
@@ -21,8 +22,7 @@ class KubeLeadership:
     """A `Leadership`. The fencing number is the Lease's leaseTransitions.
 
     Others' leases are judged by this process's own clock, from when it saw them change, never by
-    the times written in them: clocks of two hosts differ. The holder stops acting at 2/3 of the
-    lease, before anybody may take it.
+    the times written in them: clocks of two hosts differ.
     """
 
     backend = "kubernetes"
@@ -44,19 +44,13 @@ class KubeLeadership:
         self._clock = clock
         self._wall_s = wall_s
         self._lease_s = lease_s
-        self._holder = ""
-        self._token = 0
-        self._heard = 0
-        self._renewed_at_s = -float("inf")  # of this process's own term
+        self._known = Candidacy(identity, clock, lease_s, _HIGHEST_TRANSITIONS)
         self._seen: tuple[str, str] | None = None  # holder and renewTime, as last seen
         self._seen_at_s = -float("inf")
         self._task: asyncio.Task[None] | None = None
 
     def term(self) -> Term:
-        age_s = self._clock.now() - self._renewed_at_s
-        is_me = self._holder == self._identity and age_s < self._lease_s * 2 / 3
-        other = "" if self._holder == self._identity else self._holder
-        return Term(self._holder, is_me, self._token, age_s if is_me else 0.0, other)
+        return self._known.term()
 
     async def confirm(self) -> int:
         """Renews the lease: the server takes that only from who still holds it."""
@@ -67,8 +61,7 @@ class KubeLeadership:
         return term.token
 
     def heard(self, token: int) -> None:
-        if token < _HIGHEST_TRANSITIONS:
-            self._heard = max(self._heard, token)
+        self._known.hears(token)
 
     async def start(self) -> None:
         await self._try_step()
@@ -84,7 +77,7 @@ class KubeLeadership:
                 if lease is not None and lease.spec.holder_identity == self._identity:
                     lease.spec.holder_identity = ""
                     await self._replace(lease)
-        self._holder = ""
+        self._known.sees("", self._known.token)
 
     async def step(self) -> None:
         """Takes or renews the lease if it may. Raises ActuatorConflict where the server does not
@@ -96,11 +89,11 @@ class KubeLeadership:
             return
         holder = lease.spec.holder_identity or ""
         if holder not in ("", self._identity) and not self._has_run_out(lease):
-            self._holder, self._token = holder, lease.spec.lease_transitions or 0
+            self._known.sees(holder, lease.spec.lease_transitions or 0)
             return
         transitions = lease.spec.lease_transitions or 0
-        if holder != self._identity or transitions < self._heard:
-            lease.spec.lease_transitions = max(transitions, self._heard) + 1
+        if holder != self._identity or transitions < self._known.heard:
+            lease.spec.lease_transitions = max(transitions, self._known.heard) + 1
             lease.spec.acquire_time = self._now()
         lease.spec.holder_identity = self._identity
         lease.spec.lease_duration_seconds = max(1, round(self._lease_s))
@@ -108,7 +101,7 @@ class KubeLeadership:
         try:
             await self._replace(lease)
         except ActuatorConflict:
-            self._holder = ""  # somebody was faster; the next step shows who
+            self._known.sees("", self._known.token)  # somebody was faster; the next step shows who
             return
         self._held(lease.spec.lease_transitions or 0, begun_s)
 
@@ -124,7 +117,8 @@ class KubeLeadership:
         except (ActuatorConflict, ActuatorRefused) as error:
             _log.warning("the lease cannot be renewed", reason=str(error))
         if self.term().is_me is not was_me:
-            _log.info("leadership", holder=self._holder, is_me=not was_me, token=self._token)
+            known = self._known
+            _log.info("leadership", holder=known.holder, is_me=not was_me, token=known.token)
 
     async def _create(self, begun_s: float) -> None:
         spec = client.V1LeaseSpec(
@@ -132,14 +126,14 @@ class KubeLeadership:
             lease_duration_seconds=max(1, round(self._lease_s)),
             acquire_time=self._now(),
             renew_time=self._now(),
-            lease_transitions=self._heard + 1,
+            lease_transitions=self._known.heard + 1,
         )
         metadata = client.V1ObjectMeta(name=self._name, namespace=self._namespace)
         lease = client.V1Lease(metadata=metadata, spec=spec)
         with contextlib.suppress(ActuatorConflict):  # somebody was faster
             create = self._api.create_namespaced_lease
             await call(f"create lease {self._name}", create, self._namespace, lease)
-            self._held(self._heard + 1, begun_s)
+            self._held(self._known.heard + 1, begun_s)
 
     async def _read(self) -> client.V1Lease | None:
         read = self._api.read_namespaced_lease
@@ -157,7 +151,8 @@ class KubeLeadership:
         await call(f"renew lease {self._name}", replace, self._name, self._namespace, lease)
 
     def _held(self, token: int, begun_s: float) -> None:
-        self._holder, self._token, self._renewed_at_s = self._identity, token, begun_s
+        self._known.sees(self._identity, token)
+        self._known.renewed(begun_s)
 
     def _has_run_out(self, lease: client.V1Lease) -> bool:
         seen = (lease.spec.holder_identity or "", str(lease.spec.renew_time))

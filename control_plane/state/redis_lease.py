@@ -6,6 +6,7 @@ import contextlib
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from control_plane.candidacy import Candidacy
 from control_plane.leadership import NotLeader, Term
 from runtime.clock import Clock
 from runtime.log import get_logger
@@ -41,10 +42,8 @@ _log = get_logger("control_plane")
 
 
 class RedisLeadership:
-    """A `Leadership`. The holder stops acting at 2/3 of the lease, before the key runs out.
-
-    While Redis does not answer nobody leads: nothing is scaled, and serving goes on.
-    """
+    """A `Leadership`. While Redis does not answer nobody leads: nothing is scaled, and serving goes
+    on."""
 
     backend = "redis"
 
@@ -54,41 +53,34 @@ class RedisLeadership:
         self._redis = redis
         self._lease_key = f"{prefix}:leader"
         self._counter_key = f"{prefix}:leader-terms"
-        self._identity = identity
         self._clock = clock
         self._lease_s = lease_s
-        self._holder = ""
-        self._token = 0
-        self._heard = 0
-        self._renewed_at_s = -float("inf")
+        self._known = Candidacy(identity, clock, lease_s, _HIGHEST)
         self._take = redis.register_script(_TAKE)
         self._check = redis.register_script(_CONFIRM)
         self._give_back = redis.register_script(_GIVE_BACK)
         self._task: asyncio.Task[None] | None = None
 
     def term(self) -> Term:
-        age_s = self._clock.now() - self._renewed_at_s
-        is_me = self._holder == self._identity and age_s < self._lease_s * 2 / 3
-        other = "" if self._holder == self._identity else self._holder
-        return Term(self._holder, is_me, self._token, age_s if is_me else 0.0, other)
+        return self._known.term()
 
     async def confirm(self) -> int:
         begun_s = self._clock.now()
         try:
             holder = await self._check(
-                keys=[self._lease_key], args=[self._identity, self._token, self._lease_ms]
+                keys=[self._lease_key],
+                args=[self._known.identity, self._known.token, self._lease_ms],
             )
         except (RedisError, OSError) as error:
             raise NotLeader("", f"Redis does not answer: {error}") from error
         if holder is not None:
-            self._holder = _text(holder)
-            raise NotLeader(self._holder)
-        self._renewed_at_s = begun_s
-        return self._token
+            self._known.sees(_text(holder), self._known.token)
+            raise NotLeader(self._known.holder)
+        self._known.renewed(begun_s)
+        return self._known.token
 
     def heard(self, token: int) -> None:
-        if token < _HIGHEST:
-            self._heard = max(self._heard, token)
+        self._known.hears(token)
 
     async def start(self) -> None:
         await self.step()
@@ -99,26 +91,25 @@ class RedisLeadership:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         with contextlib.suppress(RedisError, OSError):
-            await self._give_back(keys=[self._lease_key], args=[self._identity])
-        self._holder = ""
+            await self._give_back(keys=[self._lease_key], args=[self._known.identity])
+        self._known.sees("", self._known.token)
 
     async def step(self) -> None:
         """Takes or renews the key if it may; a Redis that does not answer is logged."""
-        was_me = self.term().is_me
-        begun_s = self._clock.now()
+        known, was_me, begun_s = self._known, self.term().is_me, self._clock.now()
         try:
             holder, token = await self._take(
                 keys=[self._lease_key, self._counter_key],
-                args=[self._identity, self._lease_ms, max(self._token, self._heard)],
+                args=[known.identity, self._lease_ms, max(known.token, known.heard)],
             )
         except (RedisError, OSError) as error:
             _log.warning("the lease cannot be renewed", reason=str(error))
             return
-        self._holder, self._token = _text(holder), int(token)
-        if self._holder == self._identity:
-            self._renewed_at_s = begun_s
+        known.sees(_text(holder), int(token))
+        if known.holder == known.identity:
+            known.renewed(begun_s)
         if self.term().is_me is not was_me:
-            _log.info("leadership", holder=self._holder, is_me=not was_me, token=self._token)
+            _log.info("leadership", holder=known.holder, is_me=not was_me, token=known.token)
 
     @property
     def _lease_ms(self) -> int:
