@@ -1,5 +1,6 @@
 """A tiny model with its oracle, and engines that are checked after every step and every test."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,37 +22,14 @@ from runtime.clock import VirtualClock
 from wire.block_hash import block_hashes
 from wire.messages import FinishReason, SamplingParams
 
+sys.path.append(str(Path(__file__).parent))  # for tiny_shapes
+from tiny_shapes import LATENT, TINY
+
 VOCAB = 320
 MAX_LEN = 2304
-SHAPE = {
-    "vocab_size": VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": MAX_LEN,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SHAPE = {**TINY, "vocab_size": VOCAB, "head_dim": 16, "max_position_embeddings": MAX_LEN}
 KINDS: dict[str, dict[str, object]] = {
-    "DeepseekV3": {
-        "kv_lora_rank": 32,
-        "q_lora_rank": 24,
-        "qk_nope_head_dim": 16,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 12,
-        "n_routed_experts": 8,
-        "n_group": 4,
-        "topk_group": 2,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 32,
-        "num_key_value_heads": 4,
-        "first_k_dense_replace": 1,
-    },
+    "DeepseekV3": {**LATENT, "n_group": 4, "topk_group": 2},
     "Llama": {},
     "Mistral": {"sliding_window": 48},
     "Qwen2": {},

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny_shapes import TINY
 from torch import Tensor
 
 from engine.errors import ModelError
@@ -14,19 +15,7 @@ from engine.fallback.config import read_config
 from engine.fallback.model import FallbackModel, load_fallback
 from engine.kernels import BatchInput
 
-SHAPE = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SHAPE = {**TINY, "num_hidden_layers": 3}
 GPT2 = {"n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 512}
 KINDS: dict[str, dict[str, Any]] = {
     "Olmo2": {},

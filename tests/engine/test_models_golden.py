@@ -7,25 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from tiny_shapes import EXPERTS, LATENT, PARTIAL, TINY
 from torch import Tensor
 
 from engine.models import BatchInput, Model, ModelConfig
 from engine.weights import load
 
 BLOCK = 16
-SHAPE = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SHAPE = {**TINY, "num_hidden_layers": 3}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -42,7 +31,6 @@ YARN = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
-PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
 LONGROPE = {
     **PARTIAL,
     "rope_type": "longrope",
@@ -56,22 +44,7 @@ GEMMA = {
     "sliding_window": 24,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
-EXPERTS = {"num_experts": 8, "moe_intermediate_size": 32, "head_dim": 16}
-
-
-LATENT = {
-    "kv_lora_rank": 32,
-    "q_lora_rank": 24,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 3,
-    "moe_intermediate_size": 32,
-    "num_key_value_heads": 4,
-    "first_k_dense_replace": 1,
-}
+DEEPSEEK = {**LATENT, "n_shared_experts": 2}
 GROUPS = {"n_group": 4, "topk_group": 2}
 SHARP_YARN = {**YARN, "mscale": 0.7, "mscale_all_dim": 1.0}
 
@@ -125,21 +98,21 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     ),
     "deepseek-v2": lambda: make_config(
         "DeepseekV2",
-        **LATENT,
+        **DEEPSEEK,
         **GROUPS,
         topk_method="group_limited_greedy",
         routed_scaling_factor=1.5,
         rope_parameters=SHARP_YARN,
     ),
     "deepseek-v2-lite": lambda: make_config(
-        "DeepseekV2", **{**LATENT, "q_lora_rank": None}, attention_bias=True
+        "DeepseekV2", **{**DEEPSEEK, "q_lora_rank": None}, attention_bias=True
     ),
     "deepseek-v3": lambda: make_config(
-        "DeepseekV3", **LATENT, **GROUPS, rope_parameters=SHARP_YARN
+        "DeepseekV3", **DEEPSEEK, **GROUPS, rope_parameters=SHARP_YARN
     ),
     "deepseek-v3-apart": lambda: make_config(
         "DeepseekV3",
-        **LATENT,
+        **DEEPSEEK,
         n_group=1,
         topk_group=1,
         norm_topk_prob=False,

@@ -13,6 +13,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_shapes import EXPERTS, LATENT, PARTIAL, TINY
 from torch import Tensor
 
 from engine.config import ModelConfig
@@ -24,34 +25,8 @@ from engine.parallel.leading_model import LeadingModel, of_heads
 from engine.weights import load
 
 TIMEOUT_S = 60.0
-SHAPE = {
-    "vocab_size": 321,  # of which no share is a whole number
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
-EXPERTS = {"num_experts": 8, "moe_intermediate_size": 32, "head_dim": 16}
-LATENT = {
-    "kv_lora_rank": 32,
-    "q_lora_rank": 24,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 3,
-    "moe_intermediate_size": 32,
-    "num_key_value_heads": 4,
-    "first_k_dense_replace": 1,
-}
+SHAPE = {**TINY, "vocab_size": 321}  # of which no share is a whole number
+DEEPSEEK = {**LATENT, "n_shared_experts": 2}
 CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("Llama", {}),
     "llama, biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
@@ -61,8 +36,8 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "qwen3-moe": ("Qwen3Moe", {**EXPERTS, "num_experts_per_tok": 3, "mlp_only_layers": [1]}),
     "mixtral": ("Mixtral", {"num_local_experts": 4}),
     "phi3": ("Phi3", {"rope_parameters": PARTIAL, "sliding_window": None}),
-    "deepseek-v2": ("DeepseekV2", {**LATENT, "q_lora_rank": None, "attention_bias": True}),
-    "deepseek-v3": ("DeepseekV3", {**LATENT, "n_group": 4, "topk_group": 2}),
+    "deepseek-v2": ("DeepseekV2", {**DEEPSEEK, "q_lora_rank": None, "attention_bias": True}),
+    "deepseek-v3": ("DeepseekV3", {**DEEPSEEK, "n_group": 4, "topk_group": 2}),
     "gemma3": ("Gemma3Text", {"head_dim": 16, "sliding_window": 24, "num_key_value_heads": 1}),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from tiny_shapes import LATENT, PARTIAL, TINY
 from torch import Tensor
 
 triton = pytest.importorskip("triton")
@@ -22,20 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 BLOCK = 16
 NUM_TOKENS = 3 if INTERPRETED else 12
-SHAPE = {
-    "vocab_size": 200,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}
+SHAPE = {**TINY, "vocab_size": 200}
 LAYERS = ["sliding_attention", "full_attention"]
 KINDS: dict[str, dict[str, object]] = {
     "Llama": {"num_key_value_heads": 1},
@@ -45,20 +33,7 @@ KINDS: dict[str, dict[str, object]] = {
     "Qwen3Moe": {"head_dim": 32, "num_experts": 8, "moe_intermediate_size": 32},
     "Mixtral": {"num_local_experts": 4},
     "Phi3": {"rope_parameters": PARTIAL},
-    "DeepseekV3": {
-        "kv_lora_rank": 32,
-        "q_lora_rank": 24,
-        "qk_nope_head_dim": 16,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 12,
-        "n_routed_experts": 8,
-        "n_group": 4,
-        "topk_group": 2,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 32,
-        "num_key_value_heads": 4,
-        "first_k_dense_replace": 1,
-    },
+    "DeepseekV3": {**LATENT, "n_group": 4, "topk_group": 2},
     "Gemma3Text": {"head_dim": 32, "sliding_window": 24, "layer_types": LAYERS},
 }
 
