@@ -23,7 +23,7 @@ from router.candidates import WorkerState
 from router.config import RouterConfig
 from router.router import Router
 from runtime.clock import SystemClock
-from runtime.lifecycle import free_port
+from runtime.lifecycle import free_port, new_id
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from wire import rpc
 from wire.block_hash import block_hashes
@@ -402,5 +402,31 @@ def collect() -> Callable[..., Any]:
                 on_tokens(len(tokens))
         assert ends == 1, "a request ends in exactly one terminal event"
         return tokens, trace
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ask_exactly(
+    collect: Callable[..., Any], reference: Callable[[str, Sequence[int], int], list[int]]
+) -> Callable[..., Any]:
+    """A function that runs greedy requests on a router, all at once, and gives their traces.
+
+    Each answer is what `transformers` gives for the prompt. Computing that blocks the event loop,
+    so it is done when all have ended. on_tokens: as for `collect`.
+    """
+
+    async def run(
+        router: Router,
+        prompts: Sequence[tuple[int, ...]],
+        num_tokens: int,
+        on_tokens: Callable[[int], None] | None = None,
+        architecture: str = "qwen3",
+    ) -> list[Any]:
+        requests = [greedy(new_id("r"), prompt, num_tokens) for prompt in prompts]
+        answers = await asyncio.gather(*(collect(router, one, on_tokens) for one in requests))
+        for prompt, (tokens, _) in zip(prompts, answers, strict=True):
+            assert tokens == reference(architecture, prompt, num_tokens), len(prompt)
+        return [trace for _, trace in answers]
 
     return run

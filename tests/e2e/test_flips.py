@@ -72,22 +72,16 @@ async def test_the_last_worker_of_a_pool_may_flip(
     cluster: Any,
     operator: Any,
     connect: Callable[..., Any],
-    reference: Callable[..., list[int]],
     prompt_of: Callable[..., tuple[int, ...]],
-    greedy_request: Callable[..., GenerateRequest],
-    collect: Callable[..., Any],
+    ask_exactly: Callable[..., Any],
 ) -> None:
     router = await connect(cluster, 3)
     await operator.flip("prefill-0", Role.DECODE)
-    prompt = prompt_of(150, 50)
-    tokens, trace = await collect(router, greedy_request("d", prompt, 20))
-    assert tokens == reference("qwen3", prompt, 20)
+    [trace] = await ask_exactly(router, [prompt_of(150, 50)], 20)
     assert trace.prefill_worker == ""
     for worker_id in ("prefill-0", "decode-0", "decode-1"):
         await operator.flip(worker_id, Role.PREFILL)
-    prompt = prompt_of(150, 51)
-    tokens, trace = await collect(router, greedy_request("p", prompt, 60))
-    assert tokens == reference("qwen3", prompt, 60)
+    [trace] = await ask_exactly(router, [prompt_of(150, 51)], 60)
     assert trace.kind == "degraded"
 
 
@@ -95,10 +89,8 @@ async def test_a_worker_that_flips_is_placed_in_its_new_role_and_known_as_before
     cluster: Any,
     operator: Any,
     connect: Callable[..., Any],
-    reference: Callable[..., list[int]],
     prompt_of: Callable[..., tuple[int, ...]],
-    greedy_request: Callable[..., GenerateRequest],
-    collect: Callable[..., Any],
+    ask_exactly: Callable[..., Any],
 ) -> None:
     router = await connect(cluster, 3, "predicted")
     names = itertools.count()
@@ -112,8 +104,7 @@ async def test_a_worker_that_flips_is_placed_in_its_new_role_and_known_as_before
     async def ask() -> Any:
         number = next(names)
         prompt = prompt_of(64 + 32 * (number % 7), 300 + number)
-        tokens, trace = await collect(router, greedy_request(f"k{number}", prompt, 40))
-        assert tokens == reference("qwen3", prompt, 40)
+        [trace] = await ask_exactly(router, [prompt], 40)
         return trace
 
     async with asyncio.timeout(60):

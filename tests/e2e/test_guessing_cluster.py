@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from runtime.lifecycle import free_port
-from wire.messages import GenerateRequest
 
 NUM_TOKENS = 80
 
@@ -26,10 +25,8 @@ async def test_guessing_workers_answer_as_transformers_does(
     model_directory: Callable[..., Any],
     start_cluster: Callable[..., Any],
     connect: Callable[..., Any],
-    reference: Callable[..., list[int]],
     prompt_of: Callable[..., tuple[int, ...]],
-    greedy_request: Callable[..., GenerateRequest],
-    collect: Callable[..., Any],
+    ask_exactly: Callable[..., Any],
 ) -> None:
     directory = model_directory("qwen3")
     port = free_port()
@@ -39,12 +36,8 @@ async def test_guessing_workers_answer_as_transformers_does(
     cluster = await asyncio.to_thread(start_cluster, directory, *flags)
     router = await connect(cluster)
     prompts = [prompt_of(20 + index, index) * (index + 1) for index in range(8)]
-    answers = await asyncio.gather(
-        *(collect(router, greedy_request(f"g{len(p)}", p, NUM_TOKENS)) for p in prompts)
-    )
-    assert "remote" in {trace.kind for _, trace in answers}
-    for prompt, (tokens, _) in zip(prompts, answers, strict=True):
-        assert tokens == reference("qwen3", prompt, NUM_TOKENS), len(prompt)
+    traces = await ask_exactly(router, prompts, NUM_TOKENS)
+    assert "remote" in {trace.kind for trace in traces}
     await cluster.wait_idle()
     url = f"http://127.0.0.1:{port + 2}/metrics"  # the control plane's, the prefill worker's, this
     drafts = await asyncio.to_thread(counted, url, "baton_worker_draft_tokens_total")

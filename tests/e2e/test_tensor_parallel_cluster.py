@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from wire.messages import GenerateRequest, Role
+from wire.messages import Role
 
 RANK = "engine.parallel.follower"
 DEADLINE_S = 60.0
@@ -49,10 +49,8 @@ async def test_a_frozen_rank_costs_its_worker_the_stream_and_nothing_else(
     start: Callable[..., Any],
     model_directory: Callable[..., Any],
     connect: Callable[..., Any],
-    reference: Callable[..., list[int]],
     prompt_of: Callable[..., tuple[int, ...]],
-    greedy_request: Callable[..., GenerateRequest],
-    collect: Callable[..., Any],
+    ask_exactly: Callable[..., Any],
 ) -> None:
     cluster = await start(model_directory("qwen3"), "--tensor-parallel", "2", decode=2)
     router = await connect(cluster, 3)
@@ -66,9 +64,7 @@ async def test_a_frozen_rank_costs_its_worker_the_stream_and_nothing_else(
             busy.suspend()
             frozen.append(busy)
 
-    prompt = prompt_of(300, 22)
-    tokens, trace = await collect(router, greedy_request("r", prompt, 600), strike)
-    assert tokens == reference("qwen3", prompt, 600)
+    [trace] = await ask_exactly(router, [prompt_of(300, 22)], 600, strike)
     assert trace.attempts == 2
     frozen[0].resume()
     await cluster.wait_idle()
@@ -78,10 +74,8 @@ async def test_a_lost_rank_ends_its_worker_and_the_stream_stays_the_same(
     start: Callable[..., Any],
     model_directory: Callable[..., Any],
     connect: Callable[..., Any],
-    reference: Callable[..., list[int]],
     prompt_of: Callable[..., tuple[int, ...]],
-    greedy_request: Callable[..., GenerateRequest],
-    collect: Callable[..., Any],
+    ask_exactly: Callable[..., Any],
 ) -> None:
     flags = ("--prefill-tensor-parallel", "1", "--decode-tensor-parallel", "2")
     cluster = await start(model_directory("qwen3_moe"), *flags)
@@ -98,9 +92,7 @@ async def test_a_lost_rank_ends_its_worker_and_the_stream_stays_the_same(
             struck.append(num_tokens)
             rank.send_signal(signal.SIGKILL)
 
-    prompt = prompt_of(300, 21)
-    tokens, trace = await collect(router, greedy_request("r", prompt, 120), strike)
-    assert tokens == reference("qwen3_moe", prompt, 120)
+    [trace] = await ask_exactly(router, [prompt_of(300, 21)], 120, strike, "qwen3_moe")
     assert trace.attempts >= 2
     deadline = time.monotonic() + DEADLINE_S
     while psutil.pid_exists(worker.info.pid):
@@ -118,20 +110,14 @@ async def test_pools_of_any_degrees_give_the_tokens_of_transformers(
     start: Callable[..., Any],
     model_directory: Callable[..., Any],
     connect: Callable[..., Any],
-    reference: Callable[..., list[int]],
     prompt_of: Callable[..., tuple[int, ...]],
-    greedy_request: Callable[..., GenerateRequest],
-    collect: Callable[..., Any],
+    ask_exactly: Callable[..., Any],
 ) -> None:
     prefill, decode = map(str, degrees)
     flags = ("--prefill-tensor-parallel", prefill, "--decode-tensor-parallel", decode)
     cluster = await start(model_directory(architecture), *flags)
     router = await connect(cluster)
     prompts = [prompt_of(length, 31) for length in (5, 300, 900)]
-    answers = await asyncio.gather(
-        *(collect(router, greedy_request(f"r{len(p)}", p, 60)) for p in prompts)
-    )
-    for prompt, (tokens, trace) in zip(prompts, answers, strict=True):
-        assert tokens == reference(architecture, prompt, 60)
-        assert trace.attempts == 1
+    traces = await ask_exactly(router, prompts, 60, architecture=architecture)
+    assert [trace.attempts for trace in traces] == [1] * len(prompts)
     await cluster.wait_idle()
