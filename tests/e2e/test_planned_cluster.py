@@ -22,7 +22,7 @@ objectives = {{ttft_s = 1.0, tpot_s = 0.05, attainment = 0.97}}
 hardware = [{{name = "default", profile = "{profile}"}}]
 """
 RATE_PER_S = 10
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 NUM_TOKENS = 12
 
 pytestmark = pytest.mark.slow
