@@ -42,7 +42,7 @@ def axis_for(
         return Axis(low / 1.05, max(high * 1.05, low * 2), start, end, True)
     low = 0.0 if zero else min(finite, default=0.0)
     high = max(finite, default=1.0)
-    if high <= low:
+    if not (high - low) / 5 > 0:  # nothing, or too little to divide
         high = low + 1
     step = _step(low, high)
     return Axis(low, math.ceil(high / step - 1e-9) * step, start, end)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.breaker import CircuitBreaker
+from router.candidates import ClusterView
 from router.config import RouterConfig
 from router.load import LoadShare
 from router.placement import Placement
@@ -38,6 +39,7 @@ from router.recording import (
     Settled,
     Started,
     Swept,
+    Viewed,
 )
 from router.replica import PlacementNote, ReplicaNotes
 from router.session import LegSink, WorkerSession
@@ -198,6 +200,13 @@ class RecordedSessions(Sessions):
         if self.has_idle_dropped:
             with self._recorder.then(Swept):
                 super().end_idle_dropped()
+
+    def view(self) -> ClusterView:
+        """What a worker's outlook takes of others is as of the look after its last change."""
+        if self.is_viewed:
+            return super().view()
+        with self._recorder.then(Viewed):
+            return super().view()
 
     def _make_session(self, *arguments: Any) -> WorkerSession:
         return RecordedSession(self._recorder, *arguments)

@@ -46,6 +46,10 @@ class Swept(Entry, frozen=True, tag="swept"):
     """Sessions of dropped workers without legs were ended."""
 
 
+class Viewed(Entry, frozen=True, tag="viewed"):
+    """Somebody other than placement looked at the workers, so that what had changed was renewed."""
+
+
 class Opening(Entry, frozen=True, tag="opening"):
     """worker, here and below: the number of its session, in the order of their making."""
 
@@ -181,6 +185,7 @@ AnyEntry = (
     Head
     | Listed
     | Swept
+    | Viewed
     | Opening
     | FrameCame
     | Ended

@@ -118,6 +118,11 @@ class Sessions:
             self._view = self._pools.view(self._links, self._mode)
         return self._view
 
+    @property
+    def is_viewed(self) -> bool:
+        """Nothing has changed since the last view."""
+        return self._view is not None
+
     def _renew_pools(self) -> None:
         """Asks those workers alone that have changed; all of them where the pools did."""
         changed, self._changed = self._changed, set()
