@@ -8,7 +8,7 @@ from itertools import chain, islice
 from router.guesses import Guesses
 from wire.messages import BlockEvent, BlockSnapshot
 
-_STRIDE = 64
+_MAX_STRIDE = 64
 _MAX_SETS = 1 << 14
 _CROWDED = 0.75  # of a worker's bound: from here on it matters what was used last
 _TRIMMED = 0.95
@@ -209,9 +209,13 @@ class PrefixMap:
         workers."""
         found: dict[str, int] = {}
         alive, last = -1, -1
-        for start in range(0, len(hashes), _STRIDE):
-            # The dictionary is asked in bulk, and most neighbours have the very same holders.
-            part = list(map(self._holders.get, hashes[start : start + _STRIDE]))
+        end, stride = 0, 1
+        while end < len(hashes):
+            # The dictionary is asked in bulk, and most neighbours have the very same holders. Its
+            # entries lie apart in memory: few are asked beyond those that somebody holds.
+            start, end = end, end + stride
+            stride = min(4 * stride, _MAX_STRIDE)
+            part = list(map(self._holders.get, hashes[start:end]))
             if part.count(last) == len(part):
                 continue
             for depth, here in enumerate(part, start):
