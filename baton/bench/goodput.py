@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean
 
 from loadtest.order import Order, plan_workload
+from loadtest.plan import Workload
 from loadtest.record import RequestRecord
 from loadtest.trace import TraceScaling
 from profiles.catalog import load_profile
@@ -136,12 +137,6 @@ def greatest_rate(case: Case, trace: Path) -> float:
 
 def attainment(case: Case, trace: Path, rate: float) -> float:
     """Share of the requests that meet both objectives at that many requests a second."""
-    start_s = _FIRST_SEED_S + _SEED_S * case.seed
-    own = own_rate(trace)
-    num_requests = round(rate * case.window_s)
-    end_s = start_s + 2 * num_requests / own
-    scaling = TraceScaling(start_s=start_s, end_s=end_s, time_scale=rate / own)
-    order = Order(trace=trace, requests=num_requests, seed=case.seed, scaling=scaling)
     strategy = parse_strategy(case.policy)
     profile = load_profile(case.profile)
     profile = replace(profile, link_bytes_per_s=case.gbps * 1e9 / 8)
@@ -155,9 +150,18 @@ def attainment(case: Case, trace: Path, rate: float) -> float:
         tpot_slo_ms=case.tpot_ms,
         seed=case.seed,
     )
-    return mean(
-        is_met(record, case.tpot_ms) for record in simulate(spec, plan_workload(order)).records
-    )
+    workload = trace_part(trace, case.seed, rate, case.window_s)
+    return mean(is_met(record, case.tpot_ms) for record in simulate(spec, workload).records)
+
+
+def trace_part(trace: Path, seed: int, rate: float, window_s: float) -> Workload:
+    """The seed's part of the trace, as fast as gives `rate` requests a second for window_s."""
+    start_s = _FIRST_SEED_S + _SEED_S * seed
+    own = own_rate(trace)
+    num_requests = round(rate * window_s)
+    end_s = start_s + 2 * num_requests / own
+    scaling = TraceScaling(start_s=start_s, end_s=end_s, time_scale=rate / own)
+    return plan_workload(Order(trace=trace, requests=num_requests, seed=seed, scaling=scaling))
 
 
 def is_met(record: RequestRecord, tpot_ms: float) -> bool:
