@@ -4,10 +4,10 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from engine.block_log import BlockLog, Tier
 from engine.cached_block import NOWHERE, CachedBlock
 from engine.host_slots import HostSlots
 from engine.kept_blocks import KeptBlocks
+from wire.block_log import BlockLog, Tier
 from wire.messages import BlockEvent, BlockSnapshot
 
 

@@ -1,16 +1,13 @@
 """KV blocks in the host's memory, beside the pool that the engine computes in."""
 
-from collections import deque
 from collections.abc import Mapping
-from statistics import median
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from runtime.clock import Clock
-
-_NUM_RECENT = 15
+from runtime.recent_median import RecentMedian
 
 
 class HostMemory(Protocol):
@@ -67,18 +64,6 @@ class PlainHostMemory:
     def _took(self, seconds: float, num_blocks: int) -> None:
         if num_blocks:
             self._block_s.add(seconds / num_blocks)
-
-
-class RecentMedian:
-    """Of the last measurements, so that a machine's hiccup says nothing; 0 without any."""
-
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=_NUM_RECENT)
-        self.value = 0.0
-
-    def add(self, measured: float) -> None:
-        self._recent.append(measured)
-        self.value = median(self._recent)
 
 
 def slots_in(kv: Tensor, num_bytes: int) -> int:

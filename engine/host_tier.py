@@ -2,9 +2,10 @@
 
 from engine.block_pool import BlockPool
 from engine.cached_block import CachedBlock
-from engine.host_memory import HostMemory, RecentMedian
+from engine.host_memory import HostMemory
 from engine.prefix import store_blocks
 from engine.sequence import Sequence
+from runtime.recent_median import RecentMedian
 from wire.messages import NO_HOST, HostLoad
 
 

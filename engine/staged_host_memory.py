@@ -14,9 +14,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from engine.host_memory import RecentMedian, empty_slots
+from engine.host_memory import empty_slots
 from engine.kernels.block_copies import BlockCopies
 from engine.pinned import pin, unpin
+from runtime.recent_median import RecentMedian
 
 _MAX_STAGED = 32  # blocks in one staging buffer of the device
 _Timed = tuple[torch.cuda.Event, torch.cuda.Event, int]

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +46,21 @@ def load_profile(name: str) -> Profile:
         return roofline(name, models[match["model"]], devices[match["device"]], count)
     except ValueError as error:
         raise ProfileError(str(error)) from error
+
+
+def with_host_memory(profile: Profile, num_bytes: int) -> Profile:
+    """The profile with so much of the host's memory for what its devices evict; 0: as it is.
+
+    Raises ProfileError where that holds no token, and for a profile that does not know how fast the
+    host is.
+    """
+    if not num_bytes:
+        return profile
+    num_tokens = num_bytes // profile.kv_bytes_per_token
+    if not num_tokens:
+        need = f"a token's KV has {profile.kv_bytes_per_token}"
+        raise ProfileError(f"{profile.name}: {num_bytes} bytes of host memory, {need}")
+    return _checked(replace(profile, host_kv_tokens=num_tokens))
 
 
 def known_profiles() -> list[str]:
@@ -101,6 +116,15 @@ def _read_file(path: Path) -> Profile:
     )
     if smallest <= 0:
         raise ProfileError(f"{path}: times, sizes and limits must be positive")
+    return _checked(profile)
+
+
+def _checked(profile: Profile) -> Profile:
+    tokens, rate = profile.host_kv_tokens, profile.host_bytes_per_s
+    if not 0 <= rate < float("inf") or tokens < 0:
+        raise ProfileError(f"{profile.name}: host_bytes_per_s {rate}, host_kv_tokens {tokens}")
+    if tokens and not rate:
+        raise ProfileError(f"{profile.name}: host KV memory needs the profile's host_bytes_per_s")
     return profile
 
 

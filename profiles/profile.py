@@ -16,9 +16,11 @@ class Profile:
         + prefill_step_s, where there are chunks,
         + sum over chunks of prefill_token_s * c + prefill_pair_s * ((p + c)^2 - p^2).
 
-    link_bytes_per_s, link_latency_s: of KV between two workers, one direction. load_s: from a
-    process's start until the weights are in memory. usd_per_hour: of all the worker's GPUs.
-    scatter: of steps around these times, which are their means.
+    link_bytes_per_s, link_latency_s: of KV between two workers, one direction. host_bytes_per_s: of
+    KV between the worker's devices and their host's memory, which holds host_kv_tokens of what the
+    devices evict; 0: nothing. load_s: from a process's start until the weights are in memory.
+    usd_per_hour: of all the worker's GPUs. scatter: of steps around these times, which are their
+    means.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Profile:
     max_model_len: int
     link_bytes_per_s: float
     link_latency_s: float = 0.0005
+    host_bytes_per_s: float = 0.0
+    host_kv_tokens: int = 0
     load_s: float = 0.0
     prefill_step_s: float = 0.0
     prefill_batch_tokens: int = 8192
@@ -60,3 +64,7 @@ class Profile:
     def kv_transfer_s(self, num_tokens: int) -> float:
         """The time that the link needs for the KV of that many tokens."""
         return num_tokens * self.kv_bytes_per_token / self.link_bytes_per_s
+
+    def host_copy_s(self, num_tokens: int) -> float:
+        """The time in which the KV of that many tokens comes from the host, or goes there."""
+        return num_tokens * self.kv_bytes_per_token / self.host_bytes_per_s

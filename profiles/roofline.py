@@ -42,6 +42,7 @@ class DeviceFacts:
     memory_bytes_per_s: float
     link_bytes_per_s: float
     peer_bytes_per_s: float
+    host_bytes_per_s: float
     usd_per_hour: float
 
 
@@ -79,6 +80,7 @@ def roofline(name: str, model: ModelFacts, device: DeviceFacts, num_gpus: int) -
         num_layers=model.num_layers,
         max_model_len=model.max_model_len,
         link_bytes_per_s=num_gpus * device.link_bytes_per_s * _MEMORY_SHARE,
+        host_bytes_per_s=num_gpus * device.host_bytes_per_s * _MEMORY_SHARE,
         load_s=model.weights_bytes / _LOAD_BYTES_PER_S,
         num_gpus=num_gpus,
         usd_per_hour=num_gpus * device.usd_per_hour,
