@@ -5,9 +5,12 @@ from collections.abc import Sequence as Row
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.kernels import BatchInput
+
+_Ints = NDArray[np.int32] | NDArray[np.int64]
 
 
 class BlockTables:
@@ -53,10 +56,12 @@ class BlockTables:
         tokens: "array[int]",
         logit_rows: Row[int],
         device: torch.device,
+        first_blocks: Row[int] | None = None,
     ) -> BatchInput:
         """The model's input for positions starts[i] .. ends[i] of the sequence in table rows[i].
 
         tokens: those of all sequences in turn. logit_rows: into these, whose logits are wanted.
+        first_blocks: of each sequence, the block that its context begins with; none: the first.
         """
         row_ids = np.array(rows, dtype=np.int64)
         first, context = np.array(starts, dtype=np.int64), np.array(ends, dtype=np.int32)
@@ -69,16 +74,27 @@ class BlockTables:
         positions += np.repeat(first - query_start[:-1], lengths)
         blocks = self._ids[np.repeat(row_ids, lengths), positions // self._block_size]
         slots = blocks.astype(np.int64) * self._block_size + positions % self._block_size
+        skipped = np.array(first_blocks or [0] * len(row_ids), dtype=np.int32)
+        context -= skipped * self._block_size
         width = -(-int(context.max()) // self._block_size)
         return BatchInput(
             token_ids=_to(np.asarray(tokens, dtype=np.int64), device),
             positions=_to(positions, device),
             slots=_to(slots, device),
-            block_tables=_to(self._ids[row_ids, :width], device),
+            block_tables=_to(self._used(row_ids, skipped, width), device),
             query_start=_to(query_start, device),
             context_len=_to(context, device),
             logit_rows=_to(np.array(logit_rows, dtype=np.int64), device),
         )
+
+    def _used(self, row_ids: _Ints, skipped: _Ints, width: int) -> _Ints:
+        """[len(row_ids), width]: the ids from each row's first block that is not skipped on."""
+        if not skipped.any():
+            return self._ids[row_ids, :width]
+        last = self._ids.shape[1] - 1
+        places = np.minimum(skipped[:, None] + np.arange(width), last)
+        used: _Ints = self._ids[row_ids[:, None], places]
+        return used
 
     def check_integrity(self) -> None:
         """Free rows are empty. Raises AssertionError."""
@@ -87,7 +103,5 @@ class BlockTables:
             assert self._lengths[row] == 0 and (self._ids[row] == -1).all(), f"row {row} is dirty"
 
 
-def _to(
-    values: "np.ndarray[tuple[int, ...], np.dtype[np.integer]]", device: torch.device
-) -> Tensor:
+def _to(values: _Ints, device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device)

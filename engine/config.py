@@ -62,7 +62,9 @@ class ModelConfig:
         directory = Path(path)
         if not directory.is_dir():
             raise ModelError(directory, "is not a directory")
-        return _read(JsonFields.from_file(directory / "config.json"), read_generation(directory))
+        return read_model(
+            JsonFields.from_file(directory / "config.json"), read_generation(directory)
+        )
 
     @property
     def sliding_window(self) -> int | None:
@@ -178,7 +180,8 @@ def stored_dtype(config: JsonFields) -> torch.dtype:
     return DTYPES[name]
 
 
-def _read(config: JsonFields, generation: JsonFields) -> ModelConfig:
+def read_model(config: JsonFields, generation: JsonFields) -> ModelConfig:
+    """The shape that these fields describe. Raises ModelError."""
     architecture = _architecture(config)
     family = FAMILIES[architecture]
     if config.text("hidden_act", "silu") != "silu":

@@ -24,7 +24,7 @@ from engine.results import EngineLoad, SeqOutput, StepResult
 from engine.sequence import EngineRequest, Reservation, SeqState, Sequence
 from engine.speculation.speculator import Speculator
 from engine.speculation.verify import Guess, Verdict, verify
-from engine.step_input import Work, step_input
+from engine.step_input import Work, spans, step_input
 from runtime.clock import Clock
 from wire.errors import BatonError, ErrorCode
 from wire.messages import BlockEvent, BlockSnapshot
@@ -205,6 +205,8 @@ class Engine:
             if not item.is_sampled:
                 self._advance(item.seq, item.chunk.end)
         outputs, failed, verdicts = self._choose(logits, guesses)
+        if self._speculator is not None:
+            self._speculator.watch(spans(work, drafts), self._tables)
         now_s = self._clock.now()
         prefills = [item.chunk for item in work if item.chunk.is_prefill]
         num_prefill_tokens = sum(chunk.end - chunk.start for chunk in prefills)

@@ -10,7 +10,7 @@ from engine.batch import ScheduledChunk
 from engine.block_tables import BlockTables
 from engine.kernels import BatchInput
 from engine.sequence import Sequence
-from engine.speculation.drafter import Wish
+from engine.speculation.drafter import Span, Wish
 from engine.speculation.verify import Guess
 
 
@@ -54,3 +54,12 @@ def step_input(
         device=device,
     )
     return batch, guesses
+
+
+def spans(work: Row[Work], drafts: Row[tuple[int, ...]]) -> list[Span]:
+    """What a step of these computed, once its tokens are chosen."""
+    found, row = [], 0
+    for item, guessed in zip(work, drafts, strict=True):
+        found.append(Span(item.seq, item.chunk.start, row))
+        row += item.chunk.end - item.chunk.start + len(guessed)
+    return found

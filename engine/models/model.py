@@ -10,11 +10,15 @@ from engine.config import ModelConfig
 from engine.kernels import BatchInput, KernelSet, Linear
 from engine.kernels.fp8_linear import FP8
 from engine.layers.decoder_layer import DecoderLayer, Embedding
+from engine.models.taps import Taps
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Weights and operators of one model on one device. It holds no KV memory."""
+    """Weights and operators of one model on one device. It holds no KV memory.
+
+    taps: what a forward pass leaves its states in; None: it leaves none.
+    """
 
     config: ModelConfig
     dtype: torch.dtype
@@ -25,6 +29,7 @@ class Model:
     final_norm: Tensor  # [hidden]
     lm_head: Linear
     ropes: tuple[Tensor, ...]  # one a layer, [max_positions, rope_size] float32
+    taps: Taps | None = None
 
     @torch.inference_mode()
     def forward(
@@ -44,6 +49,8 @@ class Model:
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             rows = batch.logit_rows if index == last else None
+            if self.taps is not None:
+                self.taps.pass_by(index, x, residual)
             x, residual = layer(x, residual, self.ropes[index], batch, kv[index], rows)
             if on_layers is not None:
                 on_layers(index + 1)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 _WEIGHT = 0.1  # of the newest judged draft
 
 
@@ -10,11 +12,15 @@ class DraftRecord:
     """Part of a sequence; the speculator and the drafter keep it.
 
     num_computed: tokens whose keys and values the draft model has in its own cache, at the
-    sequence's blocks. acceptance: the share of drafts that were right, the latest ones weighing
-    most; None before the first. num_idle_steps: decode steps since it was last allowed a draft.
+    sequence's blocks. first: of these, the one that its context begins with. state: what it
+    gave behind the last of them [hidden], where it needs that to go on. acceptance: the share of
+    drafts that were right, the latest ones weighing most; None before the first.
+    num_idle_steps: decode steps since it was last allowed a draft.
     """
 
     num_computed: int = 0
+    first: int = 0
+    state: Tensor | None = None
     acceptance: float | None = None
     num_idle_steps: int = 0
 

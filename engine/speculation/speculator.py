@@ -7,7 +7,7 @@ from statistics import median_low
 from engine.block_tables import BlockTables
 from engine.sequence import Sequence
 from engine.speculation.allowance import worthwhile
-from engine.speculation.drafter import Drafter, Wish
+from engine.speculation.drafter import Drafter, Span, Watcher, Wish
 from engine.speculation.record import blend
 from engine.speculation.step_cost import StepCost
 from engine.speculation.verify import Verdict
@@ -30,6 +30,7 @@ class Speculator:
         """max_drafts: of a sequence in one step, at least 1."""
         assert max_drafts > 0, max_drafts
         self._drafter = drafter
+        self._watcher = drafter if isinstance(drafter, Watcher) else None
         self._max_drafts = max_drafts
         self._clock = clock
         self._cost = StepCost()
@@ -62,6 +63,11 @@ class Speculator:
         num_rounds = max(wish.count for wish in wanted)
         self._rounds_s.append((self._clock.now() - begun_s) / num_rounds)
         return drafts
+
+    def watch(self, spans: Row[Span], tables: BlockTables) -> None:
+        """What a step computed, once its tokens are chosen."""
+        if self._watcher is not None:
+            self._watcher.watch(spans, tables)
 
     def judge(self, verdict: Verdict) -> None:
         """Learns from how a sequence's drafts fared; a step without any teaches nothing."""
