@@ -1,7 +1,7 @@
 """Placements that others carry out: they count as load from the decision until their release."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from router.placement import Placement
 from router.policies.policy import Pair, RequestFacts
@@ -119,5 +119,15 @@ def _placed(info: WorkerInfo) -> Placed:
 
 
 def _forecast(pair: Pair) -> PairForecast:
-    source = "" if pair.prefill is None else pair.prefill.worker_id
-    return PairForecast(source, pair.decode.worker_id, **asdict(pair.forecast))
+    source, found = "" if pair.prefill is None else pair.prefill.worker_id, pair.forecast
+    return PairForecast(
+        source,
+        pair.decode.worker_id,
+        ttft_s=found.ttft_s,
+        tpot_s=found.tpot_s,
+        queue_s=found.queue_s,
+        prefill_s=found.prefill_s,
+        fetch_s=found.fetch_s,
+        exposed_s=found.exposed_s,
+        cost=found.cost,
+    )

@@ -88,6 +88,16 @@ async def test_place_decides_counts_until_release_and_spreads(start_service):
     assert len(server.router.outside) == 0
 
 
+async def test_the_answer_has_the_forecasts_of_the_pairs_that_were_weighed(start_service):
+    _, _, client = await start_service(router_profile="llama-3.1-8b@h200")
+    reply = await client.place(PlaceCall("f", num_tokens=500))
+    assert len(reply.candidates) > 1
+    best = reply.candidates[0]
+    assert best.decode_worker == reply.decode.worker_id
+    assert best.ttft_s >= best.prefill_s > 0 and best.tpot_s > 0
+    await client.release("f")
+
+
 async def test_hashes_without_text_place_as_tokens_do(start_service):
     cluster, server, client = await start_service()
     request = make_request(num_tokens=320)
