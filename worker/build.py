@@ -15,8 +15,10 @@ from engine.decode_graphs import GraphedModel
 from engine.engine import Engine
 from engine.forward import ForwardModel
 from engine.grammar import GrammarMatchers
+from engine.host_memory import HostMemory
 from engine.kv_scaling import SCALING
 from engine.memory_plan import MemoryPlan
+from engine.modelled.model import ModelledModel
 from engine.models import Model
 from engine.options import EngineConfig
 from kv_transfer.config import TransferConfig
@@ -39,7 +41,7 @@ from worker.host_tier import host_bytes, host_memory
 from worker.inbox import Inbox
 from worker.loading import engine_blocks, load_model
 from worker.model_ranks import ModelRanks
-from worker.modelled import PacedImporter, PacedPreflight, with_profile
+from worker.modelled import PacedImporter, PacedPreflight, modelled_host_memory, with_profile
 from worker.pool import Pool, open_pool
 from worker.speculation import Draft, make_speculator, read_draft
 
@@ -128,7 +130,7 @@ def _engine(site: _Site, draft: Draft | None, ranks: ModelRanks, num_host_bytes:
     """num_host_bytes: of the cache's second tier; 0: none."""
     config, plan, model, pool, clock = site.config, site.plan, site.model, site.pool, site.clock
     options = _engine_config(config, plan, model)
-    host = host_memory(num_host_bytes, pool.kv, clock, site.stack)
+    host = _host_memory(site, num_host_bytes)
     kv = pool.kv[:, : options.num_blocks]
     grammars = GrammarMatchers(
         Path(config.model) / "tokenizer.json", model.config.vocab_size, model.config.eos_token_ids
@@ -137,6 +139,13 @@ def _engine(site: _Site, draft: Draft | None, ranks: ModelRanks, num_host_bytes:
     speculator = make_speculator(config, draft, model, options, clock)
     whole = ranks.joined(_with_graphs(model, kv, options), pool.memory, plan.layout)
     return Engine(whole, kv, options, clock, grammars.open, speculator, host)
+
+
+def _host_memory(site: _Site, num_bytes: int) -> HostMemory | None:
+    model, clock = site.model, site.clock
+    if isinstance(model, ModelledModel):
+        return modelled_host_memory(load_profile(site.config.profile), num_bytes, model, clock)
+    return host_memory(num_bytes, site.pool.kv, clock, site.stack)
 
 
 def _exporter(site: _Site, worker_id: str, epoch: int) -> Exporter:

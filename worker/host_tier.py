@@ -7,6 +7,7 @@ from torch import Tensor
 from engine.host_memory import HostMemory, PlainHostMemory, slots_in
 from engine.kernels.choose import block_copies
 from engine.staged_host_memory import StagedHostMemory
+from profiles.catalog import load_profile, with_host_memory
 from runtime.clock import Clock
 from runtime.log import get_logger
 from runtime.sizes import format_bytes, parse_bytes
@@ -14,11 +15,11 @@ from worker.config import WorkerConfig
 
 
 def host_bytes(config: WorkerConfig) -> int:
-    """The tier's size; 0: none. Raises ValueError for what is no size, and beside a profile."""
+    """The tier's size; 0: none, or the profile's. Raises ValueError for what is no size, and
+    ProfileError for one that the profile cannot have."""
     num_bytes = parse_bytes(config.host_kv_memory)
-    if num_bytes and config.profile:
-        text = f"host_kv_memory {config.host_kv_memory} needs a real engine; a profile is set"
-        raise ValueError(text)
+    if config.profile:
+        with_host_memory(load_profile(config.profile), num_bytes)
     return num_bytes
 
 

@@ -9,6 +9,7 @@ from random import Random
 from engine.config import ModelConfig
 from engine.kv_cache import kv_layout
 from engine.memory_plan import MemoryPlan
+from engine.modelled.host_memory import ModelledHostMemory
 from engine.modelled.model import ModelledModel, small_kv
 from kv_transfer.config import TransferConfig
 from kv_transfer.importer import Importer
@@ -16,7 +17,7 @@ from kv_transfer.matrix import Measurement
 from kv_transfer.memory import KVMemory
 from kv_transfer.preflight import Preflight
 from kv_transfer.pull import PullResult
-from profiles.catalog import load_profile
+from profiles.catalog import load_profile, with_host_memory
 from profiles.profile import Profile
 from runtime.clock import Clock
 from wire.block_hash import BLOCK_SIZE
@@ -66,6 +67,16 @@ def load_modelled(
     )
     rng = Random(f"steps-{config.worker_id}")
     return plan, ModelledModel(model_config, profile, clock, sleep, rng)
+
+
+def modelled_host_memory(
+    profile: Profile, num_bytes: int, model: ModelledModel, clock: Clock
+) -> ModelledHostMemory | None:
+    """num_bytes: of blocks of full size; 0: what the profile says. Raises ProfileError."""
+    profile = with_host_memory(profile, num_bytes)
+    if not profile.host_kv_tokens:
+        return None
+    return ModelledHostMemory(profile, model, clock)
 
 
 class PacedPreflight(Preflight):

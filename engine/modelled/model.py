@@ -64,6 +64,7 @@ class ModelledModel:
         self._scatter = StepScatter(profile.scatter, rng)
         self._expected_s = 0.0  # of all steps so far: where the scatter is
         self._last_end_s = float("-inf")
+        self._not_before_s = float("-inf")
         # The upper half of a vocabulary holds merged tokens, which decode to text one by one.
         first = config.vocab_size // 2
         ends = set(config.eos_token_ids)
@@ -77,11 +78,16 @@ class ModelledModel:
         now_s, step_s = self._clock.now(), self._scattered(self._expected_step_s(batch), batch)
         gap_s = now_s - self._last_end_s
         start_s = self._last_end_s if gap_s <= min(step_s, self._max_credit_s) else now_s
+        start_s = max(start_s, self._not_before_s)
         logits = self._logits(batch)
         self._pass_layers(start_s, step_s, batch, on_layers)
         self._last_end_s = start_s + step_s
         self._sleep_until(self._last_end_s)
         return logits
+
+    def begin_no_sooner(self, at_s: float) -> None:
+        """The next step reads what is there from then on."""
+        self._not_before_s = at_s
 
     def _scattered(self, expected_s: float, batch: BatchInput) -> float:
         """What the step takes this time."""

@@ -104,8 +104,8 @@ def test_a_router_learns_what_moved_to_the_host() -> None:
         ({"host_kv_memory": "100"}, "host_kv_memory of 100 bytes is less than one KV block"),
         ({"host_kv_memory": "much"}, "'much' is not a size"),
         (
-            {"host_kv_memory": "1GiB", "profile": "llama-3.1-8b@h200"},
-            "host_kv_memory 1GiB needs a real engine; a profile is set",
+            {"host_kv_memory": "100", "profile": "llama-3.1-8b@h200"},
+            "100 bytes of host memory, a token's KV has 131072",
         ),
     ],
 )
