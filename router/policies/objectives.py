@@ -6,9 +6,6 @@ WINDOW_S = 4.0  # over which prefill beside a batch is spread, as StepPredictor.
 FULL = 0.95
 _STEEP = 8.0
 
-# Sequences, and tokens in their KV.
-Batch = tuple[float, float]
-
 
 def phi(z: float) -> float:
     return z if z <= 1 else 1 + _STEEP * (z - 1)
@@ -43,19 +40,21 @@ class Objectives:
         z = (self._waited_s + ttft_s) / self.ttft_s
         return (z if z <= 1 else 1 + _STEEP * (z - 1)) * (1 + self._followers * z)
 
-    def crowding(self, outlook: Outlook, batch: Batch, tpot: float, prefills: float) -> float:
-        """What one more sequence costs those that decode there.
+    def crowding(
+        self, outlook: Outlook, num_seqs: float, context: float, tpot: float, prefills: float
+    ) -> float:
+        """What one more sequence costs those that decode there, context tokens in their KV.
 
         tpot: phi with it. prefills: the share of its time in which the worker does.
         """
-        before_s = outlook.costs.itl_s(*batch)
+        before_s = outlook.costs.itl_s(num_seqs, context)
         before = phi(outlook.margin * before_s / (1 - prefills) / self.tpot_s)
-        return batch[0] * (tpot - before)
+        return num_seqs * (tpot - before)
 
     def harm(
         self, outlook: Outlook, num_seqs: float, itl_s: float, tpot: float, prefill_s: float
     ) -> float:
         """What prefill_s beside a batch costs the batch."""
         after = phi(itl_s / (1 - share(outlook, prefill_s)) / self.tpot_s)
-        breaks = tpot <= 1 < after
-        return num_seqs * (after - tpot) + self._guard * breaks
+        risen = num_seqs * (after - tpot)
+        return risen + self._guard if tpot <= 1 < after else risen

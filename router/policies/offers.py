@@ -21,7 +21,7 @@ COST = itemgetter(0)
 # Plain tuples: a decision makes some ten of each, and a named one takes a third of a microsecond.
 # A worker as the one that decodes: cost, seconds a token, phi of that, tokens to pull, itself.
 _Seat = tuple[float, float, float, int, Candidate, Outlook]
-# A worker as the one that prefills: cost, queue_s, prefill_s, itself, and what it pulls.
+# A worker as the one that prefills: cost, seconds until it does, prefill_s, itself, what it pulls.
 _Source = tuple[float, float, float, Candidate, Outlook, Pull]
 _Times = tuple[float, float, float, float, float, float]
 # A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode,
@@ -93,38 +93,39 @@ class Offers:
         """What the worker costs in each part that it can take."""
         outlook, num_tokens, aims = warm(worker.outlook), self._num_tokens, self._aims
         costs, margin = outlook.costs, outlook.margin
-        batch = outlook.batch_in(self._ahead_s, self._answers, self._over_s)
-        itl_s = margin * costs.itl_s(batch[0] + 1, batch[1] + num_tokens)
+        num_seqs, context = outlook.batch_in(self._ahead_s, self._answers, self._over_s)
+        itl_s = margin * costs.itl_s(num_seqs + 1, context + num_tokens)
         queue_s, prefills = outlook.queue_s, share(outlook, 0.0)
         if queue_s:
             queue_s = margin * outlook.queue_at(self._now_s)
-        before_s = queue_s + outlook.path_s
         tpot_s = itl_s / (1 - prefills)
         tpot = phi(tpot_s / self._tpot_s)
         uncached = num_tokens - self._held.get(worker.worker_id, 0) * BLOCK_SIZE
         if uncached < 1:  # the last token is never cached
             uncached = 1
-        own_s, pull = margin * costs.prefill_s(uncached, num_tokens - uncached), NO_PULL
+        own_s = margin * costs.prefill_s(uncached, num_tokens - uncached)
+        wait_s, pull = queue_s, NO_PULL
         if self._host:
             own_s, _ = self._with_host(worker, outlook, uncached, own_s)
         if self._has_pulls and is_maker:
             own_s, pull = self._pulls.best(worker, outlook, own_s)
-        harm = aims.harm(outlook, batch[0], itl_s, tpot, own_s) if batch[0] else 0.0
-        room = _NO_ROOM * (worker.num_free_blocks * BLOCK_SIZE < uncached)
+            wait_s = max(queue_s, pull[1])
+        harm = aims.harm(outlook, num_seqs, itl_s, tpot, own_s) if num_seqs else 0.0
+        room = _NO_ROOM if worker.num_free_blocks * BLOCK_SIZE < uncached else 0.0
         if is_maker:
             prefill_s = own_s + itl_s
-            first_s = max(before_s, outlook.path_s + pull[1]) + prefill_s
+            first_s = wait_s + outlook.path_s + prefill_s
             cost = aims.lateness(first_s) + self._price * own_s + harm + room
-            self._sources.append((cost, queue_s, prefill_s, worker, outlook, pull))
+            self._sources.append((cost, wait_s, prefill_s, worker, outlook, pull))
         if is_home:
             cost = tpot + room
-            if batch[0]:
-                cost = tpot + aims.crowding(outlook, batch, tpot, prefills) + room
+            if num_seqs:
+                cost = tpot + aims.crowding(outlook, num_seqs, context, tpot, prefills) + room
             if worker.role is Role.PREFILL:
                 cost += self._foreign
             seat = cost, tpot_s, tpot, uncached, worker, outlook
             self._seats.append(seat)
-            self._locals.append(self._local(seat, batch[0], itl_s, queue_s, own_s, harm))
+            self._locals.append(self._local(seat, num_seqs, itl_s, queue_s, own_s, harm))
 
     def all(self) -> list[Offer]:
         """Every worker alone, and the best of both parts together."""
@@ -181,7 +182,6 @@ class Offers:
 
     def _remote(self, source: _Source, seat: _Seat) -> Offer:
         source_cost, queue_s, prefill_s, maker, before, pull = source
-        queue_s = max(queue_s, pull[1])
         cost, tpot_s, tpot, num_pulled, worker, outlook = seat
         link = outlook.link
         latency_s, fetch_s = link.latency_s, link.token_s * num_pulled

@@ -50,8 +50,8 @@ class Predicted(Weights):
     ) -> Sequence[Pair]:
         """The chosen pair, then the best of the others; empty while a worker is cold, and where
         the mode allows no pair."""
-        queued_s = squares = 0.0
-        for worker in (*prefill, *decode):
+        workers, queued_s, squares = (*prefill, *decode), 0.0, 0.0
+        for worker in workers:
             if worker.outlook is None:
                 return ()
             queue_s = worker.outlook.queue_s
@@ -62,7 +62,7 @@ class Predicted(Weights):
         busy = sum(map(_busy, prefill)) / max(1, len(prefill))
         price, over_s = busy / (1 - busy), squares / queued_s if queued_s > 0 else 0.0
         ahead_s = _ahead_s(facts, prefill)
-        offers = Offers(self, facts, price, (*prefill, *decode), ahead_s, over_s)
+        offers = Offers(self, facts, price, workers, ahead_s, over_s)
         maker_ids = {worker.worker_id for worker in makers}
         for worker in homes:
             offers.weigh(worker, True, worker.worker_id in maker_ids)
@@ -84,15 +84,15 @@ class Predicted(Weights):
 
 
 def _busy(worker: Candidate) -> float:
-    return min(FULL, warm(worker.outlook).prefill_share)
+    prefills = warm(worker.outlook).prefill_share
+    return prefills if prefills < FULL else FULL
 
 
 def _ahead_s(facts: RequestFacts, prefill: Sequence[Candidate]) -> float:
     """About how long until a prompt that comes now has been computed, none of it cached."""
     if not prefill:
         return 0.0
-    waiting_s = min(warm(worker.outlook).queue_s for worker in prefill)
-    return waiting_s + warm(prefill[0].outlook).costs.prefill_s(facts.num_tokens)
+    return min(map(_by_queue, prefill)) + warm(prefill[0].outlook).costs.prefill_s(facts.num_tokens)
 
 
 def _by_batch(worker: Candidate) -> float:
