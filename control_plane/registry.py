@@ -106,10 +106,9 @@ class Registry:
         """What a worker waits between two beats."""
         return self._pace.interval_s(len(self._members))
 
-    @property
-    def beat_s(self) -> float:
+    def wait_s(self, worker_id: str) -> float:
         """What a worker is asked to wait until its next beat; 0: its own second."""
-        return self._pace.told_s(len(self._members))
+        return self._pace.told_s(len(self._members), worker_id, self._clock.now())
 
     def beat(self, beat: WorkerBeat, stream: object = None) -> bool:
         """Applies a heartbeat. False when a newer process has this worker_id: the beat is late.

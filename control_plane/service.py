@@ -172,7 +172,7 @@ class ControlPlane:
             self._count_workers()
         self._leadership.heard(beat.term)
         term = self._leadership.term().token
-        return ControlOrder(OrderKind.ACK, term=term, beat_s=self._registry.beat_s)
+        return ControlOrder(OrderKind.ACK, term=term, beat_s=self._registry.wait_s(info.worker_id))
 
     def _expire(self) -> None:
         expired = self._registry.expire()

@@ -1,7 +1,6 @@
 """Tells the control plane that this worker is alive, as often as it asks, and says goodbye."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -40,6 +39,7 @@ class Registration:
         self._is_known = False
         self._is_leaving = False
         self._nudge = asyncio.Event()
+        self._due: asyncio.TimerHandle | None = None  # sets it when the next beat is due
 
     def beat_now(self) -> None:
         """Sends the next beat at once: something in it has changed."""
@@ -61,6 +61,7 @@ class Registration:
                 if not self._is_leaving:
                     await asyncio.sleep(_RETRY_S)
         finally:
+            self._stop_timer()
             await ring.close()
 
     async def leave(self, running: "asyncio.Task[None]") -> None:
@@ -81,11 +82,19 @@ class Registration:
 
     async def _beats(self) -> AsyncIterator[WorkerBeat]:
         while not self._is_leaving:
+            self._nudge.clear()
+            self._beat_in(self._beat_s)
             yield replace(self._beat(), term=self._term)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudge.wait(), self._beat_s)
-            if not self._is_leaving:
-                self._nudge.clear()
+            await self._nudge.wait()
+
+    def _beat_in(self, wait_s: float) -> None:
+        """From now on; the answer to a beat corrects what was set when it went out."""
+        self._stop_timer()
+        self._due = asyncio.get_running_loop().call_later(wait_s, self._nudge.set)
+
+    def _stop_timer(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
 
     def _heard(self, order: ControlOrder) -> None:
         if not self._is_known:
@@ -98,6 +107,7 @@ class Registration:
         self._term = max(self._term, order.term)
         if order.kind is OrderKind.ACK:
             self._beat_s = order.beat_s or BEAT_INTERVAL_S
+            self._beat_in(self._beat_s)
         self._on_order(order)
 
     def _lost(self, reason: str) -> None:

@@ -1,10 +1,11 @@
 """Liveness under a virtual clock."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -63,10 +64,10 @@ def test_the_more_workers_there_are_the_rarer_they_beat_and_the_longer_each_may_
 ):
     registry = Registry(clock, Pace(beats_per_s=0.5))
     registry.beat(beat_of("a"))
-    assert registry.beat_s == 2.0
+    assert registry.interval_s == 2.0
     registry.beat(beat_of("b"))
     registry.beat(beat_of("c"))
-    assert registry.beat_s == registry.interval_s == 6.0
+    assert registry.interval_s == 6.0
     clock.advance(BEAT_TIMEOUT_S + 2)
     assert registry.expire() == ()
     clock.advance(0.1)  # it was told 2 s when it was alone
@@ -77,9 +78,29 @@ def test_the_more_workers_there_are_the_rarer_they_beat_and_the_longer_each_may_
 def test_a_small_cluster_beats_at_its_own_second(registry, beat_of: BeatOf):
     for number in range(150):
         registry.beat(beat_of(f"decode-{number}"))
-    assert (registry.beat_s, registry.interval_s) == (0.0, 1.0)
+    assert (registry.wait_s("decode-0"), registry.interval_s) == (0.0, 1.0)
     registry.beat(beat_of("decode-150"))
-    assert registry.beat_s > 1.0
+    assert registry.interval_s > 1.0
+
+
+@given(st.integers(0, 5000), st.text(max_size=12), st.floats(0, 1e7))
+def test_a_worker_beats_in_its_own_slot_once_an_interval(
+    num_workers: int, worker_id: str, now_s: float
+) -> None:
+    pace = Pace()
+    interval_s, told_s = pace.interval_s(num_workers), pace.told_s(num_workers, worker_id, now_s)
+    if num_workers <= 150:
+        assert told_s == 0.0
+        return
+    assert 0.249 < told_s < min(13.76, interval_s + 0.26)
+    again_s = pace.told_s(num_workers, worker_id, now_s + told_s + 0.01)  # the way to it
+    assert again_s == pytest.approx(interval_s - 0.01, abs=1e-6)
+
+
+def test_the_beats_of_a_large_cluster_come_many_at_a_time_and_as_many_in_every_slot():
+    due = Counter(round(Pace().told_s(2000, f"decode-{number}", 0.25), 3) for number in range(2000))
+    assert len(due) == 27, "slots of half a second in 13.5 s"
+    assert max(due.values()) < 2 * 2000 / 27
 
 
 def test_a_worker_whose_stream_broke_has_the_base_timeout_whatever_the_pace(clock, beat_of: BeatOf):
