@@ -40,10 +40,10 @@ KINDS: dict[str, dict[str, object]] = {
 class Oracle:
     """A tiny random model here, and its greedy answers by transformers."""
 
-    def __init__(self, kind: str, directory: Path) -> None:
+    def __init__(self, kind: str, directory: Path, **shape: object) -> None:
         torch.manual_seed(11)
         settings = {key: value for key, value in SHAPE.items() if key != "head_dim"}
-        config = getattr(transformers, f"{kind}Config")(**{**settings, **KINDS[kind]})
+        config = getattr(transformers, f"{kind}Config")(**{**settings, **KINDS[kind], **shape})
         self.reference = transformers.AutoModelForCausalLM.from_config(config).eval()
         self.reference.save_pretrained(directory)
         self.model: Model = load(directory, ModelConfig.from_directory(directory), torch.float32)
@@ -194,6 +194,12 @@ def each_oracle(request: pytest.FixtureRequest, oracles: Callable[[str], Oracle]
 def oracle(oracles: Callable[[str], Oracle]) -> Oracle:
     """One architecture, for what does not depend on it."""
     return oracles("Qwen3")
+
+
+@pytest.fixture(scope="session")
+def deep_oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    """One with layers to read states between."""
+    return Oracle("Qwen3", tmp_path_factory.mktemp("deep"), num_hidden_layers=8)
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""An EAGLE-3 head guesses as its description says, and changes no answer."""
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from eagle_heads import ReferenceHead, Shape
+from torch import Tensor
+
+from engine.block_tables import BlockTables
+from engine.eagle_config import read_eagle
+from engine.models import Model
+from engine.models.eagle import EagleHead
+from engine.models.taps import Taps
+from engine.speculation.drafter import Wish
+from engine.speculation.eagle import EagleDrafter
+from engine.speculation.eagle_weights import load_eagle
+
+SAMPLED = {"temperature": 0.9, "top_p": 0.95, "top_k": 80}
+PENALISED = {**SAMPLED, "repetition_penalty": 1.1, "frequency_penalty": 0.1}
+
+
+class Recorder(EagleDrafter):
+    """Keeps what it was asked and what it found."""
+
+    def __init__(self, head: EagleHead, taps: Taps, kv: Tensor, vocab_size: int) -> None:
+        super().__init__(head, taps, kv, vocab_size)
+        self.found: list[tuple[list[int], int, tuple[int, ...]]] = []
+
+    def propose(self, wishes: Sequence[Wish], tables: BlockTables) -> list[tuple[int, ...]]:
+        drafts = super().propose(wishes, tables)
+        for wish, guessed in zip(wishes, drafts, strict=True):
+            self.found.append((list(wish.seq.tokens), wish.seq.drafting.first, guessed))
+        return drafts
+
+
+def guessing(model: Model, directory: Path, num_blocks: int = 256) -> tuple[Model, Recorder]:
+    """The model with taps for the head in that directory, and the head over a cache of NaN."""
+    config = read_eagle(directory)
+    assert config is not None
+    taps = Taps(config.layers_of(model.config))
+    tapped = replace(model, taps=taps)
+    head = load_eagle(directory, config, tapped, model.config.max_position_embeddings)
+    kv = torch.full(config.layer.kv_shape(num_blocks), float("nan"))
+    return tapped, Recorder(head, taps, kv, model.config.vocab_size)
+
+
+@pytest.fixture
+def guesser(deep_oracle, drive, tmp_path: Path) -> Callable[..., tuple]:
+    """Engines that guess with one random head, and its description in plain torch."""
+    reference = ReferenceHead(Shape())
+    reference.save(tmp_path / "head")
+
+    def make(**limits: int) -> tuple:
+        model, drafter = guessing(
+            deep_oracle.model, tmp_path / "head", limits.get("num_blocks", 256)
+        )
+        return drive(model, drafter, **limits), drafter, reference
+
+    return make
+
+
+def check_guesses(oracle, reference: ReferenceHead, drafter: Recorder) -> int:
+    """Each greedy guess is the description's, within the rounding of equal logits; how many."""
+    num_guesses = 0
+    longest = max((tokens for tokens, _, _ in drafter.found), key=len)
+    states: dict[tuple[int, ...], Tensor] = {}
+    for tokens, first, guessed in drafter.found:
+        key = tuple(longest if longest[: len(tokens)] == tokens else tokens)
+        if key not in states:
+            states[key] = reference.states(oracle.reference, list(key))
+        known = list(tokens)
+        for logits, token in zip(
+            reference.chain(states[key], tokens, len(guessed), first), guessed, strict=True
+        ):
+            known.append(token)
+            place = int((reference.targets == token).nonzero())
+            if place != int(logits.argmax()):
+                assert float(logits.max() - logits[place]) < 1e-4, (len(tokens), guessed)
+                break
+            num_guesses += 1
+    return num_guesses
+
+
+def test_the_heads_logits_are_those_of_its_description(
+    deep_oracle, guesser, make_request, make_prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+    whole = EagleHead.logits
+
+    def logits(head: EagleHead, states: Tensor) -> Tensor:
+        given.append(whole(head, states).clone())
+        return whole(head, states)
+
+    monkeypatch.setattr(EagleHead, "logits", logits)
+    driver, drafter, reference = guesser(max_batch_tokens=32)
+    driver.engine.add(make_request(0, make_prompt(70), 12))
+    driver.run()
+    steps, states = iter(given), None
+    for tokens, first, guessed in drafter.found:
+        assert first == 0
+        states = reference.states(deep_oracle.reference, tokens)
+        for wanted in reference.chain(states, tokens, len(guessed)):
+            found = next(steps)[0]
+            assert torch.allclose(found[reference.targets], wanted, atol=2e-4)
+            assert int(found.isfinite().sum()) == len(wanted)
+    assert next(steps, None) is None and len(given) > 20
+
+
+@pytest.mark.parametrize("style", [{}, SAMPLED, PENALISED], ids=["greedy", "drawn", "penalised"])
+def test_answers_with_a_head_are_those_without(
+    deep_oracle, drive, guesser, make_request, make_prompt, style: dict[str, float]
+) -> None:
+    requests = [make_request(i, make_prompt(7 + 13 * i), 24, seed=i, **style) for i in range(5)]
+    plain = drive(deep_oracle.model)
+    driver, drafter, _ = guesser(num_blocks=9, max_batch_tokens=40)
+    for request in requests:
+        plain.engine.add(request)
+        driver.engine.add(request)
+    assert driver.run() == plain.run()
+    assert driver.num_drafts > 60 and driver.engine.load().num_preemptions > 0
+    if not style:
+        assert plain.streams[0].tokens == deep_oracle.answer(requests[0].prompt_tokens, 24)
+
+
+def test_every_guess_of_a_mixed_and_crowded_engine_is_the_descriptions(
+    deep_oracle, guesser, make_request, make_prompt
+) -> None:
+    driver, drafter, reference = guesser(num_blocks=9, max_batch_tokens=24)
+    for i in range(5):
+        driver.engine.add(make_request(i, make_prompt(10 + 13 * i), 24))
+    driver.run()
+    assert driver.engine.load().num_preemptions > 0
+    assert check_guesses(deep_oracle, reference, drafter) > 60
+
+
+def test_a_cached_prefix_that_the_head_has_been_over_is_in_its_context(
+    deep_oracle, guesser, make_request, make_prompt
+) -> None:
+    driver, drafter, reference = guesser()
+    shared = make_prompt(70)
+    driver.engine.add(make_request(0, shared, 8))
+    driver.run()
+    assert driver.engine.add(make_request(1, shared + make_prompt(9, seed=3), 16)) == 64
+    driver.run()
+    assert {first for _, first, _ in drafter.found} == {0}
+    assert check_guesses(deep_oracle, reference, drafter) > 20
+
+
+def test_a_blocks_keys_are_not_taken_for_those_of_other_tokens(
+    deep_oracle, guesser, make_request, make_prompt
+) -> None:
+    """The pool hands blocks on: what the head left in them is of others."""
+    driver, drafter, reference = guesser(num_blocks=12, num_host_slots=40)
+    prompts = [make_prompt(100 + 9 * i, seed=i) for i in range(3)]
+    for turn in range(9):
+        driver.engine.add(make_request(turn, prompts[turn * 2 % 3], 8))
+        driver.run()
+    assert driver.engine.load().host.num_restored_tokens
+    firsts = {first for _, first, _ in drafter.found}
+    assert 0 in firsts and firsts - {0}, "blocks came back from the host without the head's"
+    assert check_guesses(deep_oracle, reference, drafter) > 100
+
+
+@pytest.mark.parametrize("length", [33, 48, 57])
+def test_behind_transferred_blocks_the_heads_context_is_what_was_computed_here(
+    deep_oracle, drive, guesser, make_request, make_prompt, length: int
+) -> None:
+    source = drive(deep_oracle.model)
+    driver, drafter, reference = guesser()
+    prompt = make_prompt(length)
+    reservation = driver.engine.reserve(make_request(5, prompt, 40))
+    source.engine.add(make_request(0, prompt, 40, prefill_only=True))
+    plan = source.engine.schedule()
+    token = source.engine.execute(plan).outputs[0].token
+    num_blocks = -(-length // 16)
+    for a, b in zip(plan.chunks[0].block_ids, reservation.block_ids[:num_blocks], strict=True):
+        driver.kv[:, b] = source.kv[:, a]
+    driver.engine.activate(5, length, (token,))
+    driver.engine.add(make_request(6, make_prompt(20), 40))
+    assert [token, *driver.run()[5]] == deep_oracle.answer(prompt, 40)
+    moved = [item for item in drafter.found if tuple(item[0][:length]) == prompt]
+    assert {first for _, first, _ in moved} == {length}
+    assert check_guesses(deep_oracle, reference, drafter) > 60
+    driver.engine.add(make_request(7, (*prompt, 9), 8))
+    driver.run()
+    assert check_guesses(deep_oracle, reference, drafter) > 70
