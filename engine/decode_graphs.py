@@ -48,6 +48,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
     batch: BatchInput  # what the graph reads
     logits: Tensor  # what it writes, [num_sequences, vocab] float32
+    states: Tensor | None  # what it leaves in the model's taps
 
 
 class DecodeGraphs:
@@ -62,6 +63,7 @@ class DecodeGraphs:
         """Capture a graph for each batch size. `max_blocks` is the widest block table."""
         self._captured: dict[int, _Captured] = {}
         self._max_blocks = max_blocks
+        self._taps = model.taps
         pool: Any = None
         for size in sorted(sizes, reverse=True):  # the largest first, so that the rest fit its pool
             captured = _capture(model, kv, padding_batch(size, max_blocks, kv.device), pool)
@@ -84,6 +86,8 @@ class DecodeGraphs:
         captured = self._captured[size]
         refill(captured.batch, batch)
         captured.graph.replay()
+        if self._taps is not None and captured.states is not None:
+            self._taps.states = captured.states[: batch.num_sequences]
         return captured.logits[: batch.num_sequences]
 
 
@@ -125,4 +129,4 @@ def _capture(model: Model, kv: Tensor, batch: BatchInput, pool: Any) -> _Capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
         logits = model.forward(batch, kv)
-    return _Captured(graph, batch, logits)
+    return _Captured(graph, batch, logits, None if model.taps is None else model.taps.take())

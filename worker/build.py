@@ -35,6 +35,7 @@ from wire.messages import Role
 from worker.commands import Pulled, Released
 from worker.config import WorkerConfig
 from worker.core import WorkerCore
+from worker.drafts import Draft
 from worker.fabric import transfer_config
 from worker.fingerprint import fingerprint
 from worker.host_tier import host_bytes, host_memory
@@ -43,7 +44,7 @@ from worker.loading import engine_blocks, load_model
 from worker.model_ranks import ModelRanks
 from worker.modelled import PacedImporter, PacedPreflight, modelled_host_memory, with_profile
 from worker.pool import Pool, open_pool
-from worker.speculation import Draft, make_speculator, read_draft
+from worker.speculation import make_speculator, read_draft
 
 _NUM_LAYER_GROUPS = 8
 

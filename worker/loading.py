@@ -17,9 +17,9 @@ from runtime.log import get_logger
 from runtime.sizes import parse_bytes
 from wire.messages import Role
 from worker.config import WorkerConfig
+from worker.drafts import Draft, DraftMemory
 from worker.model_ranks import ModelRanks
 from worker.modelled import load_modelled
-from worker.speculation import Draft
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -42,6 +42,12 @@ def load_model(
     kv_dtype = _kv_dtype(config.kv_dtype, dtype)
     served = model_config.with_context(limit)
     model = ranks.load(directory, served, dtype, device, fp8_kv=kv_dtype == FP8)
+    beside = DraftMemory(0, 0)
+    if draft is not None:
+        model, beside = draft.tapped(model), draft.memory(dtype)
+    max_batch_tokens = max(
+        replace(config, role=role).batch_tokens(device.type != "cpu") for role in Role
+    )
     plan = plan_memory(
         kv_layout(model_config, kv_dtype, num_blocks=1),
         parse_bytes(config.kv_memory),
@@ -51,14 +57,13 @@ def load_model(
         * step_workspace_bytes(
             vocab_size=model_config.vocab_size,
             widest_row=2 * model_config.intermediate_size,
-            max_batch_tokens=max(
-                replace(config, role=role).batch_tokens(device.type != "cpu") for role in Role
-            ),
+            max_batch_tokens=max_batch_tokens,
             max_num_seqs=config.max_num_seqs,
             max_drafts=config.max_drafts if config.speculate != "off" else 0,
-        ),
-        draft_block_bytes=draft.block_bytes(dtype) if draft is not None else 0,
-        draft_weights_bytes=draft.weights_bytes(dtype) if draft is not None else 0,
+        )
+        + beside.token_bytes * max_batch_tokens,
+        draft_block_bytes=beside.block_bytes,
+        draft_weights_bytes=beside.weights_bytes,
     )
     room = engine_blocks(plan) * plan.layout.block_size
     has_mirror = device.type != "cpu" and config.kv_device_path == "host"

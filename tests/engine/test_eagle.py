@@ -1,6 +1,5 @@
 """An EAGLE-3 head guesses as its description says, and changes no answer."""
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
