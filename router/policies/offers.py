@@ -8,7 +8,7 @@ from router.candidates import Candidate
 from router.outlook import Outlook, warm
 from router.policies.host_tier import with_host
 from router.policies.objectives import Objectives, phi, share
-from router.policies.policy import RequestFacts
+from router.policies.policy import Forecast, Pair, RequestFacts
 from router.policies.pulls import NO_PULL, Pull, Pulls
 from wire.block_hash import BLOCK_SIZE
 from wire.cluster import Mode
@@ -22,11 +22,13 @@ COST = itemgetter(0)
 # A worker as the one that decodes: cost, seconds a token, phi of that, tokens to pull, itself.
 _Seat = tuple[float, float, float, int, Candidate, Outlook]
 # A worker as the one that prefills: cost, seconds until it does, prefill_s, itself, what it pulls.
-_Source = tuple[float, float, float, Candidate, Outlook, Pull]
-_Times = tuple[float, float, float, float, float, float]
-# A pair before it is worth an explanation: cost, the other fields of Forecast, prefill, decode,
-# what is pulled, what of a token's time is exposed transfer, and the transfer's latency.
-Offer = tuple[float, _Times, Candidate | None, Candidate, Pull, float, float]
+_Source = tuple[float, float, float, Candidate, Pull]
+# Of the transfer: fetch_s, exposed_s, what of a token's time that is, and latency_s.
+_Transfer = tuple[float, float, float, float]
+_NO_TRANSFER: _Transfer = (0.0, 0.0, 0.0, 0.0)
+# A pair before it is worth an explanation, with cautious times: cost, prefill, decode, what is
+# pulled, queue_s, prefill_s, tpot_s, and the transfer between them.
+Offer = tuple[float, Candidate | None, Candidate, Pull, float, float, float, _Transfer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Offers:
             prefill_s = own_s + itl_s
             first_s = wait_s + outlook.path_s + prefill_s
             cost = aims.lateness(first_s) + self._price * own_s + harm + room
-            self._sources.append((cost, wait_s, prefill_s, worker, outlook, pull))
+            self._sources.append((cost, wait_s, prefill_s, worker, pull))
         if is_home:
             cost = tpot + room
             if num_seqs:
@@ -131,7 +133,7 @@ class Offers:
         """Every worker alone, and the best of both parts together."""
         offers, mode = self._locals, self._facts.mode
         if mode is Mode.DISAGGREGATED:
-            offers = [offer for offer in offers if self._is_apart(offer[3])]
+            offers = [offer for offer in offers if self._is_apart(offer[2])]
         if self._facts.num_left_tokens > 1 and mode is not Mode.AGGREGATED:
             self._seats.sort(key=COST)
             self._sources.sort(key=COST)
@@ -175,13 +177,11 @@ class Offers:
         num_steps = -(-(num_new + worker.waiting_tokens) // self._chunk)
         prefill_s = own_s + num_steps * itl_s
         cost += aims.lateness(queue_s + outlook.path_s + prefill_s) + harm
-        tpot_s /= outlook.margin  # its own prefill is over by then
-        queue_s, prefill_s = queue_s / outlook.margin, prefill_s / outlook.margin
-        ttft_s = queue_s + outlook.path_s + prefill_s
-        return (cost, (ttft_s, tpot_s, queue_s, prefill_s, 0.0, 0.0), None, worker, pull, 0.0, 0.0)
+        # Its own prefill is over by the time of which tpot_s is.
+        return (cost, None, worker, pull, queue_s, prefill_s, tpot_s, _NO_TRANSFER)
 
     def _remote(self, source: _Source, seat: _Seat) -> Offer:
-        source_cost, queue_s, prefill_s, maker, before, pull = source
+        source_cost, queue_s, prefill_s, maker, pull = source
         cost, tpot_s, tpot, num_pulled, worker, outlook = seat
         link = outlook.link
         latency_s, fetch_s = link.latency_s, link.token_s * num_pulled
@@ -198,13 +198,22 @@ class Offers:
         spread_s = exposed_s / self._answer
         tpot_s += spread_s
         cost += source_cost + phi(tpot_s / self._tpot_s) - tpot
-        queue_s, prefill_s = queue_s / before.margin, prefill_s / before.margin
-        ttft_s, tpot_s = queue_s + before.path_s + prefill_s, tpot_s / outlook.margin
-        times = (ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s)
-        return (cost, times, maker, worker, pull, spread_s / outlook.margin, latency_s)
+        transfer = (fetch_s, exposed_s, spread_s, latency_s)
+        return (cost, maker, worker, pull, queue_s, prefill_s, tpot_s, transfer)
 
     def _with_host(
         self, worker: Candidate, outlook: Outlook, num_new: int, own_s: float
     ) -> tuple[float, int]:
         num_blocks = self._host.get(worker.worker_id, 0)
         return with_host(outlook, self._num_tokens, num_new, num_blocks, own_s)
+
+
+def explained(offer: Offer) -> Pair:
+    """The pair with the times that are expected."""
+    cost, prefill, decode, pull, queue_s, prefill_s, tpot_s, transfer = offer
+    fetch_s, exposed_s, spread_s, latency_s = transfer
+    maker, margin = warm((prefill or decode).outlook), warm(decode.outlook).margin
+    queue_s, prefill_s, tpot_s = queue_s / maker.margin, prefill_s / maker.margin, tpot_s / margin
+    ttft_s = queue_s + maker.path_s + prefill_s
+    forecast = Forecast(ttft_s, tpot_s, queue_s, prefill_s, fetch_s, exposed_s, cost, pull[1])
+    return Pair(prefill, decode, forecast, pull[0], spread_s / margin, latency_s)

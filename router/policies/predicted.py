@@ -21,8 +21,8 @@ from random import Random
 from router.candidates import Candidate
 from router.outlook import warm
 from router.policies.objectives import FULL
-from router.policies.offers import COST, Offer, Offers, Weights
-from router.policies.policy import Forecast, Pair, RequestFacts
+from router.policies.offers import COST, Offer, Offers, Weights, explained
+from router.policies.policy import Pair, RequestFacts
 from router.policies.uncached_tokens import uncached_tokens
 from wire.cluster import Mode
 from wire.messages import Role
@@ -131,10 +131,7 @@ def _chosen_first(facts: RequestFacts, offers: list[Offer], rng: Random) -> Sequ
             equals = _two_of(equals, rng)
     chosen = min(equals, key=COST)
     ranked = (chosen, *(offer for offer in best if offer is not chosen))
-    return [
-        Pair(prefill, decode, Forecast(*times, cost, pull[1]), pull[0], spread_s, latency_s)
-        for cost, times, prefill, decode, pull, spread_s, latency_s in ranked
-    ]
+    return [explained(offer) for offer in ranked]
 
 
 def _two_of(offers: list[Offer], rng: Random) -> list[Offer]:
@@ -146,5 +143,5 @@ def _two_of(offers: list[Offer], rng: Random) -> list[Offer]:
 
 def _hit(facts: RequestFacts, offer: Offer) -> float:
     hit = facts.weighed_blocks
-    source = offer[2] or offer[3]
-    return hit(source.worker_id) + hit(offer[3].worker_id)
+    source = offer[1] or offer[2]
+    return hit(source.worker_id) + hit(offer[2].worker_id)
