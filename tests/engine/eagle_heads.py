@@ -123,6 +123,25 @@ class ReferenceHead:
             features = torch.cat((features, g))
         return found
 
+    def learn(self, model: torch.nn.Module, text: list[int], num_steps: int) -> None:
+        """Learns one text by heart: the token behind each position, then the one behind that
+        from its own states (training-time test, 3.2), both of a draft vocabulary that has all."""
+        states, tokens = self.states(model, text), torch.tensor(text)
+        optimiser = torch.optim.Adam(self.weights.values(), lr=0.01)
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        for _ in range(num_steps):
+            g = states[:-2] @ self.weights["fc.weight"].T
+            loss = torch.zeros(())
+            for depth in range(2):
+                g = self.layer(g[: len(g) - depth], tokens[1 + depth : -1])
+                loss = loss + functional.cross_entropy(self.own_logits(g), tokens[2 + depth :])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        for weight in self.weights.values():
+            weight.requires_grad_(requires_grad=False)
+
     def _attention(self, x: Tensor) -> Tensor:
         shape, weights, length = self.shape, self.weights, len(x)
 

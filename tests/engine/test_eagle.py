@@ -7,16 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from eagle_heads import ReferenceHead, Shape
+from timed_model import TimedModel
 from torch import Tensor
 
 from engine.block_tables import BlockTables
 from engine.eagle_config import read_eagle
+from engine.engine import Engine
 from engine.models import Model
 from engine.models.eagle import EagleHead
 from engine.models.taps import Taps
+from engine.options import EngineConfig
 from engine.speculation.drafter import Wish
 from engine.speculation.eagle import EagleDrafter
 from engine.speculation.eagle_weights import load_eagle
+from engine.speculation.speculator import Speculator
+from runtime.clock import VirtualClock
 
 SAMPLED = {"temperature": 0.9, "top_p": 0.95, "top_k": 80}
 PENALISED = {**SAMPLED, "repetition_penalty": 1.1, "frequency_penalty": 0.1}
@@ -164,26 +169,62 @@ def test_a_blocks_keys_are_not_taken_for_those_of_other_tokens(
     assert check_guesses(deep_oracle, reference, drafter) > 100
 
 
-@pytest.mark.parametrize("length", [33, 48, 57])
+@pytest.mark.parametrize("length", [41, 48])
 def test_behind_transferred_blocks_the_heads_context_is_what_was_computed_here(
     deep_oracle, drive, guesser, make_request, make_prompt, length: int
 ) -> None:
     source = drive(deep_oracle.model)
     driver, drafter, reference = guesser()
     prompt = make_prompt(length)
-    reservation = driver.engine.reserve(make_request(5, prompt, 40))
-    source.engine.add(make_request(0, prompt, 40, prefill_only=True))
+    reservation = driver.engine.reserve(make_request(5, prompt, 30))
+    source.engine.add(make_request(0, prompt, 30, prefill_only=True))
     plan = source.engine.schedule()
     token = source.engine.execute(plan).outputs[0].token
     num_blocks = -(-length // 16)
     for a, b in zip(plan.chunks[0].block_ids, reservation.block_ids[:num_blocks], strict=True):
         driver.kv[:, b] = source.kv[:, a]
     driver.engine.activate(5, length, (token,))
-    driver.engine.add(make_request(6, make_prompt(20), 40))
-    assert [token, *driver.run()[5]] == deep_oracle.answer(prompt, 40)
+    driver.engine.add(make_request(6, make_prompt(20), 12))
+    assert [token, *driver.run()[5]] == deep_oracle.answer(prompt, 30)
     moved = [item for item in drafter.found if tuple(item[0][:length]) == prompt]
     assert {first for _, first, _ in moved} == {length}
     assert check_guesses(deep_oracle, reference, drafter) > 60
     driver.engine.add(make_request(7, (*prompt, 9), 8))
     driver.run()
     assert check_guesses(deep_oracle, reference, drafter) > 70
+
+
+@pytest.mark.parametrize("style", [{}, {"temperature": 0.7}], ids=["greedy", "drawn"])
+def test_a_head_that_knows_the_text_saves_steps(
+    deep_oracle, drive, make_request, make_prompt, tmp_path: Path, style: dict[str, float]
+) -> None:
+    request = make_request(0, make_prompt(12), 48, seed=4, **style)
+    plain = drive(deep_oracle.model)
+    plain.engine.add(request)
+    answer = plain.run()[0]
+    reference = ReferenceHead(Shape(draft_vocab=320))
+    reference.learn(deep_oracle.reference, [*request.prompt_tokens, *answer], num_steps=60)
+    model, drafter = guessing(deep_oracle.model, reference.save(tmp_path / "head"))
+    driver = drive(model, drafter, max_drafts=2)
+    driver.engine.add(request)
+    assert driver.run()[0] == answer
+    assert driver.num_accepted > 0.7 * driver.num_drafts > 15
+    assert driver.num_steps < 0.6 * plain.num_steps
+
+
+def test_a_head_that_is_never_right_stops_guessing_and_goes_on_following(
+    deep_oracle, make_request, make_prompt, tmp_path: Path
+) -> None:
+    reference, clock = ReferenceHead(Shape()), VirtualClock()
+    model, drafter = guessing(deep_oracle.model, reference.save(tmp_path / "head"), 64)
+    timed = TimedModel(model, clock, lambda rows: 1.0 + 0.2 * rows)
+    config = EngineConfig(num_blocks=64, max_model_len=600)
+    kv = torch.full(model.config.kv_shape(64), float("nan"))
+    engine = Engine(timed, kv, config, clock, speculator=Speculator(drafter, 4, clock))
+    engine.add(make_request(0, make_prompt(9), 250))
+    num_drafts = num_steps = 0
+    while (plan := engine.schedule()) is not None:
+        num_drafts, num_steps = num_drafts + engine.execute(plan).num_drafts, num_steps + 1
+    assert 0 < num_drafts < 0.2 * num_steps
+    assert len(drafter.found[-1][0]) > 200, "one is tried now and then"
+    assert check_guesses(deep_oracle, reference, drafter) > 10

@@ -55,7 +55,7 @@ def specforge(directory: Path) -> Path:
 
 
 def authors(directory: Path) -> Path:
-    """A plain Llama by name, with a vocabulary of its own, and without a token table."""
+    """A plain Llama by name, with a vocabulary of its own."""
     fields = json.loads((directory / "config.json").read_text())
     fields["architectures"] = ["LlamaForCausalLM"]
     (directory / "config.json").write_text(json.dumps(fields))

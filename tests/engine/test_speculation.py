@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from timed_model import TimedModel
 
 from engine.engine import Engine
 from engine.options import EngineConfig
@@ -291,18 +292,6 @@ def test_a_draft_model_catches_up_with_a_long_prompt_a_budget_at_a_time(
 def draft_model(model, max_tokens: int = 512) -> DraftModel:
     kv = torch.full(model.config.kv_shape(256), float("nan"))
     return DraftModel(model, kv, model.config.vocab_size, max_tokens)
-
-
-class TimedModel:
-    """A model whose steps take what its tokens cost."""
-
-    def __init__(self, model, clock: VirtualClock, cost) -> None:
-        self.config, self.device = model.config, model.device
-        self._model, self._clock, self._cost = model, clock, cost
-
-    def forward(self, batch, kv, on_layers=None):
-        self._clock.advance(self._cost(batch.num_tokens))
-        return self._model.forward(batch, kv, on_layers)
 
 
 @pytest.mark.parametrize(
