@@ -60,7 +60,7 @@ class ReferenceHead:
         }
 
     def save(self, directory: Path, **config: object) -> Path:
-        """A checkpoint of SpecForge's form; a change to None leaves a field out."""
+        """A checkpoint of SpecForge's form."""
         shape = self.shape
         fields = {
             "architectures": ["LlamaForCausalLMEagle3"],
@@ -76,7 +76,11 @@ class ReferenceHead:
             "vocab_size": shape.vocab,
             "draft_vocab_size": shape.draft_vocab,
             "torch_dtype": "float32",
-            **({"target_hidden_size": shape.target_hidden} if shape.hidden != 64 else {}),
+            **(
+                {"target_hidden_size": shape.target_hidden}
+                if shape.hidden != shape.target_hidden
+                else {}
+            ),
             **shape.config,
             **config,
         }

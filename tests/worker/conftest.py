@@ -35,6 +35,7 @@ from worker.core import WorkerCore
 from worker.inbox import Inbox
 
 sys.path.append(str(Path(__file__).parent))  # for leg_runs
+sys.path.append(str(Path(__file__).parents[1] / "engine"))  # for eagle_heads
 
 SESSION = 1
 MODEL = ModelConfig(
