@@ -9,6 +9,7 @@ from typing import Protocol
 
 from control_plane.actuators.actuator import Actuator, ActuatorConflict, ActuatorRefused
 from control_plane.leadership import NotLeader
+from control_plane.lessons import Lessons
 from control_plane.observe.observer import Observer
 from control_plane.overrides import Overrides
 from control_plane.planner.config import PlannerConfig, PlannerConfigError
@@ -54,7 +55,7 @@ class AutopilotParts:
     """Whom the autopilot asks and tells. order hands a worker its flip. may_act: this process is
     the leader. leads_elsewhere: another one is, and hears the workers in its place. next_number:
     of the next decision. wall_s: seconds since 1970. serving, tell_mode: the mode that
-    gateways follow."""
+    gateways follow. lessons: what outlives this process."""
 
     observer: Observer
     actuator: Actuator
@@ -69,6 +70,7 @@ class AutopilotParts:
     modes: ModeSimulator | None = None
     serving: Callable[[], ServingMode] = ServingMode
     tell_mode: Callable[[Mode], None] = lambda mode: None
+    lessons: Lessons = field(default_factory=Lessons)
 
 
 class Autopilot:
@@ -146,7 +148,9 @@ class Autopilot:
         seen = replace(seen, mode=serving.mode if serving.epoch else None)
         self._remember(seen)
         acts = self._acts and self._parts.may_act() and not self._parts.overrides.is_paused
+        self._planner.go_on_from(self._parts.lessons.held)
         decision = self._planner.on_tick(seen, acts)
+        self._parts.lessons.held = self._planner.learned
         outcomes = await self._carry_out(decision) if acts else ()
         if acts:
             self._parts.tell_mode(decision.mode)

@@ -18,6 +18,7 @@ from control_plane.api.source import OperatorParts
 from control_plane.autopilot import Autopilot, AutopilotParts, ModeSimulator
 from control_plane.config import ControlConfig
 from control_plane.leadership import Leadership, SoleLeadership
+from control_plane.lessons import Lessons
 from control_plane.observe.observer import Observer, Seen
 from control_plane.overrides import Overrides
 from control_plane.pace import Pace
@@ -75,7 +76,7 @@ class ControlServer:
             leadership=self.leadership,
             steers=planning.stance() is Stance.ACT if planning else config.plan == "act",
         )
-        self.overrides = Overrides()
+        self.overrides, self.lessons = Overrides(), Lessons()
         self.actuator = FencedActuator(
             actuator or AdvisoryActuator(self.metrics, self.serving), self.leadership
         )
@@ -156,6 +157,7 @@ class ControlServer:
         return SharedParts(
             registry=self.registry,
             overrides=self.overrides,
+            lessons=self.lessons,
             leadership=self.leadership,
             audit=self._audit,
             decided=self._decided,
@@ -211,6 +213,7 @@ class ControlServer:
                 next_number=lambda: self.shared.next_number(),
                 serving=lambda: self.registry.serving,
                 tell_mode=self.registry.tell_mode,
+                lessons=self.lessons,
             )
 
         source = traffic_source(self._config, clock)

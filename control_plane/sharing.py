@@ -11,11 +11,12 @@ from control_plane.api.audit import AuditLog
 from control_plane.api.decisions import decision_view
 from control_plane.api.shapes import AuditEntry, DecisionView
 from control_plane.leadership import Leadership, NotLeader
+from control_plane.lessons import Lessons
 from control_plane.overrides import Overrides
 from control_plane.planning import Planning
 from control_plane.registry import Registry
 from control_plane.state.journal import Journal
-from control_plane.state.standing import Standing, merge
+from control_plane.state.standing import Standing, decode_standing, merge
 from control_plane.state.store import (
     Entry,
     Incoming,
@@ -42,6 +43,7 @@ class SharedParts:
 
     registry: Registry
     overrides: Overrides
+    lessons: Lessons
     leadership: Leadership
     audit: AuditLog
     decided: Journal[DecisionView]
@@ -53,9 +55,9 @@ class SharedState:
     """One exchange a second, and at each hint. While the store is silent this process goes on
     with what it knows, and what it has to tell waits.
 
-    The leader's pause, pin and configuration count: a change made during silence is written when
-    the store answers, also over a store that has lost its data. Whoever is no leader takes over
-    what stands there. A leader acts from when it has read the store in its term.
+    The leader's pause, pin, configuration and lessons count: a change made during silence is
+    written when the store answers, also over a store that has lost its data. Whoever is no leader
+    takes over what stands there. A leader acts from when it has read the store in its term.
     """
 
     def __init__(self, store: StateStore, parts: SharedParts, clock: Clock, ttl_s: float) -> None:
@@ -175,8 +177,8 @@ class SharedState:
         """Writes what changed here over what stands there. Raises OlderTerm."""
         for _ in range(_CONFLICT_ATTEMPTS):
             is_lost = incoming.version < self._version
-            theirs = self._base if is_lost else _standing(incoming)
-            merged = merge(self._base, self._local(), theirs)
+            theirs, mine = self._base if is_lost else _standing(incoming), self._local()
+            merged = merge(self._base, mine, theirs)
             if merged == theirs and incoming.version and not is_lost:
                 self._adopt(theirs, incoming.version)
                 return
@@ -189,7 +191,8 @@ class SharedState:
             except StandingConflict:
                 incoming = await self._exchange(Outgoing())
                 continue
-            self._adopt(merged, version)
+            self._hold(merge(mine, self._local(), merged))  # what changed meanwhile is written next
+            self._base, self._version = merged, version
             return
 
     async def _take_over(self, token: int) -> None:
@@ -208,15 +211,21 @@ class SharedState:
             overrides.paused_by,
             overrides.pin_at(self._parts.wall_s()),
             known if config == (known or self._first_config) else config,
+            self._parts.lessons.held,
         )
 
     def _adopt(self, standing: Standing, version: int) -> None:
+        self._hold(standing)
+        self._base, self._version = standing, version
+
+    def _hold(self, standing: Standing) -> None:
+        """In this process."""
         if standing != self._local():
             _log.info("shared state changed", paused_by=standing.paused_by, pin=str(standing.pin))
             self._parts.overrides.paused_by = standing.paused_by
             self._parts.overrides.set_pin(standing.pin)
             self._parts.planning.configure(standing.config or self._first_config)
-        self._base, self._version = standing, version
+            self._parts.lessons.held = standing.learned
 
     def _write_down(self, leads_elsewhere: bool) -> None:
         """What this process has decided and audited; a follower's decisions are nobody's."""
@@ -257,10 +266,7 @@ class SharedState:
 
 def _standing(incoming: Incoming) -> Standing:
     """What stands there; what this version cannot read counts as nothing."""
-    if not incoming.standing:
-        return Standing()
-    try:
-        return msgspec.json.decode(incoming.standing, type=Standing)
-    except msgspec.DecodeError as error:
-        _log.warning("the shared state cannot be read", reason=str(error))
-        return Standing()
+    standing, problem = decode_standing(incoming.standing)
+    if problem:
+        _log.warning("the shared state cannot be read", reason=problem)
+    return standing

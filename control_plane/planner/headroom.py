@@ -10,12 +10,12 @@ import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from control_plane.planner.learned import MOST_ALLOWED, Learned, LearnedPool
 from control_plane.planner.needs import Needs
 from control_plane.planner.types import Objectives, Observation
 from wire.cluster import Mode
 from wire.messages import Role
 
-_MOST = 1.6  # of what the model allows a pool
 _STEP = 1.08  # below the dead band: steady load removes nobody by it
 _SHORT_S, _LONG_S = 60.0, 600.0
 _LEAST_REQUESTS = 30
@@ -53,7 +53,7 @@ class Headroom:
 
     step_s: float = 60.0
     allowed: float = 1.0
-    _ceiling: float = _MOST
+    _ceiling: float = MOST_ALLOWED
     _missed_at_s: float = -math.inf
     _pressures: "deque[tuple[float, float]]" = field(default_factory=deque)
     _share: float = 0.0  # of the last ten minutes' requests, those that missed
@@ -61,14 +61,39 @@ class Headroom:
     _begun_at_s: float = math.inf
     _stepped_at_s: float = -math.inf
 
-    def learn(self, at_s: float, pressure: float, kept: Kept, attainment: float) -> None:
-        """pressure: of the pool as it is, by the plain model. attainment: what is aimed at."""
+    @classmethod
+    def going_on(
+        cls, step_s: float, learned: LearnedPool, at_s: float, wall_s: float
+    ) -> "Headroom":
+        """From what another planner has learned."""
+        missed = learned.missed_at_s
+        return cls(
+            step_s,
+            learned.allowed,
+            learned.ceiling,
+            at_s - max(0.0, wall_s - missed) if missed else -math.inf,
+            _share=learned.share,
+            _at_s=at_s,
+        )
+
+    def learned(self, at_s: float, wall_s: float) -> LearnedPool:
+        """As it stands."""
+        was_missed = math.isfinite(self._missed_at_s)
+        missed_at_s = max(0.0, wall_s - (at_s - self._missed_at_s)) if was_missed else 0.0
+        share = min(1.0, max(0.0, self._share))
+        return LearnedPool(self.allowed, self._ceiling, share, missed_at_s)
+
+    def learn(self, at_s: float, pressure: float, kept: Kept, attainment: float) -> bool:
+        """pressure: of the pool as it is, by the plain model. attainment: what is aimed at.
+
+        True for a step, up or down.
+        """
         self._begun_at_s = min(self._begun_at_s, at_s)
         self._pressures.append((at_s, pressure))
         while at_s - self._pressures[0][0] > _SHORT_S:
             self._pressures.popleft()
         if kept.num_requests < _LEAST_REQUESTS:
-            return
+            return False
         budget = 1 - attainment
         weight = min(1.0, max(0.0, at_s - self._at_s) / _LONG_S)
         self._share += weight * (kept.num_late / kept.num_requests - self._share)
@@ -76,44 +101,74 @@ class Headroom:
         expected = budget * kept.num_requests
         carried = sum(one for _, one in self._pressures) / len(self._pressures)
         if self._share > budget and kept.num_late > expected + _SIGMAS * math.sqrt(expected):
-            self._back_off(at_s)
-        elif self._share <= _SPENT * budget and kept.num_late <= expected:
-            self._go_on(at_s, carried)
+            return self._back_off(at_s)
+        if self._share <= _SPENT * budget and kept.num_late <= expected:
+            return self._go_on(at_s, carried)
+        return False
 
-    def _go_on(self, at_s: float, carried: float) -> None:
+    def _go_on(self, at_s: float, carried: float) -> bool:
         """One step at a time: a surge may miss later than it comes."""
         if at_s - self._missed_at_s > _RETRY_STEPS * self.step_s:
-            self._ceiling = _MOST
+            self._ceiling = MOST_ALLOWED
         is_due = at_s - max(self._begun_at_s, self._stepped_at_s) >= self.step_s
-        if is_due and math.isfinite(carried) and carried > self.allowed / _STEP:
-            self.allowed = min(self._ceiling, _STEP * min(carried, self.allowed))
-            self._stepped_at_s = at_s
+        if not (is_due and math.isfinite(carried) and carried > self.allowed / _STEP):
+            return False
+        before = self.allowed
+        self.allowed = min(self._ceiling, _STEP * min(carried, before))
+        self._stepped_at_s = at_s
+        return self.allowed != before
 
-    def _back_off(self, at_s: float) -> None:
+    def _back_off(self, at_s: float) -> bool:
         """One step at a time, as long as it goes on."""
-        if at_s - self._missed_at_s > self.step_s:
+        is_due = at_s - self._missed_at_s > self.step_s
+        if is_due:
             self.allowed = self._ceiling = max(1.0, self.allowed / _STEP)
             self._missed_at_s = at_s
+        return is_due
 
 
 class Headrooms:
-    """Both pools'. What was learned holds for one mode and one set of objectives."""
+    """Both pools'. What was learned holds for one mode and one set of objectives.
+
+    learned: as of the last step, whoever made it; None before the first one.
+    """
 
     def __init__(self) -> None:
+        self.learned: Learned | None = None
         self._learned_for: tuple[Mode, Objectives] | None = None
+        self._is_told = False  # `learned` is another planner's, and not yet taken up
         self._pools = {role: Headroom() for role in Role}
+
+    def go_on_from(self, learned: Learned | None) -> None:
+        """From the next observation of the same mode and objectives on; None: from the model alone.
+        What this one has told itself changes nothing."""
+        if learned != self.learned:
+            self.learned, self._is_told = learned, True
 
     def eased(
         self, seen: Observation, found: Needs, mode: Mode, objectives: Objectives, step_s: float
     ) -> Needs:
         """Needs as far as the pools have not shown to carry more; learns from the observation."""
-        if self._learned_for != (mode, objectives):
-            self._learned_for = mode, objectives
-            self._pools = {role: Headroom(step_s) for role in Role}
+        if self._is_told or self._learned_for != (mode, objectives):
+            self._begin(seen, mode, objectives, step_s)
+        steps = []
         for role, pool in self._pools.items():
             pressure = replace(found.of(role), observed=0.0).pressure()
-            pool.learn(seen.at_s, pressure, kept(seen, role), objectives.attainment)
+            late = kept(seen, role)
+            steps.append(pool.learn(seen.at_s, pressure, late, objectives.attainment))
+        if any(steps):
+            now = (pool.learned(seen.at_s, seen.wall_s) for pool in self._pools.values())
+            self.learned = Learned(mode, objectives, *now)
         return found.eased(*(1 / pool.allowed for pool in self._pools.values()))
+
+    def _begin(self, seen: Observation, mode: Mode, objectives: Objectives, step_s: float) -> None:
+        self._learned_for, self._is_told = (mode, objectives), False
+        self._pools = {role: Headroom(step_s) for role in Role}
+        learned = self.learned
+        if learned is not None and (learned.mode, learned.objectives) == self._learned_for:
+            for role in Role:
+                known = learned.of(role)
+                self._pools[role] = Headroom.going_on(step_s, known, seen.at_s, seen.wall_s)
 
     def inputs(self) -> tuple[tuple[str, float], ...]:
         """What a decision tells of it."""

@@ -10,6 +10,7 @@ from control_plane.planner.config import PlannerConfig
 from control_plane.planner.demand import WorkerModel
 from control_plane.planner.forecast import RateForecast
 from control_plane.planner.headroom import Headrooms
+from control_plane.planner.learned import Learned
 from control_plane.planner.needs import Growth, Needs, PoolNeed, WorkerModels, needs
 from control_plane.planner.orders import Orders
 from control_plane.planner.patience import CoolDowns, Evidence
@@ -63,6 +64,15 @@ class Planner:
     @property
     def mode(self) -> Mode:
         return self._mode
+
+    @property
+    def learned(self) -> Learned | None:
+        """What a planner after this one should know; None before there is anything."""
+        return self._headroom.learned
+
+    def go_on_from(self, learned: Learned | None) -> None:
+        """Another planner has learned it; what this one has told itself changes nothing."""
+        self._headroom.go_on_from(learned)
 
     def reconfigure(self, config: PlannerConfig) -> None:
         """From the next tick on; what is in flight stays known."""

@@ -9,10 +9,20 @@ from planner_cases import seen, traffic
 from control_plane.actuators.actuator import ActuatorRefused, PoolStatus
 from control_plane.autopilot import Autopilot, AutopilotParts, supposed_traffic
 from control_plane.config import ControlConfig
+from control_plane.lessons import Lessons
 from control_plane.overrides import Overrides, Pin
 from control_plane.planner.config import PlannerConfig
+from control_plane.planner.learned import Learned, LearnedPool
 from control_plane.planner.planner import Planner
-from control_plane.planner.types import Add, Flip, Objectives, Observation, PoolSizes, Traffic
+from control_plane.planner.types import (
+    Add,
+    Flip,
+    Objectives,
+    Observation,
+    PoolFigures,
+    PoolSizes,
+    Traffic,
+)
 from control_plane.planner_settings import read_planner_config, seed_models
 from control_plane.planning import Stance, SupposedLoad
 from runtime.clock import VirtualClock
@@ -58,7 +68,7 @@ class Cockpit:
         self.actuator = ScriptedActuator()
         self.orders: list[tuple[str, ControlOrder]] = []
         self.order_error: BatonError | None = None
-        self.overrides = Overrides()
+        self.overrides, self.lessons = Overrides(), Lessons()
         self.metrics = Metrics(CONTROL_METRICS)
         self.leads = True
         self.now: Observation = seen(0.0, 4, 4, LONG_PROMPTS)
@@ -78,6 +88,7 @@ class Cockpit:
             metrics=self.metrics,
             may_act=lambda: self.leads,
             modes=modes,  # type: ignore[arg-type]
+            lessons=self.lessons,
         )
         return Autopilot(self.planner, parts, acts)
 
@@ -97,6 +108,20 @@ class Cockpit:
 
 
 FIXED = PlannerConfig(can_scale=False)
+
+
+async def test_a_tick_goes_on_from_what_another_process_learned_and_leaves_what_it_learns() -> None:
+    cockpit = Cockpit(FIXED)
+    learned = Learned(Mode.HYBRID, FIXED.objectives, LearnedPool(1.25))
+    cockpit.lessons.held = learned
+    await cockpit.ticks(1)
+    assert cockpit.autopilot.decisions()[-1].decision.input("allowed_prefill") == 1.25
+    assert cockpit.lessons.held == learned
+    late = PoolFigures(ratio_p90=2.0, attainment=0.5, num_answers=200)
+    cockpit.now = replace(cockpit.now, prefill=late)
+    await cockpit.ticks(20)
+    left = cockpit.lessons.held.prefill
+    assert left.allowed < 1.25 and left.missed_at_s > 0, "it missed, and that is told"
 
 
 async def test_a_flip_goes_to_the_worker_as_an_order_and_its_outcome_is_kept() -> None:

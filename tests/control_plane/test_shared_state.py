@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,15 +15,19 @@ from redis.asyncio import Redis
 from control_plane.leadership import Leadership
 from control_plane.overrides import Pin
 from control_plane.planner.config import PlannerConfig
-from control_plane.planner.types import PoolSizes
+from control_plane.planner.learned import Learned, LearnedPool
+from control_plane.planner.types import Objectives, PoolSizes
+from control_plane.state.memory_store import MemoryStore
 from control_plane.state.redis_lease import RedisLeadership
 from control_plane.state.redis_store import RedisStore
-from control_plane.state.standing import Standing, merge
+from control_plane.state.standing import Standing, decode_standing, merge
 from control_plane.state.store import Entry, Kind, OlderTerm, Outgoing, StandingConflict
 from runtime.clock import SystemClock
-from wire.cluster import WorkerBeat
+from wire.cluster import Mode, WorkerBeat
 
 LEASE_S, TTL_S = 1.0, 0.6
+LEARNED = Learned(Mode.HYBRID, Objectives(), decode=LearnedPool(1.3, 1.4, 0.01, 1_700_000_000.25))
+MORE = replace(LEARNED, prefill=LearnedPool(1.2))
 BeatOf = Callable[..., WorkerBeat]
 
 
@@ -58,6 +64,7 @@ async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, bea
     async with candidate(url, "a") as a, candidate(url, "b") as b, contextlib.AsyncExitStack() as s:
         first = await s.enter_async_context(control_plane(url, workers, a))
         second = await s.enter_async_context(control_plane(url, [], b))
+        first.server.lessons.held = LEARNED
         await done(first, "pause")
         await done(first, "pin", prefill=1, decode=2)
         config = PlannerConfig(max_prefill=7)
@@ -65,12 +72,18 @@ async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, bea
         answer = await first.http.put("/api/v1/config", json={"max_prefill": 7}, headers=headers)
         assert answer.status_code == 200
         await second.until(lambda: second.plans.current == config)  # by the hint, as a follower
-        assert second.server.overrides.is_paused
+        assert second.server.overrides.is_paused and second.server.lessons.held == LEARNED
         refused = await second.act("resume")
         assert refused.status_code == 503 and "a leads" in refused.text
 
         await a.stop()
         await second.until(lambda: second.server.shared.may_act)
+        assert second.server.lessons.held == LEARNED
+        second.server.lessons.held = MORE
+        await first.until(lambda: first.server.lessons.held == MORE)
+        first.server.lessons.held = LEARNED  # of a leader that was: it counts nowhere
+        await first.until(lambda: first.server.lessons.held == MORE)
+        assert second.server.lessons.held == MORE
         assert second.server.serving(), "the workers' records were not taken over"
         status = await second.get("status")
         assert status["planner"]["pinned"]["decode"] == 2  # type: ignore[index]
@@ -94,6 +107,7 @@ async def test_an_outage_longer_than_the_records_live_is_served_through_and_reco
     async with control_plane(redis_server.url, [beat_of()]) as cluster:
         await done(cluster, "pin", prefill=1, decode=1)
         redis_server.stop()
+        cluster.server.lessons.held = LEARNED
         await done(cluster, "pause")  # an operator overrules the planner all the same
         await asyncio.sleep(2 * TTL_S)
         status = await cluster.get("status")
@@ -111,6 +125,7 @@ async def test_an_outage_longer_than_the_records_live_is_served_through_and_reco
                     await asyncio.sleep(0.02)
             assert b'"paused_by":"operator@127.0.0.1"' in incoming.standing
             assert b'"sizes":{"prefill":1,"decode":1}' in incoming.standing
+            assert decode_standing(incoming.standing)[0].learned == LEARNED
             async with asyncio.timeout(60):
                 while sum(b'"pause"' in e.content for e in incoming.entries) != 1:
                     incoming = await RedisStore(redis_server.url, "test", 1).exchange(Outgoing())
@@ -138,6 +153,7 @@ async def test_a_restarted_control_plane_finds_its_workers_and_its_pause(
     redis_server, beat_of: BeatOf
 ):
     async with control_plane(redis_server.url, [beat_of()], ttl_s=60.0) as cluster:
+        cluster.server.lessons.held = LEARNED
         await done(cluster, "pause")
         await cluster.server.shared.keep()  # the worker's record too
         held = await reader_of(redis_server.url)
@@ -147,6 +163,7 @@ async def test_a_restarted_control_plane_finds_its_workers_and_its_pause(
     await store.close()
     async with control_plane(redis_server.url, []) as again:
         assert "decode-5" in again.server.serving()
+        assert again.server.lessons.held == LEARNED
         assert again.server.overrides.is_paused
 
 
@@ -156,6 +173,49 @@ async def reader_of(url: str) -> int:
         return len(await store.workers())
     finally:
         await store.close()
+
+
+class SlowStore(MemoryStore):
+    """Writes when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_write = asyncio.Event(), asyncio.Event()
+
+    async def set_standing(self, content: bytes, seen: int, version: int, token: int) -> None:
+        self.begun.set()
+        await self.may_write.wait()
+        await super().set_standing(content, seen, version, token)
+
+
+async def test_what_changes_while_the_state_is_written_is_written_next(beat_of: BeatOf):
+    store = SlowStore()
+    cluster = OperatedCluster(store=store)
+    starting = asyncio.create_task(cluster.start([beat_of()]))
+    await store.begun.wait()
+    cluster.server.overrides.pause("ann")
+    cluster.server.lessons.held = LEARNED
+    store.may_write.set()
+    await starting
+    await cluster.server.shared.keep()
+    assert cluster.server.overrides.paused_by == "ann"
+    standing, _ = decode_standing((await store.exchange(Outgoing())).standing)
+    assert (standing.paused_by, standing.learned) == ("ann", LEARNED)
+    await cluster.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("allowed", 99.0), ("allowed", 0.2), ("share", -1), ("ceiling", "high"), ("share", None)],
+)
+def test_what_nobody_can_have_learned_is_refused_and_the_pause_beside_it_holds(
+    name: str, value: object
+):
+    content = msgspec.json.decode(msgspec.json.encode(Standing("ann", learned=LEARNED)))
+    content["learned"]["decode"][name] = value
+    standing, problem = decode_standing(msgspec.json.encode(content))
+    assert (standing.paused_by, standing.learned) == ("ann", None)
+    assert "what was learned" in problem and name in problem
 
 
 async def test_only_the_latest_term_writes_and_only_over_what_it_has_read(redis_server):
@@ -185,12 +245,13 @@ standings = st.builds(
     paused_by=st.sampled_from(["", "ann", "bob"]),
     pin=st.sampled_from([None, Pin(PoolSizes(1, 1), "ann", 1.0)]),
     config=st.sampled_from([None, PlannerConfig(), PlannerConfig(max_prefill=2)]),
+    learned=st.sampled_from([None, LEARNED, MORE]),
 )
 
 
 @given(base=standings, mine=standings, theirs=standings)
 def test_no_change_is_lost_unless_both_changed_the_same(base, mine, theirs):
     merged = merge(base, mine, theirs)
-    for name in ("paused_by", "pin", "config"):
+    for name in ("paused_by", "pin", "config", "learned"):
         values = [getattr(one, name) for one in (base, mine, theirs, merged)]
         assert values[3] == (values[1] if values[1] != values[0] else values[2])
