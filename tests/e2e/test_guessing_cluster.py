@@ -1,11 +1,16 @@
 """Two pools whose workers guess tokens answer as `transformers` does."""
 
 import asyncio
+import sys
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
+from eagle_heads import ReferenceHead, Shape
 
 from runtime.lifecycle import free_port
 
@@ -19,7 +24,7 @@ def counted(url: str, name: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lookup", "model"])
+@pytest.mark.parametrize("kind", ["lookup", "model", "head"])
 async def test_guessing_workers_answer_as_transformers_does(
     kind: str,
     model_directory: Callable[..., Any],
@@ -27,12 +32,18 @@ async def test_guessing_workers_answer_as_transformers_does(
     connect: Callable[..., Any],
     prompt_of: Callable[..., tuple[int, ...]],
     ask_exactly: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     directory = model_directory("qwen3")
     port = free_port()
-    flags = ["--speculate", kind, "--max-drafts", "3", "--metrics-port", str(port)]
-    if kind == "model":
-        flags += ["--draft-model", str(model_directory("llama3"))]
+    flags = ["--max-drafts", "3", "--metrics-port", str(port), "--speculate"]
+    if kind == "lookup":
+        flags += ["lookup"]
+    elif kind == "model":
+        flags += ["model", "--draft-model", str(model_directory("llama3"))]
+    else:
+        head = ReferenceHead(Shape(vocab=512, draft_vocab=300)).save(tmp_path / "head")
+        flags += ["model", "--draft-model", str(head)]
     cluster = await asyncio.to_thread(start_cluster, directory, *flags)
     router = await connect(cluster)
     prompts = [prompt_of(20 + index, index) * (index + 1) for index in range(8)]

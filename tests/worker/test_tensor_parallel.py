@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from eagle_heads import ReferenceHead, Shape
 from leg_runs import greedy, handed_over, run_leg
 
 import baton
@@ -74,10 +75,17 @@ def test_a_prompt_that_one_process_computed_is_continued_by_two(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guessing", ["lookup", "model"])
-def test_two_processes_check_guesses_as_one_does(alone: WorkerParts, guessing: str) -> None:
-    draft = str(DEMO) if guessing == "model" else ""
-    with build(replace(SHARED, speculate=guessing, draft_model=draft)) as shared:
+@pytest.mark.parametrize("guessing", ["lookup", "model", "head"])
+def test_two_processes_check_guesses_as_one_does(
+    alone: WorkerParts, guessing: str, tmp_path: Path
+) -> None:
+    settings = {"speculate": "lookup"}
+    if guessing == "model":
+        settings = {"speculate": "model", "draft_model": str(DEMO)}
+    elif guessing == "head":
+        head = ReferenceHead(Shape(256, 256, vocab=4096)).save(tmp_path / "head")
+        settings = {"speculate": "model", "draft_model": str(head)}
+    with build(replace(SHARED, **settings)) as shared:
         leg = StartLeg(7, request(8))
         assert run_leg(shared, leg)[0] == run_leg(alone, leg)[0]
 
