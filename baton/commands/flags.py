@@ -48,7 +48,7 @@ HELP: Mapping[str, str] = {
     "dashboard_port": "Port of the dashboard; 0: 8080, else a free one; -1: none.",
     "decode": "Decode workers to start.",
     "device": "cpu, cuda, cuda:1, or auto for cuda where there is one.",
-    "draft_model": "Directory of the small model that guesses, with --speculate model.",
+    "draft_model": "With --speculate model: directory of a small model or an EAGLE-3 head.",
     "drain_s": "Seconds that running requests may go on after SIGTERM.",
     "drain_timeout_s": "Seconds that running requests may go on after SIGTERM.",
     "move_above": "Share of the KV pool from which the longest request is moved away; 0: never.",
