@@ -1,11 +1,14 @@
 """The planner's configuration as JSON: written whole, read strictly."""
 
+import re
 from typing import Any
 
 import msgspec
 
 from control_plane.api.refusal import Refused
 from control_plane.planner.config import PlannerConfig, PlannerConfigError
+
+_NAMED = re.compile(r"Object (?:contains unknown|missing required) field `([^`]+)`")
 
 
 def read_config(body: bytes) -> PlannerConfig:
@@ -31,8 +34,11 @@ def _invalid(error: msgspec.ValidationError) -> Refused:
 
 
 def invalid_field(error: msgspec.ValidationError) -> Refused:
-    """msgspec says `Expected ... - at `$.field``; the part before is the limit."""
+    """msgspec says `Expected ... - at `$.field``; the part before is the limit. Of a field that is
+    not there, or should not be, it says `Object ... field `name` - at `$.above``."""
     limit, _, path = str(error).partition(" - at `$")
+    if named := _NAMED.match(limit):
+        path, limit = f"{path.rstrip('`')}.{named[1]}", ""
     return Refused(
         str(error), code="invalid", field=path.rstrip("`").lstrip("."), limit=limit if path else ""
     )

@@ -139,7 +139,7 @@ async def test_an_actuator_that_refuses_leaves_every_worker_as_it_was(cluster: O
     [
         ("ratio", {"prefill": 0, "decode": 0}, (400, "invalid", "prefill", "0:1 or more")),
         ("ratio", {"prefill": -1, "decode": 2}, (400, "invalid", "prefill", "Expected `int` >= 0")),
-        ("ratio", {"prefill": 1}, (400, "invalid", "", "")),
+        ("ratio", {"prefill": 1}, (400, "invalid", "decode", "")),
         ("pin", {"prefill": 4, "decode": 1}, (409, "refused", "prefill", "max_prefill = 3")),
         ("pin", {"prefill": 0, "decode": 1}, (409, "refused", "prefill", "min_prefill = 1")),
         ("add", {"role": "decode", "count": 7}, (409, "refused", "decode", "max_decode = 8")),
@@ -147,7 +147,7 @@ async def test_an_actuator_that_refuses_leaves_every_worker_as_it_was(cluster: O
         ("add", {"role": "idle"}, (400, "invalid", "role", "Invalid enum value 'idle'")),
         ("flip", {"worker_id": "nobody", "role": "decode"}, (404, "not_found", "worker_id", "")),
         ("drain", {"worker_id": "nobody"}, (404, "not_found", "worker_id", "")),
-        ("drain", {"worker_id": "decode-0", "force": 1}, (400, "invalid", "", "")),
+        ("drain", {"worker_id": "decode-0", "force": 1}, (400, "invalid", "force", "")),
         ("explode", {}, (404, "not_found", "", "")),
     ],
 )
@@ -233,6 +233,10 @@ async def test_what_if_asks_the_planner_and_touches_nothing(cluster: OperatedClu
     assert (load.requests_per_s, load.ttft_slo_s, load.tpot_slo_s) == (12.5, 0.5, 0.0)
     wrong = await cluster.http.post("/api/v1/what-if", json={**body, "cached_share": 2})
     assert error_of(wrong) == (400, "invalid", "cached_share", "Expected `float` <= 1.0")
+    for unknown in ("policy", "mode"):  # it has none: the answer is in the mode that is served
+        wrong = await cluster.http.post("/api/v1/what-if", json={**body, unknown: "sideways"})
+        assert error_of(wrong) == (400, "invalid", unknown, "")
+    assert len(cluster.plans.asked) == 1
 
 
 async def test_the_configuration_is_read_replaced_and_audited(cluster: OperatedCluster):
