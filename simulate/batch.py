@@ -14,6 +14,7 @@ from simulate.leg import Leg
 from simulate.step_log import StepLog
 from simulate.stretch import Run
 from wire.block_hash import BLOCK_SIZE
+from wire.messages import NO_HOST, HostLoad
 
 _ORDER = attrgetter("order")
 _FOREVER = 1 << 60
@@ -41,10 +42,12 @@ class Batch:
     pulled in part --row--> prefilling                   shared --> held
 
     Generated tokens of all decoding legs are counted together: grown_tokens in grown_blocks.
+    ready_s: steps begin no sooner.
     """
 
-    def __init__(self, limits: WorkerLimits, num_blocks: int) -> None:
-        self.pool = KvPool(num_blocks, limits.unit_tokens // BLOCK_SIZE)
+    def __init__(self, limits: WorkerLimits, pool: KvPool) -> None:
+        self.pool = pool
+        self.ready_s = 0.0
         self.steps = StepLog()
         self.waiting: list[Leg] = []
         self.pulled: list[Leg] = []
@@ -61,6 +64,11 @@ class Batch:
         self._num_decode_steps = 0
 
     @property
+    def host(self) -> HostLoad:
+        """The cache's second tier."""
+        return NO_HOST
+
+    @property
     def num_running(self) -> int:
         return len(self.prefilling) + len(self.decoding)
 
@@ -70,7 +78,7 @@ class Batch:
 
     def enqueue(self, leg: Leg) -> None:
         """Queues a new leg; its cached prefix is an estimate until it is admitted."""
-        leg.num_computed = self._cached_units(leg) * self.limits.unit_tokens
+        leg.num_computed = self._known_units(leg) * self.limits.unit_tokens
         self.waiting_tokens += leg.num_known - leg.num_computed
         self.waiting.append(leg)
 
@@ -91,7 +99,7 @@ class Batch:
         """References what the cache has of the leg's tokens; False: nothing."""
         leg.num_stored = self._cached_units(leg)
         leg.held = list(leg.keys[: leg.num_stored])
-        self.pool.claim(leg.held, 0, 0)
+        self.pool.claim(leg.held, 0)
         leg.num_computed = leg.num_stored * self.limits.unit_tokens
         if leg.held:
             self.held[leg.leg_id] = leg
@@ -107,9 +115,9 @@ class Batch:
         for leg in self.prefilling:
             if budget <= 0:
                 break
-            budget -= add_chunk(leg, budget, chunks)
+            budget -= self._prefill(leg, budget, chunks)
         while can_admit and budget > 0 and (admitted := self._admit(now_s)) is not None:
-            budget -= add_chunk(admitted, budget, chunks)
+            budget -= self._prefill(admitted, budget, chunks)
         return chunks
 
     def num_free_running_steps(self) -> int:
@@ -120,8 +128,12 @@ class Batch:
         room_tokens = self.pool.num_free * BLOCK_SIZE
         return max(1, min(until_finish, room_tokens // len(self.decoding)))
 
-    def decoded(self, run: Run) -> None:
-        """Its steps have each given a token to every decoding leg."""
+    def take_restored_s(self) -> float:
+        """What bringing blocks back from the host has taken since the last call."""
+        return 0.0
+
+    def decoded(self, run: Run, wait_s: float) -> None:
+        """Its steps have each given a token to every decoding leg, behind a wait for ready_s."""
         num_decodes, count = len(self.decoding), run.count
         if num_decodes:
             run.record(self.steps)
@@ -159,10 +171,9 @@ class Batch:
     def store(self, leg: Leg) -> None:
         """Offers the units that are computed since the last time to the cache."""
         num_full = min(leg.num_computed // self.limits.unit_tokens, len(leg.keys))
-        for key in leg.keys[leg.num_stored : num_full]:
-            if self.pool.store(key):
-                leg.held.append(key)
-                leg.num_private -= self.pool.unit_blocks
+        for index in range(leg.num_stored, num_full):
+            parent = leg.keys[index - 1] if index else None
+            leg.num_private -= self.pool.store(leg.keys[index], parent, leg.held)
         leg.num_stored = max(leg.num_stored, num_full)
 
     def free(self, leg: Leg, num_generated: int = 0) -> None:
@@ -176,7 +187,7 @@ class Batch:
         if num_generated:
             leg.num_computed = leg.num_known - 1
             self.store(leg)
-        self.pool.release(leg.held, leg.num_private, leaves_content=True)
+        self.pool.release(leg.held, leg.num_private, self._num_content(leg))
         leg.held, leg.num_private, leg.num_stored = [], 0, 0
 
     def num_generated(self, leg: Leg) -> int:
@@ -210,6 +221,10 @@ class Batch:
         self.pool.check_integrity(private)
         assert self._grown_blocks == -(-self._grown_tokens // BLOCK_SIZE)
         assert self.num_running <= self.limits.max_running
+
+    def _prefill(self, leg: Leg, budget: int, chunks: list[Chunk]) -> int:
+        """Appends the leg's next chunk, if there is one, and gives its size."""
+        return add_chunk(leg, budget, chunks)
 
     def _make_room(self) -> bool:
         """Preempts the latest legs until a step's new tokens fit; False when any was."""
@@ -252,12 +267,25 @@ class Batch:
         depth = self._cached_units(leg)
         num_new = leg.num_blocks - depth * pool.unit_blocks
         prefix = leg.keys[:depth]
-        if not pool.claim(prefix, num_new, spare):
+        if not pool.can_claim(prefix, num_new + spare):
             return False
+        self._keep_behind(leg, depth)
+        pool.claim(prefix, num_new)
         leg.held = list(prefix)
         leg.num_stored, leg.num_private = depth, num_new
         leg.num_computed = depth * self.limits.unit_tokens
         return True
+
+    def _known_units(self, leg: Leg) -> int:
+        """Those of its beginning that do not have to be computed."""
+        return self._cached_units(leg)
+
+    def _keep_behind(self, leg: Leg, depth: int) -> None:
+        """Before blocks are taken for a leg, of which the pool has `depth` units."""
+
+    def _num_content(self, leg: Leg) -> int:
+        """Private blocks whose content stays when the leg leaves them."""
+        return leg.num_private
 
     def _cached_units(self, leg: Leg) -> int:
         """The last token is always computed."""

@@ -40,48 +40,47 @@ class KvPool:
                 return depth
         return len(keys)
 
-    def claim(self, prefix: Sequence[int], num_new: int, spare: int) -> bool:
-        """References cached units and takes new blocks, if `spare` blocks stay beyond them."""
+    def can_claim(self, prefix: Sequence[int], num_new: int) -> bool:
+        """Whether so many blocks are free beside these cached units."""
         num_idle = sum(self._references[key] == 0 for key in prefix) * self.unit_blocks
-        if self.num_free - num_idle < num_new + spare:
-            return False
+        return self.num_free - num_idle >= num_new
+
+    def claim(self, prefix: Sequence[int], num_new: int) -> None:
+        """References cached units and takes new blocks; they have to fit."""
         for key in prefix:
-            if not self._references[key]:
-                self._num_idle -= self._idle.pop(key)
-            self._references[key] += 1
+            self._reference(key)
         self.take(num_new)
-        return True
 
     def take(self, num_new: int) -> None:
         """Takes blocks, evicting what was used longest ago; there have to be so many."""
         while self._num_free < num_new:
-            key, size = self._idle.popitem(last=False)
-            self._num_idle -= size
-            self._num_free += size
-            if key >= 0:
-                del self._references[key]
-                self._log_removal(key)
+            self._evict(next(iter(self._idle)))
         self._num_free -= num_new
 
-    def store(self, key: int) -> bool:
-        """Names `unit_blocks` private blocks; False when another leg stored the same before."""
+    def store(self, key: int, parent: int | None, held: list[int]) -> int:
+        """Names blocks of a leg, and references them; gives how many are not private any more.
+
+        parent: the key before it in the prompt. held: what the leg references. Of what another leg
+        stored before, the leg keeps its own blocks.
+        """
         if key in self._references:
-            return False
+            return 0
         self._references[key] = 1
         if key in self._removed:
             del self._removed[key]
         else:
             self._stored[key] = None
-        return True
+        held.append(key)
+        return self.unit_blocks
 
-    def release(self, held: Sequence[int], num_private: int, leaves_content: bool) -> None:
-        """Drops a leg's units and private blocks; the last unit is evicted first."""
-        if num_private and leaves_content:
+    def release(self, held: Sequence[int], num_private: int, num_content: int) -> None:
+        """Drops a leg's units and private blocks; the last unit is evicted first. num_content: of
+        the private blocks, that hold something worth keeping."""
+        if num_content:
             self._last_nameless -= 1
-            self._idle[self._last_nameless] = num_private
-            self._num_idle += num_private
-        else:
-            self._num_free += num_private
+            self._idle[self._last_nameless] = num_content
+            self._num_idle += num_content
+        self._num_free += num_private - num_content
         for key in reversed(held):
             self._references[key] -= 1
             if not self._references[key]:
@@ -114,6 +113,23 @@ class KvPool:
         )
         named = {key for key in self._idle if key >= 0}
         assert named == {key for key, count in self._references.items() if not count}
+
+    def _reference(self, key: int) -> None:
+        if not self._references[key]:
+            self._num_idle -= self._idle.pop(key)
+        self._references[key] += 1
+
+    def _evict(self, key: int) -> None:
+        """Takes what nobody references out of the cache."""
+        self._drop_idle(key)
+        if key >= 0:
+            del self._references[key]
+            self._log_removal(key)
+
+    def _drop_idle(self, key: int) -> None:
+        size = self._idle.pop(key)
+        self._num_idle -= size
+        self._num_free += size
 
     def _log_removal(self, key: int) -> None:
         if key in self._stored:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from simulate.host_slots import HostSlot
 from wire.block_hash import BLOCK_SIZE
 
 
@@ -41,6 +42,7 @@ class Leg:
     held: list[int] = field(default_factory=list)  # units that this leg references
     num_stored: int = 0  # leading units that were offered to the cache
     num_private: int = 0  # blocks outside of `held`
+    host_slots: list[HostSlot] = field(default_factory=list)  # units to come back, pinned
     was_scheduled: bool = False
     is_complete: bool = False  # all KV of a prefill leg is there
     is_lost: bool = False  # its KV is gone before it was pulled

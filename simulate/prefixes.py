@@ -21,6 +21,7 @@ class UnitPrefixMap(PrefixMap):
         return PrefixMatch(
             {worker_id: count * factor for worker_id, count in units.held.items()},
             {worker_id: count * factor for worker_id, count in units.confirmed.items()},
+            {worker_id: count * factor for worker_id, count in units.host.items()},
         )
 
 

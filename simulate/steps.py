@@ -43,6 +43,8 @@ class Steps:
         self._scatter = None if profile.scatter.is_none else StepScatter(profile.scatter, rng)
         self._expected_s = 0.0  # of the steps that have ended: where the scatter is
         self._version = 0
+        self._wait_s = 0.0  # of the step under way, for what comes back from the host
+        self._beyond_s = 0.0  # that wait without what the router adds by itself
 
     @property
     def is_idle(self) -> bool:
@@ -50,11 +52,15 @@ class Steps:
 
     def begin(self, chunks: list[Chunk]) -> None:
         """The batch's next step: these chunks, and a token of each sequence that decodes."""
-        num_decodes = len(self._batch.decoding)
-        count = 1 if chunks else self._batch.num_free_running_steps()
+        batch, now_s = self._batch, self._loop.now()
+        num_decodes = len(batch.decoding)
+        start_s, restored_s = max(now_s, batch.ready_s), batch.take_restored_s()
+        self._wait_s, self._beyond_s = start_s - now_s, start_s - now_s - restored_s
+        is_one = chunks or self._wait_s or restored_s
+        count = 1 if is_one else batch.num_free_running_steps()
         slope_s = self._profile.context_token_s * num_decodes
         step_s = self._step_s(num_decodes, chunks)
-        self._stretch = Stretch(self._loop.now(), step_s, slope_s, count, chunks)
+        self._stretch = Stretch(start_s, step_s, slope_s, count, chunks)
         if self._scatter is not None:
             self._stretch = self._scattered(self._stretch, self._scatter)
         self._plan_end(self._stretch)
@@ -149,8 +155,9 @@ class Steps:
     def _count(self, stretch: Run) -> None:
         """All steps of the stretch are done."""
         batch, count, taken_s = self._batch, stretch.count, stretch.taken_s(stretch.count)
-        self._totals.add(taken_s, count, len(batch.decoding), batch.context_tokens, stretch.chunks)
+        told_s = max(0.0, taken_s + self._beyond_s)
+        self._totals.add(told_s, count, len(batch.decoding), batch.context_tokens, stretch.chunks)
         self.busy_s += taken_s
         if isinstance(stretch, UnevenStretch):
             self._expected_s += stretch.expected_s
-        batch.decoded(stretch)
+        batch.decoded(stretch, self._wait_s)

@@ -36,7 +36,7 @@ class Stretch:
         """Of the step behind `done` ones."""
         step_s = self.base_s + self.slope_s * done
         share = (now_s - self.end_s(done)) / step_s if step_s > 0 else 0.0
-        return min(num_layers - 1, int(share * num_layers))
+        return max(0, min(num_layers - 1, int(share * num_layers)))
 
     def split(self, done: int) -> "Stretch":
         """Keeps the first `done` steps, and gives the rest."""
@@ -89,7 +89,7 @@ class UnevenStretch:
         begin_s = self.end_s(done)
         step_s = self.end_s(done + 1) - begin_s
         share = (now_s - begin_s) / step_s if step_s > 0 else 0.0
-        return min(num_layers - 1, int(share * num_layers))
+        return max(0, min(num_layers - 1, int(share * num_layers)))
 
     def split(self, done: int) -> "UnevenStretch":
         """Keeps the first `done` steps, and gives the rest."""

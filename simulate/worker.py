@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 
 from profiles.profile import Profile
-from simulate.batch import Batch, WorkerLimits
+from simulate.batch import WorkerLimits
 from simulate.chunk import Chunk
 from simulate.event_loop import EventLoop
 from simulate.intake import Intake
@@ -20,7 +20,7 @@ from simulate.leg import Leg
 from simulate.links import Links
 from simulate.listener import WorkerListener
 from simulate.steps import Steps
-from wire.block_hash import BLOCK_SIZE
+from simulate.tiered_batch import batch_of
 from wire.messages import BlockSnapshot, Role, WorkerReport
 
 
@@ -45,7 +45,7 @@ class ModelledWorker:
         self.worker_id = worker_id
         self.role = role
         self.profile = profile
-        self._batch = Batch(limits, profile.kv_tokens // BLOCK_SIZE)
+        self._batch = batch_of(profile, limits, loop.now)
         self._loop = loop
         self._listener = listener
         self._inbox: deque[tuple[Callable[[Leg], None], Leg]] = deque()
@@ -144,6 +144,7 @@ class ModelledWorker:
             num_imports=len(self._intake),
             progress=num_steps * self.profile.num_layers + layers,
             totals=totals,
+            host=batch.host,
         )
 
     def snapshot(self) -> BlockSnapshot:

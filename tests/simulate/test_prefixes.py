@@ -45,11 +45,12 @@ def test_the_map_counts_a_unit_as_its_blocks():
 def test_the_longest_unused_unit_leaves_first_and_the_router_hears_of_it():
     pool = KvPool(8, unit_blocks=2)
     for key in (1, 2, 3, 4):
-        assert pool.claim((), 2, 0) and pool.store(key)
+        pool.claim((), 2)
+        assert pool.store(key, None, []) == 2
     pool.take_event()
     for key in (1, 2, 3, 4):
-        pool.release([key], 0, leaves_content=True)
-    assert pool.claim((1,), 2, 0)  # 1 is in use again; 2 is the oldest
+        pool.release([key], 0, num_content=0)
+    pool.claim((1,), 2)  # 1 is in use again; 2 is the oldest
     event = pool.take_event()
     assert (event.stored, event.removed) == ((), (2,))
     assert [pool.match((key,)) for key in (1, 2, 3)] == [1, 0, 1]
@@ -58,6 +59,6 @@ def test_the_longest_unused_unit_leaves_first_and_the_router_hears_of_it():
 
 def test_what_does_not_fit_changes_nothing():
     pool = KvPool(4, unit_blocks=2)
-    assert not pool.claim((), 4, spare=1)
+    assert not pool.can_claim((), 5)
     assert pool.num_free == 4
     pool.check_integrity(num_private=0)

@@ -12,6 +12,7 @@ from loadtest.faults import Fault
 from loadtest.plan import Conversation, Segment, Turn, Workload
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from simulate.batch import Batch, WorkerLimits
+from simulate.kv_pool import KvPool
 from simulate.leg import Leg
 from simulate.run import simulate
 
@@ -98,7 +99,7 @@ def test_a_peer_that_does_not_give_it_makes_the_worker_compute_it(kind, ends):
 
 
 def test_what_was_evicted_meanwhile_is_refused():
-    batch = Batch(WorkerLimits(256, 8, 16), 64)
+    batch = Batch(WorkerLimits(256, 8, 16), KvPool(64, 1))
     stranger = Leg(1, "r", num_known=40, num_left=4, keys=(5, 6), is_share=True)
     assert not batch.hold(stranger)
     held = Leg(2, "r", num_known=40, num_left=4, keys=(5, 6))
