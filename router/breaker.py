@@ -19,6 +19,7 @@ class CircuitBreaker:
 
     def failed(self, worker_id: str, epoch: int, now_s: float) -> None:
         """A leg of that worker process failed by the worker's fault."""
+        self._forget_closed(now_s)
         key = (worker_id, epoch)
         failures = self._failures.setdefault(key, deque(maxlen=self._max_failures))
         while failures and now_s - failures[0] > self._window_s:
@@ -34,8 +35,10 @@ class CircuitBreaker:
         """Who gets no new legs."""
         if not self._open_until_s:
             return frozenset()
+        return frozenset(key for key, until_s in self._open_until_s.items() if now_s < until_s)
+
+    def _forget_closed(self, now_s: float) -> None:
         for key, until_s in list(self._open_until_s.items()):
             if now_s >= until_s + self._window_s:
                 del self._open_until_s[key]
                 self._failures.pop(key, None)
-        return frozenset(key for key, until_s in self._open_until_s.items() if now_s < until_s)

@@ -14,6 +14,7 @@ from router.policies.policy import RequestFacts
 from router.prospects import Prospects
 from router.recorded import (
     RecordedBreaker,
+    RecordedHomes,
     RecordedNotes,
     RecordedPlacer,
     RecordedSessions,
@@ -64,8 +65,9 @@ def _recorded(
     window_s = config.breaker_window_s
     breaker = RecordedBreaker(recorder, config.breaker_failures, window_s, window_s)
     rng, prospects = Random(config.client_id), Prospects(config.reject_ratio)
+    homes = RecordedHomes(config.session_ttl_s)
     placer = RecordedPlacer(
-        recorder, config, sessions, prefix_map, recorder, rng, breaker, prospects, tell
+        recorder, config, sessions, prefix_map, recorder, rng, breaker, prospects, tell, homes
     )
     notes = RecordedNotes(recorder, prefix_map, placer.homes, config.speculative_ttl_s)
     return Core(sessions, breaker, placer, notes, recorder)

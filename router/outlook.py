@@ -92,7 +92,11 @@ def warm(outlook: Outlook | None) -> Outlook:
 
 
 class WorkerForecast:
-    """One worker's predictors, fed by its reports and transfers. Pure: time is an argument."""
+    """One worker's predictors, fed by its reports and transfers. Pure: time is an argument.
+
+    What its pool has learned from others counts from renew() on, so that an outlook is the same
+    whenever it is asked for.
+    """
 
     def __init__(
         self,
@@ -110,6 +114,12 @@ class WorkerForecast:
         self._latency_s = link.latency_s
         self._shared = pool or self.steps
         self.step = StepUnderWay()
+        self.renew()
+
+    def renew(self) -> None:
+        """Takes over what the pool knows at this moment of paces and of a token's weight."""
+        self._pace_margin = self._shared.paces.margin
+        self._token_bytes = self._shared.token_bytes
 
     def reported(self, totals: StepTotals, now_s: float) -> None:
         self.steps.observe(totals, now_s)
@@ -172,7 +182,7 @@ class WorkerForecast:
             path_s=self._path_s,
             num_coming=num_coming,
             coming_tokens=coming_tokens,
-            pace_margin=self._shared.paces.margin,
+            pace_margin=self._pace_margin,
             host_block_s=0.0 if load.report is None else load.report.host.block_s,
             since_s=self.step.since_s,
             longest_s=self.step.longest_s,
@@ -181,7 +191,7 @@ class WorkerForecast:
     def _link_costs(self) -> LinkCosts:
         """A worker that has not pulled knows from others of its kind what a token weighs."""
         token_s, token_bytes = self._link.token_s, self._link.token_bytes
-        token_bytes = token_bytes or self._shared.token_bytes
+        token_bytes = token_bytes or self._token_bytes
         if self._best_bytes_s > 0 and token_bytes:
             token_s = token_bytes / self._best_bytes_s
         return LinkCosts(token_s, self._latency_s, self._link.tail_share, token_bytes)

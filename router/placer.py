@@ -36,6 +36,7 @@ class Placer:
         breaker: CircuitBreaker | None = None,
         prospects: Prospects | None = None,
         tell: Callable[[Placement, RequestFacts, ClusterView, str], None] | None = None,
+        homes: SessionHomes | None = None,
     ) -> None:
         """tell: hears of every placement: for which view, and of which session."""
         self._tell = tell
@@ -49,7 +50,7 @@ class Placer:
         self._prospects = prospects
         self._ordinal = 0
         self._models = ModelViews()
-        self.homes = SessionHomes(config.session_ttl_s)
+        self.homes = SessionHomes(config.session_ttl_s) if homes is None else homes
 
     def place(
         self,
@@ -101,7 +102,7 @@ class Placer:
         if terms.session:
             self.homes.ran(terms.session, placement.decode, now_s)
         expires_at_s = now_s + self._config.speculative_ttl_s
-        chosen = {placement.prefill or placement.decode, placement.decode}
+        chosen = dict.fromkeys((placement.prefill or placement.decode, placement.decode))
         self._prefix_map.speculate(chosen, request.block_hashes, expires_at_s)
         if self._tell is not None:
             self._tell(placement, facts, view, terms.session)

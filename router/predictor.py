@@ -100,7 +100,8 @@ class StepPredictor:
     """One worker's step costs. A seed that is a profile makes it warm from the start.
 
     pool: a predictor that all workers of equal hardware feed; it answers for the phase that this
-    worker has not run. Times that it gets are seconds of the router's clock.
+    worker has not run, by what it knew at this worker's last report: who asks, and when, changes
+    nothing. Times that it gets are seconds of the router's clock.
     """
 
     def __init__(self, seed: StepCosts | None = None, pool: "StepPredictor | None" = None) -> None:
@@ -119,6 +120,9 @@ class StepPredictor:
         self._at_s = 0.0
         self._share = 0.0
         self._costs: StepCosts | None = None
+        self._lent_decode: Floats | None = None  # the pool's factors, where it knows that phase
+        self._lent_prefill: Floats | None = None
+        self._borrow()
         self.paces = Paces()
         self.token_bytes = 0.0  # of a token's KV on the wire, as pulls have told it
 
@@ -152,12 +156,11 @@ class StepPredictor:
     def costs(self) -> StepCosts | None:
         """The coefficients; None while this worker and its pool are cold for either phase."""
         if self._costs is None:
-            decode = self._expert("knows_decode")
-            prefill = self._expert("knows_prefill")
+            decode = self._expert(self.knows_decode, self._lent_decode)
+            prefill = self._expert(self.knows_prefill, self._lent_prefill)
             if decode is None or prefill is None:
                 return None
-            decoding, prefilling = decode.coefficients().tolist(), prefill.coefficients().tolist()
-            self._costs = StepCosts(*decoding[:3], *prefilling[3:])
+            self._costs = StepCosts(*decode.tolist()[:3], *prefill.tolist()[3:])
         return self._costs
 
     def coefficients(self) -> Floats:
@@ -165,11 +168,14 @@ class StepPredictor:
 
     def observe(self, totals: StepTotals, now_s: float) -> None:
         """Takes a report's totals. Those of a new process, which are smaller, start afresh."""
+        self._learn_from(totals, now_s)
+        self._borrow()
+
+    def _learn_from(self, totals: StepTotals, now_s: float) -> None:
         last, self._totals = self._totals, totals
         passed_s, self._at_s = now_s - self._at_s, now_s
         if last is None or totals.num_steps < last.num_steps:
             return
-        self._costs = None
         work = _work(totals, last)
         if passed_s > 0:
             prefill_s = float(work[3:] @ self.coefficients()[3:]) if work[3] else 0.0
@@ -201,11 +207,18 @@ class StepPredictor:
         self._factors = _not_negative(self._fit, self._information)
         self._costs = None
 
-    def _expert(self, knows: str) -> "StepPredictor | None":
-        for predictor in (self, self._pool):
-            if predictor is not None and getattr(predictor, knows):
-                return predictor
-        return None
+    def _borrow(self) -> None:
+        """Takes over what the pool knows. It changes no array that it has given away."""
+        pool, self._costs = self._pool, None
+        if pool is not None:
+            self._lent_decode = pool._factors if pool.knows_decode else None
+            self._lent_prefill = pool._factors if pool.knows_prefill else None
+
+    def _expert(self, is_own: bool, lent: Floats | None) -> Floats | None:
+        """The coefficients of whoever has run the phase; None where nobody has."""
+        if is_own:
+            return self.coefficients()
+        return None if lent is None or self._pool is None else self._pool._scale * lent
 
 
 def _not_negative(fit: Floats, information: Floats) -> Floats:

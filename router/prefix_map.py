@@ -57,7 +57,7 @@ class PrefixMap:
         self._workers: dict[str, _Worker] = {}
         self._names: dict[int, str] = {}  # bit -> worker_id
         self._holders: dict[int, int] = {}  # hash -> bits of workers that hold it
-        self._guessers: dict[int, set[_Worker]] = {}  # by the first hash of what they guess
+        self._guessers: dict[int, dict[_Worker, None]] = {}  # by the first hash of what they guess
         self._now_s = -math.inf
         self._sets: dict[int, int] = {}  # each to itself
         self._tiered: dict[str, _Worker] = {}  # those that had blocks in a host tier
@@ -135,7 +135,7 @@ class PrefixMap:
             gone = worker.guesses.add(hashes, expires_at_s, self._now_s, self._max_blocks)
             if gone:
                 self._forget_roots(worker, gone)
-            self._guessers.setdefault(hashes[0], set()).add(worker)
+            self._guessers.setdefault(hashes[0], {})[worker] = None
 
     def expire(self, now_s: float) -> None:
         """The time that matches are for: guesses that have ended by then do not count."""
@@ -179,7 +179,7 @@ class PrefixMap:
     def _forget_roots(self, worker: _Worker, roots: Iterable[int]) -> None:
         for root in roots:
             guessers = self._guessers[root]
-            guessers.discard(worker)
+            guessers.pop(worker, None)
             if not guessers:
                 del self._guessers[root]
 

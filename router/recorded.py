@@ -7,8 +7,8 @@ from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
+from router.affinity import SessionHomes
 from router.breaker import CircuitBreaker
-from router.candidates import ClusterView
 from router.config import RouterConfig
 from router.load import LoadShare
 from router.placement import Placement
@@ -39,7 +39,6 @@ from router.recording import (
     Settled,
     Started,
     Swept,
-    Viewed,
 )
 from router.replica import PlacementNote, ReplicaNotes
 from router.session import LegSink, WorkerSession
@@ -201,13 +200,6 @@ class RecordedSessions(Sessions):
             with self._recorder.then(Swept):
                 super().end_idle_dropped()
 
-    def view(self) -> ClusterView:
-        """What a worker's outlook takes of others is as of the look after its last change."""
-        if self.is_viewed:
-            return super().view()
-        with self._recorder.then(Viewed):
-            return super().view()
-
     def _make_session(self, *arguments: Any) -> WorkerSession:
         return RecordedSession(self._recorder, *arguments)
 
@@ -228,14 +220,23 @@ class RecordedNotes(ReplicaNotes):
         super().__init__(*arguments)
 
     def take(self, note: PlacementNote, age_s: float, now_s: float) -> None:
-        note = replace(note, session=digest(note.session))
-        told = note.workers, tuple(note.hashes), note.session, note.home, age_s
+        told = note.workers, tuple(note.hashes), digest(note.session), note.home, age_s
         with self._recorder.then(lambda at_s: Noted(at_s, *told)):
             super().take(note, age_s, self._recorder.now())
 
 
+class RecordedHomes(SessionHomes):
+    """Sessions go by their digests, here as in a replay, which knows no others."""
+
+    def home(self, session: str, now_s: float) -> str:
+        return super().home(digest(session), now_s)
+
+    def ran(self, session: str, worker_id: str, now_s: float) -> None:
+        super().ran(digest(session), worker_id, now_s)
+
+
 class RecordedPlacer(Placer):
-    """Writes each question with its answer. Sessions go by their digests, here as in a replay."""
+    """Writes each question with its answer."""
 
     def __init__(self, recorder: Recorder, *arguments: Any) -> None:
         self._recorder = recorder
@@ -248,8 +249,6 @@ class RecordedPlacer(Placer):
         excluded: frozenset[tuple[str, int]],
         waited_s: float = 0.0,
     ) -> tuple[Placement, RequestFacts] | None:
-        terms = replace(request.terms, session=digest(request.terms.session))
-        request = replace(request, terms=terms)
         asked = request, num_sent, excluded, waited_s
         with self._recorder.pinned() as now_s:
             try:
@@ -296,7 +295,7 @@ def _question(
         request.priority,
         terms.ttft_slo_s,
         terms.tpot_slo_s,
-        terms.session,
+        digest(terms.session),
         terms.model,
         waited_s,
     )

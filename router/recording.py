@@ -46,10 +46,6 @@ class Swept(Entry, frozen=True, tag="swept"):
     """Sessions of dropped workers without legs were ended."""
 
 
-class Viewed(Entry, frozen=True, tag="viewed"):
-    """Somebody other than placement looked at the workers, so that what had changed was renewed."""
-
-
 class Opening(Entry, frozen=True, tag="opening"):
     """worker, here and below: the number of its session, in the order of their making."""
 
@@ -185,7 +181,6 @@ AnyEntry = (
     Head
     | Listed
     | Swept
-    | Viewed
     | Opening
     | FrameCame
     | Ended

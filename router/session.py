@@ -209,13 +209,16 @@ class WorkerSession:
     def answered(self, predicted_s: float, taken_s: float) -> None:
         """A first token came taken_s after its placement; its queue and prefill were predicted."""
         self.forecast.answered(predicted_s, taken_s)
+        self._changed()
 
     def exposed(self, predicted_s: float, exposed_s: float) -> None:
         """Of a pull exposed_s were exposed, of which rate and backlog explained predicted_s."""
         self.forecast.exposed(predicted_s, exposed_s)
+        self._changed()
 
     def decoded(self, predicted_s: float, taken_s: float) -> None:
-        """An answer's tokens took taken_s each; predicted_s was forecast."""
+        """An answer's tokens took taken_s each; predicted_s was forecast. All workers of the kind
+        learn of it, each with its next change."""
         self.forecast.decoded(predicted_s, taken_s)
 
     # --- liveness -----------------------------------------------------------------------------
@@ -304,6 +307,7 @@ class WorkerSession:
                 self._changed()
         elif isinstance(event, LegTransferred) and not event.failure:
             self.forecast.transferred(leg.num_tokens, event.num_bytes, event.transfer_s)
+            self._changed()
         elif isinstance(event, LegAccepted):
             self.accept_leg(event.leg_id, leg.num_tokens, event.num_cached_tokens)
         elif isinstance(event, LegFinished | LegFailed):
@@ -317,6 +321,8 @@ class WorkerSession:
         self._changed()
 
     def _changed(self) -> None:
+        """Whatever a candidate is made of may be another: nothing else of it ever changes."""
+        self.forecast.renew()
         self._candidate = None
         self._on_change()
 

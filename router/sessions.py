@@ -48,7 +48,7 @@ class Sessions:
         self._metrics = metrics
         self._prefix_map = prefix_map
         self._by_id: dict[str, WorkerSession] = {}
-        self._dropped: set[str] = set()  # not listed any more, but legs still run
+        self._dropped: dict[str, None] = {}  # not listed any more, but legs still run
         self._groups: dict[Fingerprint, int] = {}
         self._predictors: dict[int, StepPredictor] = {}  # by group, for what a worker never ran
         self._seed = profile_costs(load_profile(config.profile)) if config.profile else None
@@ -94,7 +94,7 @@ class Sessions:
         self._mode = mode
         listed = {info.worker_id for info in workers}
         for info in workers:
-            self._dropped.discard(info.worker_id)
+            self._dropped.pop(info.worker_id, None)
             known = self._by_id.get(info.worker_id)
             if known is not None and _is_same_process(known.info, info):
                 known.update(info)
@@ -102,26 +102,22 @@ class Sessions:
             if known is not None:
                 self._end(info.worker_id)
             self._open(info)
-        for worker_id in set(self._by_id) - listed - self._dropped:
-            session = self._by_id[worker_id]
-            session.update(replace(session.info, draining=True))
-            self._dropped.add(worker_id)
+        for worker_id, session in self._by_id.items():
+            if worker_id not in listed and worker_id not in self._dropped:
+                session.update(replace(session.info, draining=True))
+                self._dropped[worker_id] = None
         self.end_idle_dropped()
         self._resort()
 
     def view(self) -> ClusterView:
-        """Workers that take new legs; the same object until something changes."""
+        """Workers that take new legs; the same object until something changes. To look changes
+        nothing that another look, or a placement, sees."""
         if self._view is None:
             self._renew_pools()
             if self._links is None:
                 self._links = pair_links(session.info for session in self._by_id.values())
             self._view = self._pools.view(self._links, self._mode)
         return self._view
-
-    @property
-    def is_viewed(self) -> bool:
-        """Nothing has changed since the last view."""
-        return self._view is not None
 
     def _renew_pools(self) -> None:
         """Asks those workers alone that have changed; all of them where the pools did."""
@@ -160,7 +156,7 @@ class Sessions:
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a session, its load or the prefix map is inconsistent."""
-        assert self._dropped <= set(self._by_id), "an unknown worker counts as dropped"
+        assert self._dropped.keys() <= self._by_id.keys(), "an unknown worker counts as dropped"
         for session in self._by_id.values():
             session.load.check_integrity()
         self._prefix_map.check_integrity()
@@ -193,7 +189,7 @@ class Sessions:
 
     def _end(self, worker_id: str) -> None:
         session = self._by_id.pop(worker_id)
-        self._dropped.discard(worker_id)
+        self._dropped.pop(worker_id, None)
         self._prefix_map.remove_worker(worker_id)
         for name in ("baton_prefix_map_blocks", "baton_predictor_error_ratio"):
             self._metrics.gauge(name).remove(worker_id)

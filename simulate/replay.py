@@ -34,7 +34,6 @@ from router.recording import (
     Settled,
     Started,
     Swept,
-    Viewed,
     read_recording,
 )
 from router.replica import PlacementNote
@@ -97,7 +96,6 @@ class _Replay:
         self._acts: dict[type[AnyEntry], Callable[[Any], None]] = {
             Listed: self._listed,
             Swept: lambda entry: self._core.sessions.end_idle_dropped(),
-            Viewed: self._viewed,
             Opening: lambda entry: self._of(entry).opening(),
             FrameCame: self._frame_came,
             Ended: lambda entry: self._of(entry).ended(entry.reason),
@@ -130,9 +128,6 @@ class _Replay:
 
     def check_integrity(self) -> None:
         self._core.sessions.check_integrity()
-
-    def _viewed(self, entry: Viewed) -> None:
-        self._core.sessions.view()
 
     def _build(self, head: Head) -> Core:
         parts = Parts(open_stream=self._open_stream)

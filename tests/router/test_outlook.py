@@ -56,6 +56,7 @@ def test_a_worker_that_has_not_pulled_takes_a_tokens_weight_from_others_of_its_k
     one, other = WorkerForecast(pool=pool), WorkerForecast(pool=pool)
     other.measured(1e9)
     one.transferred(1000, 131_072_000, transfer_s=0.5)
+    other.renew()
     outlook = other.outlook(WorkerLoad())
     assert outlook is not None
     assert outlook.link.token_bytes == 131_072
@@ -134,6 +135,8 @@ def test_the_pace_of_answers_is_shared_by_workers_of_equal_hardware():
     one, other = WorkerForecast(COSTS, pool), WorkerForecast(COSTS, pool)
     for index in range(20):
         one.decoded(0.01, 0.011 if index % 2 else 0.013)
+    before = other.outlook(WorkerLoad())
+    other.renew()
     found = other.outlook(WorkerLoad())
-    assert found is not None
-    assert found.pace_margin == pytest.approx(1.3)
+    assert before is not None and found is not None
+    assert (before.pace_margin, found.pace_margin) == (1.0, pytest.approx(1.3))

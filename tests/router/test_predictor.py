@@ -103,6 +103,8 @@ def test_a_phase_that_a_worker_has_not_run_is_predicted_from_its_pool():
     feed(decode, 40, rng=Random(5), prefills=False)
     assert decode.costs() is None
     feed(prefill, 40, rng=Random(6), decodes=False)
+    assert decode.costs() is None, "it has not reported since"
+    feed(decode, 2, rng=Random(5), prefills=False)
     for predictor in (prefill, decode):
         costs = predictor.costs()
         assert costs is not None
