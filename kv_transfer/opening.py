@@ -57,6 +57,7 @@ def open_lane(
         memory=reader.memory,
         secret=reader.secret,
         config=reader.config,
+        clock=reader.clock,
     )
     failures: list[str] = []
     for name in candidates(reader.config, address, reader.host_id, reader.has_rdma):

@@ -10,6 +10,7 @@ from kv_transfer.mapping import Extent, Mapping
 from kv_transfer.memory import KVMemory
 from kv_transfer.pace import AS_IS
 from kv_transfer.plan import CopyTable, Piece
+from runtime.clock import Clock
 from wire.kv import FabricAddress, KVLayout
 
 
@@ -61,6 +62,7 @@ class LaneContext:
     memory: KVMemory
     secret: bytes
     config: TransferConfig
+    clock: Clock
 
 
 class Lane(Protocol):

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kv_transfer.errors import FailReason, TransferError
+from runtime.clock import Clock
 from runtime.settings import set_library_defaults
 
+# A thread that sleeps while bytes come is woken too often, and late.
+_LOOK_S = 0.0003
+_MOST_LOOKS = 300
 # Segments of 8 KiB, UCX's default, cost a factor of two to five.
 _OPTIONS = {"TCP_TX_SEG_SIZE": "512k", "TCP_RX_SEG_SIZE": "512k", "RNDV_THRESH": "8192"}
 # Importing ucxx sets UCX_RNDV_THRESH for the whole process where nothing stands there. With any
@@ -60,6 +64,16 @@ class UcxPort(Protocol):
 
 OpenPort = Callable[[str, bytes], UcxPort]
 """From devices, as transports.interfaces gives them, and the peer's address, empty for none."""
+
+
+def progress_until(is_enough: Callable[[], bool], port: UcxPort, clock: Clock) -> None:
+    """Moves what can be moved, and looks again for a moment until it is enough; `is_enough` is
+    true where no message is under way, so an idle port is left alone."""
+    end_s = clock.now() + _LOOK_S
+    for _ in range(_MOST_LOOKS):
+        port.progress()
+        if is_enough() or clock.now() >= end_s:
+            return
 
 
 def find_ucx() -> OpenPort:

@@ -13,7 +13,7 @@ from kv_transfer.plan import Piece, ready_blocks
 from kv_transfer.sessions import Source, checked_window
 from kv_transfer.transports.staging import Staging
 from kv_transfer.transports.ucx import MAX_MESSAGES, NUDGE_S
-from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest
+from kv_transfer.transports.ucx_port import OpenPort, UcxPort, UcxRequest, progress_until
 from runtime.clock import Clock
 
 
@@ -72,7 +72,7 @@ class UcxSession:
         """Until the connection ends, which raises TransferError."""
         while True:
             self._begin()
-            self._port.progress()
+            progress_until(self._has_to_do, self._port, self._clock)
             has_ended = self._finish()
             is_idle = not has_ended and not self._can_begin and self._port.rest()
             readable = self._poller.wait(self._fds, self._wait_s() if is_idle else 0.0)
@@ -90,6 +90,10 @@ class UcxSession:
     @property
     def _can_begin(self) -> bool:
         return bool(self._reads) and len(self._sending) < MAX_MESSAGES
+
+    def _has_to_do(self) -> bool:
+        """Something else than to wait for the messages under way."""
+        return self._can_begin or not self._sending or self._sending[0].request.is_done()
 
     def _received(self) -> Sequence[Read]:
         frames = self._channel.receive()

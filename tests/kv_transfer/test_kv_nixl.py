@@ -21,6 +21,7 @@ from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports import nixl
 from kv_transfer.transports.nixl_agent import AgentRead, NixlAgent, ReadState
+from runtime.clock import VirtualClock
 from wire.kv import FabricAddress, KVLayout
 
 LAYOUT = KVLayout(2, 8, 1, 16, 8, "float32")
@@ -79,6 +80,7 @@ def lane(monkeypatch: pytest.MonkeyPatch, nothing_is_left: None):
         memory,
         b"s",
         TransferConfig(),
+        VirtualClock(),
     )
     made = nixl.NixlLane(nixl, context)
     made.agents = agents

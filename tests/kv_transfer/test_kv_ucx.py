@@ -163,10 +163,15 @@ class Messages:
 
     def __init__(self, inner) -> None:
         self.inner, self.fd, self.address = inner, inner.fd, inner.address
-        self.is_held, self.is_closed, self.num_asked = True, False, 0
+        self.is_held, self.is_closed = True, False
+        self.asked: list[int] = []  # bytes of each message
+
+    @property
+    def num_asked(self) -> int:
+        return len(self.asked)
 
     def receive(self, buffer, tag):
-        self.num_asked += 1
+        self.asked.append(len(buffer))
         return self.inner.receive(buffer, tag)
 
     def progress(self) -> None:
@@ -181,23 +186,44 @@ class Messages:
         self.inner.close()
 
 
-def test_a_dropped_message_that_does_not_come_costs_the_port_and_no_other_pull(make_rig, until):
-    """Two pulls into places; the one is cancelled, the other asks again by another port."""
+def lane_opener(ports: "list[Messages]", num_held: int):
+    """Lanes whose ports are left here; the first ones hold their messages back."""
     from kv_transfer.transports.ucx import UcxLane
     from kv_transfer.transports.ucx_port import find_ucx
 
-    ports: list[Messages] = []
-
     def open_port(devices, peer):
         port = Messages(find_ucx()(devices, peer))
-        port.is_held = not ports  # only the first one
+        port.is_held = len(ports) < num_held
         ports.append(port)
         return port
 
+    return lambda context: UcxLane(open_port, context)
+
+
+@pytest.mark.parametrize("is_run, num_regions", [(True, [4, 4, 1]), (False, [2, 2, 2, 2, 1])])
+def test_pieces_of_a_run_that_wait_travel_two_as_one_message(make_rig, is_run, num_regions):
+    layout = KVLayout(1, 80, 2, 16, 8, "float32")
+    ports: list[Messages] = []
+    rig = make_rig(
+        transport="ucx",
+        layout=layout,
+        config=TransferConfig(piece_bytes=2 * layout.region_bytes),
+        more_transports={"ucx": lane_opener(ports, 0)},
+    )
+    blocks = list(range(9))
+    target = [*range(20, 29)] if is_run else [*range(20, 38, 2)]
+    assert rig.pull(rig.publish_whole(1, blocks, 144), target).ok
+    assert [size // layout.region_bytes for size in ports[0].asked] == num_regions
+    rig.assert_copied(blocks, target)
+
+
+def test_a_dropped_message_that_does_not_come_costs_the_port_and_no_other_pull(make_rig, until):
+    """Two pulls into places; the one is cancelled, the other asks again by another port."""
+    ports: list[Messages] = []
     rig = make_rig(
         transport="ucx",
         layout=KVLayout(1, 80, 2, 16, 8, "float32"),
-        more_transports={"ucx": lambda context: UcxLane(open_port, context)},
+        more_transports={"ucx": lane_opener(ports, 1)},
     )
     blocks = list(range(8))
     dropped, results = rig.begin(rig.publish_whole(1, blocks, 128), blocks)
