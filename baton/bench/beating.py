@@ -1,6 +1,9 @@
 """Workers that only beat: many registrations in one process, as `bench control` starts it.
 
-beating.py ADDRESS FIRST COUNT
+beating.py PORT FIRST COUNT [--apart]
+
+With --apart each has a connection of its own, to an address of the loopback of its own; without,
+one carries them all.
 """
 
 import asyncio
@@ -13,11 +16,14 @@ from wire.cluster import WorkerBeat
 from worker.registration import BEAT_INTERVAL_S, Registration
 
 
-async def main(address: str, first: int, count: int) -> None:
+async def main(port: str, first: int, count: int, is_apart: bool) -> None:
     """Workers as the product has them: they beat as often as the control plane asks."""
+
+    shared = f"127.0.0.1:{port}"
 
     async def live(number: int) -> None:
         await asyncio.sleep(BEAT_INTERVAL_S * (number - first) / count)
+        address = f"127.0.{number // 250}.{number % 250 + 1}:{port}" if is_apart else shared
         await Registration(address, "", _Reports(number), lambda order: None).run()
 
     await asyncio.gather(*(live(number) for number in range(first, first + count)))
@@ -35,5 +41,5 @@ class _Reports:
 
 
 if __name__ == "__main__":
-    address, first, count = sys.argv[1:]
-    asyncio.run(main(address, int(first), int(count)))
+    port, first, count, *how = sys.argv[1:]
+    asyncio.run(main(port, int(first), int(count), how == ["--apart"]))

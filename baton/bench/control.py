@@ -1,6 +1,7 @@
 """What the control plane costs: heartbeats of a large cluster, and the operators' status."""
 
 import asyncio
+import resource
 import subprocess
 import sys
 import time
@@ -58,29 +59,38 @@ def run(repeats: int) -> list[Row]:
     )
     status_ms = 1e3 * _cpu_s(lambda: msgspec.json.encode(status_view(facts)), repeats)
     return [
-        _row("control.beats.streams", asyncio.run(_streams_cores()), "cores", _BOUND_SHARE),
+        _row("control.beats.streams", asyncio.run(_streams_cores("")), "cores", _BOUND_SHARE),
+        _row("control.beats.hosts", asyncio.run(_streams_cores("--apart")), "cores", _BOUND_SHARE),
         _row("control.beats.registry", _cpu_s(hear, repeats), "cores", _BOUND_SHARE),
         _row("control.beats.decoded", _cpu_s(decode_and_hear, repeats), "cores", _BOUND_SHARE),
         _row("control.status", status_ms, "ms", _BOUND_STATUS_MS),
     ]
 
 
-async def _streams_cores() -> float:
+async def _streams_cores(how: str) -> float:
     """CPU time a second of this process, heard by as many registrations of other processes as
-    often as it asks them to beat. A busy host may send fewer: what one costs counts."""
+    often as it asks them to beat. A busy host may send fewer: what one costs counts.
+
+    how: "" for one connection of each process, "--apart" for one of each worker.
+    """
     log.configure("bench", level="warning")
     collect_rarely()
-    config = ControlConfig(port=0, http_port=-1, settle_s=0.0, beat_timeout_s=30.0)
+    _allow_files(2 * NUM_BEATING)
+    config = ControlConfig(
+        host="0.0.0.0",  # each address of the loopback is a host of its own
+        port=0,
+        http_port=-1,
+        settle_s=0.0,
+        beat_timeout_s=30.0,
+    )
     server = ControlServer(config, SystemClock())
     await server.start()
-    address = f"127.0.0.1:{server.port}"
     count = NUM_BEATING // _NUM_CLIENTS
+    numbers = [(str(server.port), str(first), str(count)) for first in range(0, NUM_BEATING, count)]
+    command = (sys.executable, "-m", "baton.bench.beating")
     clients = [
-        subprocess.Popen(
-            [sys.executable, "-m", "baton.bench.beating", address, str(first), str(count)],
-            stdout=subprocess.DEVNULL,
-        )
-        for first in range(0, NUM_BEATING, count)
+        subprocess.Popen([*command, *given, *([how] if how else [])], stdout=subprocess.DEVNULL)
+        for given in numbers
     ]
     try:
         async with asyncio.timeout(_START_S):
@@ -97,6 +107,12 @@ async def _streams_cores() -> float:
             client.kill()
             client.wait()
         await server.stop()
+
+
+def _allow_files(count: int) -> None:
+    """This process and its children may have that many open, where the host lets them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, count), hard), hard))
 
 
 def _num_beats(server: ControlServer) -> float:
