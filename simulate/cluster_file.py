@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from profiles.catalog import ProfileError, load_profile
+from profiles.catalog import ProfileError, load_profile, with_host_memory
 from profiles.profile import Profile
+from runtime.sizes import parse_bytes
 from simulate.errors import SimulationError
 from simulate.links import LinkClass
 from simulate.slo_class import SloClass
@@ -22,6 +23,7 @@ class _Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
     tp: int = 0
     kv_tokens: int = 0
+    host_kv_memory: str = "0"
     zone: str = ""
     usd_per_gpu_hour: float | None = None
 
@@ -114,6 +116,10 @@ def _changed(where: str, profile: Profile, pool: _Pool) -> Profile:
     usd = pool.usd_per_gpu_hour
     if usd is not None and not 0 <= usd < float("inf"):
         raise SimulationError(f"{where}: usd_per_gpu_hour {usd} is no price")
+    try:
+        profile = with_host_memory(profile, parse_bytes(pool.host_kv_memory))
+    except ValueError as error:
+        raise SimulationError(f"{where}: host_kv_memory: {error}") from error
     return replace(
         profile,
         kv_tokens=pool.kv_tokens or profile.kv_tokens,

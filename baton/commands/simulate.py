@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +23,11 @@ from loadtest.quantities import parse_duration_s
 from loadtest.result_files import write_json, write_requests
 from loadtest.slo import parse_slos
 from loadtest.terminal import listed, print_result
-from profiles.catalog import ProfileError, load_profile
+from profiles.catalog import ProfileError, load_profile, with_host_memory
+from profiles.profile import Profile
 from runtime.lifecycle import collecting_rarely
 from runtime.log import configure
+from runtime.sizes import parse_bytes
 from simulate.capacity import CapacitySearch
 from simulate.cluster_file import read_cluster_file
 from simulate.errors import SimulationError
@@ -63,6 +65,9 @@ MaxWorkersFlag = Annotated[int, typer.Option(help="Where the search for a capaci
 JobsFlag = Annotated[int, typer.Option(help="Processes of a sweep; 0: one a core.")]
 TokensFlag = Annotated[int, typer.Option(help="Tokens in one step; 0: the profile's.")]
 SeqsFlag = Annotated[int, typer.Option(help="Sequences at once in a worker; 0: the profile's.")]
+HostFlag = Annotated[
+    str, typer.Option(help="Of a worker's host, for KV that its cache evicts: 256GiB; 0: none.")
+]
 UnitFlag = Annotated[int, typer.Option(help="Tokens of one cached unit; 0: a trace's, or 16.")]
 ClusterFlag = Annotated[
     Path | None, typer.Option(help="TOML: pools, links, classes of requests; instead of --split.")
@@ -98,6 +103,7 @@ def run(
     prefill_batch_tokens: TokensFlag = 0,
     decode_batch_tokens: TokensFlag = 0,
     max_num_seqs: SeqsFlag = 0,
+    host_kv_memory: HostFlag = "0",
     unit_tokens: UnitFlag = 0,
     cluster: ClusterFlag = None,
     kill: KillFlag = [],  # noqa: B006
@@ -121,9 +127,12 @@ def run(
             raise typer.Exit(0 if run_replay(console, replay) else _EXIT_DIFFERENT)
         if recording and (sweep or capacity):
             raise SimulationError("--recording is of one run: leave --sweep and --capacity out")
-        load = LoadFlags(**flags)
+        if cluster is not None and not capacity and parse_bytes(host_kv_memory):
+            raise SimulationError("the cluster file has each pool's host_kv_memory: leave it out")
+        load, host_bytes = LoadFlags(**flags), parse_bytes(host_kv_memory)
         spec = replace(
-            _spec(split, prefill_profile or profile, decode_profile or profile, load.seed),
+            _spec(split, prefill_profile or profile, decode_profile or profile, host_bytes),
+            seed=load.seed,
             prefill_batch_tokens=prefill_batch_tokens,
             decode_batch_tokens=decode_batch_tokens,
             max_num_seqs=max_num_seqs,
@@ -137,7 +146,9 @@ def run(
         if sweep:
             _sweep(console, base, sweep, jobs, json_file)
         elif capacity:
-            _capacity(console, base, capacity, load.attain, max_workers, jobs, json_file)
+            kinds = [name.strip() for name in capacity.split(",") if name.strip()]
+            hardware = [with_host_memory(load_profile(kind), host_bytes) for kind in kinds]
+            _capacity(console, base, hardware, load.attain, max_workers, jobs, json_file)
         else:
             with collecting_rarely():
                 _one(console, base, planner, json_file, jsonl_file, html_file)
@@ -146,10 +157,14 @@ def run(
         raise typer.Exit(_EXIT_BAD_INPUT) from error
 
 
-def _spec(split: str, prefill_profile: str, decode_profile: str, seed: int) -> ClusterSpec:
+def _spec(split: str, prefill_profile: str, decode_profile: str, host_bytes: int) -> ClusterSpec:
     ((num_prefill, num_decode),) = parse_splits(split)
-    profiles = load_profile(prefill_profile), load_profile(decode_profile)
-    return ClusterSpec(num_prefill, num_decode, *profiles, seed=seed)
+    return ClusterSpec(
+        num_prefill,
+        num_decode,
+        with_host_memory(load_profile(prefill_profile), host_bytes),
+        with_host_memory(load_profile(decode_profile), host_bytes),
+    )
 
 
 def _base(
@@ -235,7 +250,7 @@ def _sweep(console: Console, base: Base, text: str, jobs: int, json_file: Path |
 def _capacity(
     console: Console,
     base: Base,
-    names: str,
+    profiles: Sequence[Profile],
     attain: float,
     max_workers: int,
     jobs: int,
@@ -244,7 +259,6 @@ def _capacity(
     if not base.slos:
         raise SimulationError("--capacity needs an --slo to meet")
     base = replace(base, spec=replace(base.spec, pools=(), links=()))  # it chooses the workers
-    profiles = [load_profile(name.strip()) for name in names.split(",") if name.strip()]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("simulations", total=None)
         search = CapacitySearch(base, attain, max_workers, jobs, lambda _: progress.advance(task))
