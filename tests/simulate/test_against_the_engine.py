@@ -7,14 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modelled_config import model_config
 from toy_cluster import make_profile, make_spec, make_workload
 
-from engine.config import ModelConfig
 from engine.engine import Engine
 from engine.kv_cache import allocate_kv, kv_layout
-from engine.modelled.model import ModelledModel, small_kv
+from engine.modelled.model import ModelledModel
 from engine.options import EngineConfig
-from engine.rope_config import RopeConfig
 from engine.sequence import EngineRequest
 from profiles.scatter import Scatter
 from runtime.clock import VirtualClock
@@ -25,31 +24,6 @@ from wire.messages import SamplingParams
 PROFILE = make_profile(kv_tokens=1 << 16, max_num_seqs=6, decode_batch_tokens=200)
 # One level for good, so that it does not matter how many steps of a run were drawn in vain.
 UNEVEN = replace(PROFILE, scatter=Scatter((0.5, 0.8, 1.7), (0.6, 1.4), kept=1.0, lasts_s=1e9))
-
-
-def model_config():
-    return small_kv(
-        ModelConfig(
-            architecture="modelled",
-            num_layers=1,
-            hidden_size=1,
-            num_heads=1,
-            num_kv_heads=1,
-            head_dim=2,
-            intermediate_size=1,
-            vocab_size=1 << 16,
-            rope=RopeConfig(theta=1e4),
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=True,
-            qk_norm=False,
-            qkv_bias=False,
-            o_bias=False,
-            mlp_bias=False,
-            layer_windows=(None,),
-            max_position_embeddings=1 << 16,
-            dtype=torch.bfloat16,
-        )
-    )
 
 
 def engine_times(requests, profile):
@@ -68,7 +42,7 @@ def engine_times(requests, profile):
             clock.advance(pending[0][1][0] - clock.now())
         while pending and pending[0][1][0] <= clock.now() + 1e-12:
             index, (_, num_input, num_output) = pending.pop(0)
-            prompt = tuple(1 + (index * 7919 + i) % 60000 for i in range(num_input))
+            prompt = tuple(1 + (index * 7919 + i) % 1000 for i in range(num_input))
             sampling = SamplingParams(temperature=0, max_tokens=num_output, ignore_eos=True)
             hashes = tuple(block_hashes(prompt))
             engine.add(EngineRequest(index, prompt, sampling, hashes))
