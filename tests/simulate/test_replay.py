@@ -1,6 +1,7 @@
 """A recorded router's placements, made again offline: the same, or the difference is named."""
 
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -8,6 +9,10 @@ from toy_cluster import make_profile, make_spec, make_workload
 
 from loadtest.faults import parse_fault
 from loadtest.order import Order, plan_workload
+from router.candidates import Candidate, ClusterView
+from router.config import RouterConfig
+from router.prefix_map import PrefixMap
+from router.recorded import RecordedHomes, RecordedNotes, RecordedPlacer, Recorder
 from router.recording import (
     Head,
     Outcome,
@@ -17,10 +22,13 @@ from router.recording import (
     Swept,
     read_recording,
 )
+from router.replica import PlacementNote
+from runtime.clock import VirtualClock
 from simulate.errors import SimulationError
 from simulate.replay import replay, replay_entries
 from simulate.run import simulate
 from simulate.strategies import STRATEGIES
+from wire.messages import GenerateRequest, RequestTerms, Role, SamplingParams
 
 FAULTS = tuple(
     parse_fault(kind, text)
@@ -100,6 +108,34 @@ def test_a_recording_has_neither_prompts_nor_answers_nor_sessions(tmp_path):
     assert frames
     head = path.read_text().partition("\n")[0]
     assert "cluster_token" not in head and "redis_url" not in head
+
+
+class TwoWorkers:
+    """What a placer may choose among."""
+
+    def view(self):
+        names = ("d0", "d1")
+        return ClusterView(decode=tuple(Candidate(n, 1, Role.DECODE, 0, 0, 0, 99) for n in names))
+
+
+def test_replicas_tell_each_other_sessions_by_their_own_names_and_no_recording_has_them(tmp_path):
+    path, heard, clock = tmp_path / "run.jsonl", [], VirtualClock()
+    config = RouterConfig("", "x", recording=str(path))
+    recorder, prefix_map = Recorder(config, clock), PrefixMap(100)
+    for name in ("d0", "d1"):
+        prefix_map.add_worker(name)
+    tell, homes = lambda *told: heard.append(told[-1]), RecordedHomes(60.0)
+    more = None, None, tell, homes
+    placer = RecordedPlacer(recorder, config, TwoWorkers(), prefix_map, recorder, Random(0), *more)
+    notes = RecordedNotes(recorder, prefix_map, homes, 2.0)
+    notes.take(PlacementNote((), (), "ann", "d1", {}), 0.0, 0.0)
+    terms = RequestTerms(session="ann")
+    for _ in range(8):
+        request = GenerateRequest("r", (1,) * 50, SamplingParams(), (), terms=terms)
+        placement, _ = placer.place(request, 0, frozenset())
+        assert placement.decode == "d1"
+    recorder.close()
+    assert heard == ["ann"] * 8 and "ann" not in path.read_text()
 
 
 def test_a_cut_off_last_line_is_left_out(tmp_path):
