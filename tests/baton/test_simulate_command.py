@@ -78,6 +78,8 @@ def test_a_capacity_says_how_many_of_each_kind_and_which_is_cheapest(
         (["--rate", "-3"], "rate"),
         (["--slo", "latency:3"], "latency:3"),
         (["--unit-tokens", "40"], "multiple of 16"),
+        (["--host-kv-memory", "much"], "'much' is not a size"),
+        (["--host-kv-memory", "1GiB", "--cluster", "c.toml"], "each pool's host_kv_memory"),
         (["--capacity", "qwen3-0.6b@h100"], "needs an --slo"),
     ],
 )

@@ -1,10 +1,17 @@
 """Profiles: their arithmetic, their names, and files that cannot be used."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from profiles.catalog import ProfileError, known_profiles, load_profile, measured_profiles
+from profiles.catalog import (
+    ProfileError,
+    known_profiles,
+    load_profile,
+    measured_profiles,
+    with_host_memory,
+)
 
 
 def test_the_named_hardware_is_there():
@@ -36,6 +43,18 @@ def test_more_gpus_are_faster_and_hold_more():
     assert four.step_s < two.step_s and four.prefill_token_s < two.prefill_token_s
     assert four.kv_tokens > 2 * two.kv_tokens
     assert four.usd_per_hour == 2 * two.usd_per_hour
+
+
+def test_a_host_holds_what_its_memory_has_room_for_where_its_speed_is_known():
+    profile = with_host_memory(load_profile("llama-3.1-8b@h200"), 64 << 30)
+    assert profile.host_kv_tokens == (64 << 30) // 131072
+    assert profile.host_copy_s(16) == pytest.approx(16 * 131072 / (0.8 * 64e9))
+    assert with_host_memory(profile, 0) is profile
+    slow = replace(profile, host_bytes_per_s=0.0)
+    with pytest.raises(ProfileError, match="needs the profile's host_bytes_per_s"):
+        with_host_memory(slow, 64 << 30)
+    with pytest.raises(ProfileError, match="5 bytes of host memory"):
+        with_host_memory(profile, 5)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ def test_pools_links_prices_and_classes_are_those_of_the_file(tmp_path):
         ('role = "prefill"', 'role = "both"', "both"),
         ("llama-3.1-8b@h100", "llama-9@h100", "pool 1: 'llama-9@h100' is no profile"),
         ("kv_tokens = 100000", "kv_tokens = 7", "pool 2: kv_tokens 7 is not within 16"),
+        (
+            "kv_tokens = 100000",
+            'host_kv_memory = "much"',
+            "pool 2: host_kv_memory: 'much'",
+        ),
+        ("kv_tokens = 100000", 'host_kv_memory = "9"', "9 bytes of host memory, a token's KV has"),
         ('zones = ["a", "b"]', 'zones = ["a", "c"]', "link 1: no pool is in zone c"),
         ("gbit_per_s = 10", "gbit_per_s = 0", "link 1: 0"),
         ("share = 0.5", "share = 0.9", "add up to 1.4"),
