@@ -5,8 +5,8 @@
 For each split and seed (a part of the trace) the capacity is the greatest rate at which 90 % of the
 requests meet both objectives, as baton.bench.goodput finds it. At shares of it the same requests
 are sent with hedging off and on: to equal workers, to some of which one prefill worker takes twice
-the time for everything, and to equal ones whose steps scatter. What is in the output file is not
-run again. Prints the table of docs/routing.md.
+the time for everything, and to equal ones of which a prefill worker stands still for 2 s every half
+minute. What is in the output file is not run again. Prints the table of docs/routing.md.
 """
 
 import argparse
@@ -16,17 +16,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
-from math import exp
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import NormalDist, mean
+from statistics import mean
 
 import numpy as np
 
 from baton.bench.goodput import PROFILE, Case, greatest_rate, is_met, trace_part
+from loadtest.faults import parse_fault
 from profiles.catalog import load_profile
 from profiles.profile import Profile
-from profiles.scatter import Scatter
+from runtime.log import configure
 from runtime.metrics import GATEWAY_METRICS, Metrics
 from simulate.run import simulate
 from simulate.spec import ClusterSpec, PoolSpec
@@ -35,11 +35,10 @@ from wire.messages import Role
 SPLITS = ((2, 2), (4, 4))
 SHARES = (0.7, 0.9, 1.0)
 HEDGES = (0.0, 1.0, 2.0)  # 0: off
-KINDS = ("equal", "one slow", "scatter")
+KINDS = ("equal", "one slow", "stalls")
 _TPOT_MS, _GBPS, _WINDOW_S = 30.0, 100.0, 180.0
 _HALVINGS = 7
-_SIGMA = 0.3  # of the logarithm of a scattered step's factor
-_NUM_FACTORS = 50
+_STALLS = tuple(parse_fault("freeze", f"prefill@{at_s}s+2s") for at_s in range(15, 180, 30))
 _HEAD = (
     "| workers | split | load | hedge | goodput/s | met | TTFT p50, s | p99, s | work "
     "| placed twice | won |",
@@ -111,8 +110,6 @@ def _spec(run: Run) -> ClusterSpec:
             PoolSpec(Role.PREFILL, num_prefill - 1, profile),
             PoolSpec(Role.DECODE, num_decode, profile),
         )
-    elif run.kind == "scatter":
-        profile = replace(profile, scatter=_lognormal_scatter())
     return ClusterSpec(
         *run.split,
         profile,
@@ -122,6 +119,7 @@ def _spec(run: Run) -> ClusterSpec:
         seed=run.seed,
         hedge=run.hedge,
         pools=pools,
+        faults=_STALLS if run.kind == "stalls" else (),
     )
 
 
@@ -135,14 +133,6 @@ def _half_as_fast(profile: Profile) -> Profile:
         prefill_token_s=2 * profile.prefill_token_s,
         prefill_pair_s=2 * profile.prefill_pair_s,
     )
-
-
-def _lognormal_scatter() -> Scatter:
-    """Half of the steps are at their worker's level of the last 10 s, the others anywhere."""
-    shares = [(place + 0.5) / _NUM_FACTORS for place in range(_NUM_FACTORS)]
-    factors = [exp(_SIGMA * NormalDist().inv_cdf(share)) for share in shares]
-    table = tuple(factor / mean(factors) for factor in factors)
-    return Scatter(table, table, kept=0.5, lasts_s=10.0)
 
 
 class Ledger:
@@ -216,14 +206,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("hedging.jsonl"))
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)))
     given = parser.parse_args()
+    kinds, shares = given.kinds.split(","), [float(share) for share in given.shares.split(",")]
+    configure("bench", level="error")
     rates = capacities(given.trace, given.seeds, given.jobs)
     for (split, seed), rate in rates.items():
         print(f"capacity of {split[0]}:{split[1]}, seed {seed}: {rate:.2f}/s", flush=True)
     runs = [
         Run(split, kind, seed, share, hedge, rate)
         for kind, ((split, seed), rate), share, hedge in product(
-            KINDS, rates.items(), SHARES, HEDGES
+            kinds, rates.items(), shares, HEDGES
         )
     ]
     found = Ledger(given.out, given.trace, given.jobs).run(runs)
