@@ -131,14 +131,17 @@ class Channel:
         except OSError as error:
             raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
 
-    def receive(self) -> list[Frame]:
-        """The frames that are here, none when there is no whole one; never waits.
+    def receive(self, *, waits: bool = False) -> list[Frame]:
+        """The frames that are here, none when there is no whole one. waits: until the peer sends
+        something or ends, in the system call that takes it; else never.
 
         Raises TransferError (PEER_LOST, MALFORMED).
         """
         frames, self._waiting = self._waiting, []
+        if waits and isinstance(self.sock, TlsSocket):
+            wait_readable([self.fd], None)
         try:
-            data = self.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            data = self.sock.recv(_RECEIVE_BYTES, 0 if waits else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return frames
         except ssl.SSLError as error:  # such as a certificate that the other side refuses

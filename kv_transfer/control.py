@@ -218,6 +218,8 @@ class FrameBuffer:
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes. Raises TransferError (MALFORMED)."""
         rest = self._bytes
+        if not rest and self._is_one_frame(data):
+            return [_decode(memoryview(data)[_LENGTH.size :])]
         rest += data
         frames: list[Frame] = []
         start = 0
@@ -226,6 +228,11 @@ class FrameBuffer:
             start = end
         del rest[:start]
         return frames
+
+    def _is_one_frame(self, data: bytes) -> bool:
+        """Which need not be kept for what follows."""
+        size = len(data) - _LENGTH.size
+        return 0 <= size <= self.max_bytes and _LENGTH.unpack_from(data)[0] == size
 
     def _end(self, start: int) -> int:
         """Where the frame ends that begins at `start`, at least."""
@@ -237,7 +244,7 @@ class FrameBuffer:
         return start + _LENGTH.size + int(length)
 
 
-def _decode(body: bytearray) -> Frame:
+def _decode(body: bytearray | memoryview) -> Frame:
     try:
         return _DECODER.decode(body)
     except msgspec.MsgspecError as error:

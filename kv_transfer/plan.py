@@ -40,6 +40,8 @@ class Watermark:
 def ready_blocks(mark: Watermark, layout: KVLayout, num_tokens: int) -> list[int]:
     """Per layer, blocks of a prompt of `num_tokens` that can be read."""
     num_layers, size = layout.num_layers, layout.block_size
+    if mark.full_tokens >= num_tokens:
+        return [-(-num_tokens // size)] * num_layers
     return [mark.ready_blocks(layer, num_tokens, size) for layer in range(num_layers)]
 
 
@@ -70,7 +72,8 @@ class Cursor:
     def __init__(self, piece: Piece) -> None:
         self._piece = piece
         self._next = [piece.first_index] * (piece.end_layer - piece.first_layer)
-        self.num_left = max(0, piece.num_regions)
+        self._num_regions = piece.num_regions
+        self.num_left = max(0, self._num_regions)
 
     def take(self, ready_blocks: Sequence[int], max_regions: int) -> Piece | None:
         """The next readable piece of at most `max_regions` regions; None when there is none.
@@ -78,6 +81,9 @@ class Cursor:
         ready_blocks: per layer of the cache, blocks that can be read.
         """
         base, end = self._piece.first_layer, self._piece.end_index
+        is_fresh = 0 < self._num_regions == self.num_left <= max_regions
+        if is_fresh and min(ready_blocks[base : self._piece.end_layer]) >= end:
+            return self._all()
         for layer in range(base, self._piece.end_layer):
             start, stop = self._next[layer - base], min(ready_blocks[layer], end)
             if start < stop:
@@ -96,6 +102,9 @@ class Cursor:
 
     def accept(self, piece: Piece) -> bool:
         """Takes exactly `piece`; False if that is not what comes next."""
+        if 0 < self._num_regions == self.num_left and piece == self._piece:
+            self._all()
+            return True
         base = self._piece.first_layer
         if not (base <= piece.first_layer < piece.end_layer <= self._piece.end_layer):
             return False
@@ -120,6 +129,12 @@ class Cursor:
         ):
             last += 1
         return last
+
+    def _all(self) -> Piece:
+        """Nothing is taken, and all is."""
+        self._next = [self._piece.end_index] * len(self._next)
+        self.num_left = 0
+        return self._piece
 
     def _advance(self, piece: Piece) -> None:
         base = self._piece.first_layer
@@ -166,7 +181,7 @@ def _runs(pairs: CopyTable) -> CopyTable:
 
 def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of the piece in one pool, in order, neighbours joined."""
-    size, step = layout.region_bytes, layout.num_blocks * layout.region_bytes
+    size = layout.region_bytes
     runs: list[tuple[int, int]] = []
     first = end = -1  # of the run that grows
     for block in blocks[piece.first_index : piece.end_index]:
@@ -179,5 +194,5 @@ def extents(piece: Piece, layout: KVLayout, blocks: Sequence[int]) -> Iterator[t
         runs.append((first * size, (end - first) * size))
     if piece.end_layer == 1:
         return iter(runs)
-    layers = range(piece.first_layer, piece.end_layer)
+    layers, step = range(piece.first_layer, piece.end_layer), layout.num_blocks * size
     return iter([(layer * step + start, length) for layer in layers for start, length in runs])

@@ -7,11 +7,9 @@ and the bytes of a piece, layer by layer, and holds back what prefill has not co
 import socket
 import struct
 from collections import deque
-from itertools import islice
 
 import numpy as np
 
-from kv_transfer.channel import wait_writable
 from kv_transfer.control import Read
 from kv_transfer.dial import dial
 from kv_transfer.errors import FailReason, TransferError
@@ -21,39 +19,15 @@ from kv_transfer.pace import AS_IS
 from kv_transfer.plan import Cursor, Piece
 from kv_transfer.tls import TlsSocket
 from kv_transfer.transport import LaneContext, Moved, ReadOp
+from kv_transfer.transports.small_reads import SmallReads
+from kv_transfer.transports.views import consume, first_views
 
-MAX_VIEWS = 256  # of one system call; the kernel allows 1,024
 HEADER = struct.Struct("<QIIIIQ")  # ticket, first_layer, end_layer, first_index, end_index, bytes
 _AT_ONCE_BYTES = 4 << 20  # of a payload in one system call
 _WAIT_BYTES = 1 << 20  # a call for so many stays in the kernel until they are here, or
 _WAIT_S = 0.002  # for so long, which the kernel rounds up to its tick
 _SINK_BYTES = 1 << 18
 _AHEAD_BYTES = 1 << 14  # a larger one is copied for longer than a system call takes
-
-
-def send_views(sock: socket.socket | TlsSocket, views: deque[memoryview], stall_s: float) -> None:
-    """Sends all of `views`: the kernel waits for room, for as long as the channel's calls may
-    wait, and wakes nobody meanwhile. Raises TransferError (PEER_HUNG, PEER_LOST)."""
-    while views:
-        head = list(islice(views, MAX_VIEWS))
-        try:
-            num_sent = sock.sendmsg(head, (), 0)
-        except BlockingIOError:
-            wait_writable(sock, stall_s)
-            continue
-        except OSError as error:
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
-        consume(views, num_sent)
-
-
-def consume(views: deque[memoryview], num_bytes: int) -> None:
-    """Takes `num_bytes` off the front."""
-    while num_bytes:
-        first = views.popleft()
-        if first.nbytes > num_bytes:
-            views.appendleft(first[num_bytes:])
-            return
-        num_bytes -= first.nbytes
 
 
 class TcpLane:
@@ -80,6 +54,8 @@ class TcpLane:
         self._encoded: bytearray | None = None  # payload that is not as it is in the pool
         self._whole: list[tuple[int, Piece]] = []  # that came in one call of progress
         self._moved: dict[int, int] = {}  # in the same, bytes by ticket
+        self._small = SmallReads(context.memory.buffer, _AHEAD_BYTES - HEADER.size)
+        self._small_moved: list[Moved] = []  # in the same
         self._sink = memoryview(bytearray(_SINK_BYTES))
         self._channel = dial(context.address, context.config)
         try:
@@ -98,7 +74,6 @@ class TcpLane:
         return self._channel.fd
 
     def post(self, read: ReadOp) -> None:
-        self._reads[read.ticket] = (read, Cursor(read.piece))
         piece = read.piece
         self._channel.send(
             Read(
@@ -112,28 +87,36 @@ class TcpLane:
                 read.wire_format,
             )
         )
+        self._reads[read.ticket] = (read, Cursor(piece))
+        self._small.add(read)
 
     def progress(self) -> list[Moved]:
         self._whole.clear()
         self._moved.clear()
+        self._small_moved = []
         budget_bytes = self._context.config.piece_bytes + HEADER.size  # a whole frame
-        while budget_bytes > 0 and not (self._moved and self._is_idle):
+        while budget_bytes > 0 and not (self._has_moved and self._is_idle):
             num_asked, num_bytes = self._receive(min(budget_bytes, _AT_ONCE_BYTES))
             if not num_bytes:
-                break
+                if self._has_moved or not self._small.is_worth_a_look:
+                    break
+                self._small.looked()
+                continue
             budget_bytes -= num_bytes
             self._take(num_bytes)
             if num_bytes < num_asked:
                 break  # that was all, and another look would be in vain
-        return [
+        return self._small_moved + [
             Moved(ticket, num_bytes, tuple([piece for of, piece in self._whole if of == ticket]))
             for ticket, num_bytes in self._moved.items()
         ]
 
     def wait_s(self) -> float | None:
-        return 0.0 if self._channel.has_pending else None
+        is_soon = self._small.is_worth_a_look or self._channel.has_pending
+        return 0.0 if is_soon else None
 
     def drop(self, ticket: int) -> None:
+        self._small.drop(ticket)
         if self._reads.pop(ticket, None) is not None and ticket == self._ticket:
             self._views.clear()
             self._piece, self._encoded = None, None
@@ -148,10 +131,14 @@ class TcpLane:
         """All that was asked for is here, so another look at the socket would be in vain."""
         return not self._reads and self._ticket is None
 
+    @property
+    def _has_moved(self) -> bool:
+        return bool(self._moved or self._small_moved)
+
     def _receive(self, most_bytes: int) -> tuple[int, int]:
         """Of the payload, how many bytes were asked for; and how many went into its views and then
         ahead, 0 when none are here."""
-        into, num_asked = self._next_views(most_bytes)
+        into, num_asked = first_views(self._views, most_bytes) if self._left_bytes else ([], 0)
         flags = socket.MSG_WAITALL
         if num_asked < _WAIT_BYTES or not self._waits:
             flags = socket.MSG_DONTWAIT
@@ -167,16 +154,6 @@ class TcpLane:
             raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
         return num_asked, num_bytes
 
-    def _next_views(self, most_bytes: int) -> tuple[list[memoryview], int]:
-        """Where the payload's next bytes go, and how many those are."""
-        views, left_bytes = [], most_bytes
-        for view in islice(self._views, MAX_VIEWS):
-            views.append(view if view.nbytes <= left_bytes else view[:left_bytes])
-            left_bytes -= views[-1].nbytes
-            if not left_bytes:
-                break
-        return views, most_bytes - left_bytes
-
     def _take(self, num_bytes: int) -> None:
         """Counts what went into the views, then puts what is ahead where it belongs."""
         direct_bytes = min(num_bytes, self._left_bytes)
@@ -186,8 +163,15 @@ class TcpLane:
         end = self._ahead_bytes + num_bytes - direct_bytes
         start = 0
         while end - start >= HEADER.size:
-            self._begin_payload(start)
+            header = HEADER.unpack_from(self._ahead, start)
             start += HEADER.size
+            small = self._small.take(header, self._ahead[start:end])
+            if small is not None:
+                del self._reads[small.ticket]
+                self._small_moved.append(small)
+                start += small.num_bytes
+                continue
+            self._begin_payload(*header)
             size = min(self._left_bytes, end - start)
             if size:
                 self._fill(self._ahead[start : start + size])
@@ -197,9 +181,9 @@ class TcpLane:
             self._ahead[: end - start] = self._ahead[start:end]  # the first part of a header
         self._ahead_bytes = end - start
 
-    def _begin_payload(self, at: int) -> None:
-        """Aims at the blocks of the header that is ahead, `at` bytes in."""
-        ticket, *bounds, num_bytes = HEADER.unpack_from(self._ahead, at)
+    def _begin_payload(self, ticket: int, *rest: int) -> None:
+        """Aims at the blocks that a header names."""
+        *bounds, num_bytes = rest
         self._ticket, self._left_bytes = ticket, num_bytes
         if ticket in self._reads:
             self._aim(*self._reads[ticket], Piece(*bounds), num_bytes)
