@@ -48,6 +48,16 @@ async def control_plane(
 
 
 @contextlib.asynccontextmanager
+async def reading(url: str, ttl_s: float = TTL_S) -> AsyncIterator[RedisStore]:
+    """Another process's link to the state."""
+    store = RedisStore(url, "test", ttl_s)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
 async def candidate(url: str, name: str) -> AsyncIterator[RedisLeadership]:
     async with Redis.from_url(url, socket_timeout=0.5) as redis:
         yield RedisLeadership(redis, "test", name, SystemClock(), LEASE_S)
@@ -62,8 +72,8 @@ async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, bea
     url = redis_server.url
     workers = [beat_of("decode-0")]
     async with candidate(url, "a") as a, candidate(url, "b") as b, contextlib.AsyncExitStack() as s:
-        first = await s.enter_async_context(control_plane(url, workers, a))
-        second = await s.enter_async_context(control_plane(url, [], b))
+        first = await s.enter_async_context(control_plane(url, workers, a, ttl_s=60.0))
+        second = await s.enter_async_context(control_plane(url, [], b, ttl_s=60.0))
         first.server.lessons.held = LEARNED
         await done(first, "pause")
         await done(first, "pin", prefill=1, decode=2)
@@ -78,13 +88,8 @@ async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, bea
 
         await a.stop()
         await second.until(lambda: second.server.shared.may_act)
-        assert second.server.lessons.held == LEARNED
-        second.server.lessons.held = MORE
-        await first.until(lambda: first.server.lessons.held == MORE)
-        first.server.lessons.held = LEARNED  # of a leader that was: it counts nowhere
-        await first.until(lambda: first.server.lessons.held == MORE)
-        assert second.server.lessons.held == MORE
         assert second.server.serving(), "the workers' records were not taken over"
+        assert second.server.lessons.held == LEARNED
         status = await second.get("status")
         assert status["planner"]["pinned"]["decode"] == 2  # type: ignore[index]
         assert status["state"] == "redis"
@@ -99,6 +104,9 @@ async def test_a_new_leader_goes_on_with_what_the_old_one_left(redis_server, bea
             ("pause", "done"),
         ]
         assert audit[0]["id"] > audit[-1]["id"]  # type: ignore[index]
+        first.server.lessons.held = MORE  # of a leader that was: it counts nowhere
+        await first.until(lambda: first.server.lessons.held == LEARNED)
+        assert second.server.lessons.held == LEARNED
 
 
 async def test_an_outage_longer_than_the_records_live_is_served_through_and_reconciled(
@@ -116,21 +124,18 @@ async def test_an_outage_longer_than_the_records_live_is_served_through_and_reco
         assert cluster.server.shared.may_act
 
         redis_server.start()  # with nothing in it
-        reader = RedisStore(redis_server.url, "test", TTL_S)
-        try:
-            async with asyncio.timeout(60):
-                while not (incoming := await reader.exchange(Outgoing())).standing or (
-                    not await reader.workers()
-                ):
-                    await asyncio.sleep(0.02)
-            assert b'"paused_by":"operator@127.0.0.1"' in incoming.standing
-            assert b'"sizes":{"prefill":1,"decode":1}' in incoming.standing
-            assert decode_standing(incoming.standing)[0].learned == LEARNED
-            async with asyncio.timeout(60):
-                while sum(b'"pause"' in e.content for e in incoming.entries) != 1:
-                    incoming = await RedisStore(redis_server.url, "test", 1).exchange(Outgoing())
-        finally:
-            await reader.close()
+        async with asyncio.timeout(60), reading(redis_server.url) as reader:
+            while not (incoming := await reader.exchange(Outgoing())).standing or (
+                not await reader.workers()
+            ):
+                await asyncio.sleep(0.02)
+        assert b'"paused_by":"operator@127.0.0.1"' in incoming.standing
+        assert b'"sizes":{"prefill":1,"decode":1}' in incoming.standing
+        assert decode_standing(incoming.standing)[0].learned == LEARNED
+        async with asyncio.timeout(60):
+            while sum(b'"pause"' in e.content for e in incoming.entries) != 1:
+                async with reading(redis_server.url) as reader:  # from the streams' begin
+                    incoming = await reader.exchange(Outgoing())
         assert (await cluster.get("status"))["notes"] == [
             "prefill: prefill-7: no memory for the weights"
         ]
@@ -156,23 +161,14 @@ async def test_a_restarted_control_plane_finds_its_workers_and_its_pause(
         cluster.server.lessons.held = LEARNED
         await done(cluster, "pause")
         await cluster.server.shared.keep()  # the worker's record too
-        held = await reader_of(redis_server.url)
-    assert held == 1
-    store = RedisStore(redis_server.url, "test", 30.0)
-    await store.exchange(Outgoing(workers=(beat_of("decode-5"),)))
-    await store.close()
+        async with reading(redis_server.url) as reader:
+            assert len(await reader.workers()) == 1
+    async with reading(redis_server.url, 30.0) as writer:
+        await writer.exchange(Outgoing(workers=(beat_of("decode-5"),)))
     async with control_plane(redis_server.url, []) as again:
         assert "decode-5" in again.server.serving()
         assert again.server.lessons.held == LEARNED
         assert again.server.overrides.is_paused
-
-
-async def reader_of(url: str) -> int:
-    store = RedisStore(url, "test", TTL_S)
-    try:
-        return len(await store.workers())
-    finally:
-        await store.close()
 
 
 class SlowStore(MemoryStore):
