@@ -23,6 +23,7 @@ from wire.block_hash import block_hashes
 from wire.messages import FinishReason, SamplingParams
 
 sys.path.append(str(Path(__file__).parent))  # for tiny_shapes
+from greedy_reference import greedy_answer
 from tiny_shapes import LATENT, TINY
 
 VOCAB = 320
@@ -52,14 +53,7 @@ class Oracle:
     def answer(self, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
         known = self._answers.get(prompt, [])
         if len(known) < num_tokens:
-            out = self.reference.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=num_tokens,
-                do_sample=False,
-                eos_token_id=None,
-            )
-            known = self._answers[prompt] = out[0, len(prompt) :].tolist()
+            known = self._answers[prompt] = greedy_answer(self.reference, prompt, num_tokens)
         return known[:num_tokens]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from greedy_reference import greedy_answer
 from tiny_shapes import EXPERTS, LATENT, PARTIAL, TINY
 from torch import Tensor
 
@@ -131,15 +132,7 @@ class Pair:
     model: Model
 
     def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
-        out = self.reference.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=num_tokens,
-            min_new_tokens=num_tokens,
-            do_sample=False,
-            eos_token_id=None,
-        )
-        return out[0, len(prompt) :].tolist()
+        return greedy_answer(self.reference, prompt, num_tokens)
 
     @torch.inference_mode()
     def logits(self, prompt: list[int]) -> Tensor:

@@ -1,11 +1,13 @@
 """Tiny random models on the Triton kernels: their greedy tokens equal those of transformers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from greedy_reference import greedy_answer
 from tiny_shapes import LATENT, PARTIAL, TINY
 from torch import Tensor
 
@@ -13,6 +15,7 @@ triton = pytest.importorskip("triton")
 
 from engine.decode_graphs import DecodeGraphs, padding_batch, refill  # noqa: E402
 from engine.models import BatchInput, Model, ModelConfig  # noqa: E402
+from engine.models.taps import Taps  # noqa: E402
 from engine.weights import load  # noqa: E402
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -115,15 +118,7 @@ def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(
             if fed[sequence] == len(prompts[sequence]):
                 out[sequence].append(int(logits.argmax()))
     for sequence, prompt in prompts.items():
-        expected = reference.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=len(out[sequence]),
-            min_new_tokens=len(out[sequence]),
-            do_sample=False,
-            eos_token_id=None,
-        )
-        assert out[sequence] == expected[0, len(prompt) :].tolist()
+        assert out[sequence] == greedy_answer(reference, prompt, len(out[sequence]))
 
 
 def decode_steps(feed: Feed) -> list[BatchInput]:
@@ -148,12 +143,14 @@ def test_a_padded_decode_step_gives_the_logits_of_the_bare_one(tmp_path: Path) -
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="a CUDA graph needs a GPU")
 def test_a_replayed_decode_step_gives_the_logits_of_a_launched_one(tmp_path: Path) -> None:
-    feed = Feed(tiny_model("Qwen3", tmp_path)[1])
+    taps = Taps((0, 1, 1))
+    feed = Feed(replace(tiny_model("Qwen3", tmp_path)[1], taps=taps))
     steps = decode_steps(feed)
     graphs = DecodeGraphs(feed.model, feed.kv, sizes=(1, 4), max_blocks=8)
     for batch in steps:
-        expected = feed.model.forward(batch, feed.kv)
+        expected, states = feed.model.forward(batch, feed.kv), taps.take()
         assert graphs.fits(batch)
         assert torch.allclose(graphs.forward(batch), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(taps.take(), states, rtol=1e-4, atol=1e-5)
     assert not graphs.fits(feed.batch({0: [5, 6]}))
     assert not graphs.fits(feed.batch({s: [4] for s in range(2, 7)}))
