@@ -17,7 +17,8 @@ class TransferConfig:
     quarter of the expected rate. A pull that progresses has as long for the rest from its last
     byte on, up to sixteen times what the whole is allowed.
     connect_s: for a connection and each word of its handshake; what a cut of 2 s costs fits in.
-    piece_bytes: the most that moves between two looks at the control channel.
+    piece_bytes: the most that moves between two looks at the control channel; by nixl four times
+    that, and by ucx twice, where it is one run of the pool.
     tcp_connections: data connections of a reader to one source. More than one helps where a
     network gives one connection less than its share; on a slow link each then drains slower.
     verify_share: of the regions, how many are compared by digest: 0.05 is every twentieth, 1 all.

@@ -65,6 +65,16 @@ class Piece:
             and 0 <= self.first_index < self.end_index <= num_blocks
         )
 
+    def joined(self, after: "Piece") -> "Piece | None":
+        """The regions of both; None where `after` goes on neither where the layers of this piece
+        end nor where its indices do."""
+        both = Piece(self.first_layer, after.end_layer, self.first_index, after.end_index)
+        is_next = (self.end_layer, self.first_index) == (after.first_layer, after.first_index)
+        if is_next and self.end_index == after.end_index:
+            return both
+        is_next = (self.end_index, self.first_layer) == (after.first_index, after.first_layer)
+        return both if is_next and self.end_layer == after.end_layer else None
+
 
 class Cursor:
     """How far a piece has been taken: per layer the next index. Each region is taken once."""

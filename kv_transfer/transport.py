@@ -1,7 +1,7 @@
 """The contract of a transport: a lane from one source's pool into this process's."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kv_transfer.config import TransferConfig
@@ -30,6 +30,15 @@ class ReadOp:
     @property
     def num_bytes(self) -> int:
         return self.mapping.num_bytes(self.piece)
+
+    def joined(self, before: "ReadOp", max_bytes: int) -> "ReadOp | None":
+        """This read and the one `before` it as one; None where they are not neighbours of one
+        pull, or longer than that."""
+        piece = before.piece.joined(self.piece)
+        if piece is None or before.ticket != self.ticket:
+            return None
+        both = replace(self, piece=piece)
+        return both if both.num_bytes <= max_bytes else None
 
     def copies(self) -> CopyTable:
         return self.mapping.copies(self.piece, self.source_blocks, self.target_blocks)
@@ -89,7 +98,7 @@ class Lane(Protocol):
         """Starts a read."""
 
     def progress(self) -> Sequence[Moved]:
-        """Moves at most about config.piece_bytes; gives what arrived."""
+        """Moves at most a few times config.piece_bytes; gives what arrived."""
 
     def wait_s(self) -> float | None:
         """Seconds until `progress` is worth a call though `fd` is silent; None: it is not."""

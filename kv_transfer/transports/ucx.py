@@ -135,15 +135,11 @@ class UcxLane:
 
     def _joined(self, read: ReadOp) -> ReadOp | None:
         """A run together with the last read that waits, where that makes one longer run."""
-        last, piece = self._queue[-1] if self._queue else read, read.piece
-        start = last.piece.first_index
-        before = replace(piece, first_index=start, end_index=piece.first_index)
-        if (last.ticket, last.piece) != (read.ticket, before):
-            return None
-        joined = replace(read, piece=replace(piece, first_index=start))
         most = _RUN_PIECES * self._context.config.piece_bytes
-        is_short = piece.end_layer - piece.first_layer == 1 and joined.num_bytes <= most
-        return joined if is_short and _is_run_on_both_sides(joined) else None
+        joined = read.joined(self._queue[-1], most) if self._queue else None
+        if joined is None or joined.piece.end_layer - joined.piece.first_layer > 1:
+            return None
+        return joined if _is_run_on_both_sides(joined) else None
 
     def _ask(self) -> None:
         """For as many pieces as may be under way."""

@@ -105,6 +105,20 @@ def test_a_read_is_told_when_it_has_ended_and_looked_after_until_then(lane):
     assert lane.wait_s() is None
 
 
+def test_neighbours_of_one_pull_that_wait_are_read_at_once_up_to_four_pieces(lane):
+    region, count, blocks = LAYOUT.region_bytes, 6, tuple(range(6))
+    lane._context = replace(lane._context, config=TransferConfig(piece_bytes=region))
+    for index in range(count):
+        piece = Piece(1, 2, index, index + 1)
+        lane.post(replace(read(1, 0), piece=piece, source_blocks=blocks, target_blocks=blocks))
+    lane.post(read(2, 7))
+    for _ in range(3):
+        lane.progress()
+    base = LAYOUT.num_blocks
+    parts = ((0, 1, 2, 3), (4, 5), (7,))
+    assert lane.agents[0].asked == [[base + at for at in part] for part in parts]
+
+
 def test_a_failed_read_breaks_the_lane(lane):
     lane.post(read(1, 3))
     lane.progress()

@@ -127,6 +127,28 @@ def test_a_cursor_refuses_a_piece_that_does_not_come_next(piece):
     assert cursor.accept(piece) == (fits and 2 < piece.end_index <= 6)
 
 
+spans = st.tuples(st.integers(0, 2), st.integers(1, 2)).map(lambda span: (span[0], sum(span)))
+small_pieces = st.tuples(spans, spans).map(lambda sides: Piece(*sides[0], *sides[1]))
+
+
+@given(small_pieces, small_pieces)
+def test_joined_pieces_are_the_regions_of_both(one, other):
+    def regions(piece: Piece) -> set[tuple[int, int]]:
+        indices = range(piece.first_index, piece.end_index)
+        layers = range(piece.first_layer, piece.end_layer)
+        return {(layer, index) for layer in layers for index in indices}
+
+    both = regions(one) | regions(other)
+    hull = Piece(
+        min(layer for layer, _ in both),
+        max(layer for layer, _ in both) + 1,
+        min(index for _, index in both),
+        max(index for _, index in both) + 1,
+    )
+    follows = not regions(one) & regions(other) and min(both) in regions(one)
+    assert one.joined(other) == (hull if follows and regions(hull) == both else None)
+
+
 def test_a_watermark_frees_layers_of_a_chunk_before_the_chunk_is_done():
     mark = Watermark(16)
     assert [mark.ready_tokens(layer) for layer in range(3)] == [16, 16, 16]
