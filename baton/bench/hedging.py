@@ -78,6 +78,7 @@ class Figures:
 
 
 def figures(run: Run, trace: Path) -> Figures:
+    configure("bench", level="error")  # of this process of the pool
     metrics = Metrics(GATEWAY_METRICS)
     workload = trace_part(trace, run.seed, run.rate * run.share, _WINDOW_S)
     outcome = simulate(_spec(run), workload, metrics=metrics)
@@ -210,7 +211,6 @@ def main() -> None:
     parser.add_argument("--shares", default=",".join(map(str, SHARES)))
     given = parser.parse_args()
     kinds, shares = given.kinds.split(","), [float(share) for share in given.shares.split(",")]
-    configure("bench", level="error")
     rates = capacities(given.trace, given.seeds, given.jobs)
     for (split, seed), rate in rates.items():
         print(f"capacity of {split[0]}:{split[1]}, seed {seed}: {rate:.2f}/s", flush=True)
