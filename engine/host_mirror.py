@@ -20,7 +20,7 @@ class HostMirror:
     """An engine.kv_path.KVPath that copies between `device_kv` and `host_kv`, both [layers, blocks,
     2, kv_heads, 16, head_dim].
 
-    Copies to the host run on a stream of their
+    `host_kv` may be some heads of a pool. Copies to the host run on a stream of their
     own and keep their order; the compute stream never waits for them. Host memory is pinned
     while the mirror lives.
     """
@@ -85,7 +85,18 @@ class HostMirror:
     ) -> None:
         for start, end in _runs(block_ids):
             for layer in range(first, last):
-                target[layer, start:end].copy_(source[layer, start:end], non_blocking=True)
+                pieces = zip(
+                    self._pieces(target[layer, start:end]),
+                    self._pieces(source[layer, start:end]),
+                    strict=True,
+                )
+                for into, out_of in pieces:
+                    into.copy_(out_of, non_blocking=True)
+
+    def _pieces(self, run: Tensor) -> Sequence[Tensor]:
+        """[blocks, 2, heads, 16, dim] in parts that lie in one piece, which alone a GPU copies by
+        itself: the whole, or of some heads the keys and values of each block."""
+        return (run,) if self._host_kv.is_contiguous() else run.view(-1, *run.shape[2:]).unbind()
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:

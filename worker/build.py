@@ -104,7 +104,7 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
         plan, model = load_model(config, draft, ranks)
         if draft is not None:
             draft.check_context(plan.max_model_len)
-        pool = open_pool(plan, model.device, config.kv_device_path, stack)
+        pool = _open_pool(config, plan, model, ranks, stack)
         site = _Site(config, plan, model, pool, transfer, stack, Inbox(), SystemClock())
         engine = _engine(site, draft, ranks, num_host_bytes)
         exporter = _exporter(site, worker_id, epoch)
@@ -121,10 +121,24 @@ def build(config: WorkerConfig) -> Iterator[WorkerParts]:
             fingerprint=_fingerprint(site),
             max_model_len=plan.max_model_len,
             preflight=_preflight(site),
-            num_gpus=_num_gpus(config, model),
+            num_gpus=_num_gpus(config, model) * ranks.size,
             hardware=_hardware(config, model),
             rank_lost=ranks.lost,
         )
+
+
+def _open_pool(
+    config: WorkerConfig,
+    plan: MemoryPlan,
+    model: ForwardModel,
+    ranks: ModelRanks,
+    stack: contextlib.ExitStack,
+) -> Pool:
+    """As open_pool; of ranks with memory of their own, in host memory."""
+    if not ranks.have_own_kv(model.device):
+        return open_pool(plan, model.device, config.kv_device_path, stack)
+    pool = open_pool(plan, torch.device("cpu"), "host", stack)
+    return replace(pool, path=ranks.path(model, pool.kv))
 
 
 def _engine(site: _Site, draft: Draft | None, ranks: ModelRanks, num_host_bytes: int) -> Engine:
@@ -138,7 +152,8 @@ def _engine(site: _Site, draft: Draft | None, ranks: ModelRanks, num_host_bytes:
     )
     site.stack.callback(grammars.close)
     speculator = make_speculator(config, draft, model, options, clock)
-    whole = ranks.joined(_with_graphs(model, kv, options), pool.memory, plan.layout)
+    graphed = _with_graphs(model, kv, options) if ranks.size == 1 else model
+    whole = ranks.joined(graphed, pool.memory, plan.layout)
     return Engine(whole, kv, options, clock, grammars.open, speculator, host)
 
 
@@ -183,7 +198,7 @@ def _fingerprint(site: _Site) -> Fingerprint:
 
 
 def _num_gpus(config: WorkerConfig, model: ForwardModel) -> int:
-    """Those of the profile where there is one; a real engine computes on one device."""
+    """Those of the profile where there is one; each rank of a real engine has one."""
     if config.profile:
         return load_profile(config.profile).num_gpus
     return int(model.device.type == "cuda")

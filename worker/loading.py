@@ -37,6 +37,8 @@ def load_model(
     directory = Path(config.model)
     model_config = read_config(directory)
     dtype, device = _dtype(config.dtype, model_config), _device(config.device)
+    if ranks.have_own_kv(device):
+        _check_ranks(config, ranks.size)
     limit = config.max_model_len or model_config.max_position_embeddings
     started_s = wall_time_s()
     kv_dtype = _kv_dtype(config.kv_dtype, dtype)
@@ -81,6 +83,16 @@ def load_model(
 def engine_blocks(plan: MemoryPlan) -> int:
     """The pool's last block is kept for probes of the fabric and never holds a request's KV."""
     return max(1, plan.num_blocks - 1)
+
+
+def _check_ranks(config: WorkerConfig, size: int) -> None:
+    """Raises ValueError for what reads the memory of one process alone."""
+    for name, is_set in (
+        ("kv_device_path direct", config.kv_device_path == "direct"),
+        ("host_kv_memory", parse_bytes(config.host_kv_memory) > 0),
+    ):
+        if is_set:
+            raise ValueError(f"{name} is not for tensor_parallel {size} on GPUs")
 
 
 def _device(name: str) -> torch.device:

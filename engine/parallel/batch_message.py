@@ -29,6 +29,21 @@ def pack(batch: BatchInput) -> bytes:
     return b"".join((head, *(tensor.numpy().tobytes() for tensor in tensors)))
 
 
+def on_device(batch: BatchInput, device: torch.device) -> BatchInput:
+    """The batch itself where it is there already."""
+    if batch.token_ids.device == device:
+        return batch
+    return BatchInput(
+        token_ids=batch.token_ids.to(device),
+        positions=batch.positions.to(device),
+        slots=batch.slots.to(device),
+        block_tables=batch.block_tables.to(device),
+        query_start=batch.query_start.to(device),
+        context_len=batch.context_len.to(device),
+        logit_rows=batch.logit_rows.to(device),
+    )
+
+
 def unpack(message: bytes) -> BatchInput:
     """The batch of `pack`. Raises ValueError for bytes of another length than they say."""
     if len(message) < 4 * _WIDE.itemsize:

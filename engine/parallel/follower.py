@@ -5,6 +5,7 @@
 It ends by itself when its pipe to rank 0 does. Signals are rank 0's to answer.
 """
 
+import contextlib
 import mmap
 import signal
 import sys
@@ -15,8 +16,10 @@ import torch
 
 from engine.errors import ModelError
 from engine.kv_cache import kv_tensor
-from engine.parallel.batch_message import unpack
-from engine.parallel.leading_model import of_heads
+from engine.models import Model
+from engine.parallel.batch_message import on_device, unpack
+from engine.parallel.kv_move import KVMove
+from engine.parallel.rank_kv import RankKV
 from engine.parallel.setup import READY, RankSetup
 from engine.parallel.torch_group import TorchGroup
 from engine.weights import load
@@ -25,19 +28,41 @@ from wire.kv import KVLayout
 
 def follow(pipe: Connection, setup: RankSetup) -> None:
     """Loads this rank's share, then computes it of every step. Raises EOFError when the pipe
-    ends, ModelError as `load`, RuntimeError when another rank is lost."""
+    ends, ModelError as `load`, RuntimeError when another rank is lost, OSError where memory cannot
+    be pinned for a GPU."""
     torch.set_num_threads(setup.threads)
     group = TorchGroup(setup.shard, setup.timeout_s)
-    directory, config = setup.directory, setup.config
-    model = load(directory, config, setup.dtype, fp8_kv=setup.fp8_kv, group=group)
+    directory, config, device = setup.directory, setup.config, setup.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    model = load(directory, config, setup.dtype, device, fp8_kv=setup.fp8_kv, group=group)
     pipe.send(READY)
     layout: KVLayout = pipe.recv()
     memory = mmap.mmap(recv_handle(pipe), layout.pool_bytes)
     heads = setup.shard.kv_heads(config.num_kv_heads)
-    own = of_heads(kv_tensor(memoryview(memory), layout), heads)
-    group.connect(setup.meeting_file)
-    while True:
-        model.forward(unpack(pipe.recv_bytes()), own)
+    pool = kv_tensor(memoryview(memory), layout)
+    with contextlib.closing(RankKV.over(pool, heads, device, setup.has_own_kv)) as own:
+        group.connect(setup.meeting_file, device)
+        while True:
+            _obey(pipe.recv_bytes(), model, own, pipe)
+
+
+def _obey(message: bytes, model: Model, own: RankKV, pipe: Connection) -> None:
+    """A step, or a move of KV between this rank's memory and the pool."""
+    move = KVMove.unpack(message)
+    if move is None:
+        model.forward(on_device(unpack(message), model.device), own.kv)
+        return
+    assert own.mirror is not None, "this rank computes in the pool"
+    if not move.is_save:
+        own.mirror.load(move.block_ids)
+        return
+
+    def saved() -> None:
+        with contextlib.suppress(OSError):  # rank 0 has ended, and so does this one
+            pipe.send_bytes(b"")
+
+    own.mirror.save(move.block_ids, move.first_layer, move.last_layer, saved)
 
 
 def main() -> int:
@@ -50,7 +75,7 @@ def main() -> int:
         follow(pipe, setup)
     except (EOFError, ConnectionError):
         return 0
-    except (ModelError, RuntimeError) as error:
+    except (ModelError, RuntimeError, OSError) as error:
         print(f"rank {setup.shard.rank}: {error}", file=sys.stderr)
     return 1
 

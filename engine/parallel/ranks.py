@@ -12,6 +12,8 @@ from multiprocessing.reduction import send_handle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from engine.layers.shard import Shard
 from engine.parallel.leading_model import RankLostError
 from engine.parallel.setup import READY, RankSetup
@@ -48,6 +50,7 @@ class Ranks:
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._watches: list[threading.Thread] = []
+        self._num_saved = [0] * len(setups)
         self._is_closing = False
         self._losing = threading.Lock()
         self.lost: Future[str] = Future()
@@ -75,16 +78,19 @@ class Ranks:
     def pids(self) -> tuple[int, ...]:
         return tuple(process.pid for process in self._processes)
 
-    def meet(self, group: TorchGroup, descriptor: int, layout: KVLayout) -> None:
+    def meet(
+        self, group: TorchGroup, device: torch.device, descriptor: int, layout: KVLayout
+    ) -> None:
         """Waits until every rank has loaded, hands it the memory of the cache, and joins them to
-        this rank's group. Raises RankLostError."""
+        the group of this rank, which computes on `device`. Raises RankLostError."""
         for pipe, process in zip(self._pipes, self._processes, strict=True):
             with self._lost_if_broken():
                 assert pipe.recv() == READY
                 pipe.send(layout)
                 send_handle(pipe, descriptor, process.pid)
         try:
-            group.connect(self._setups[0].meeting_file)
+            self.lost.add_done_callback(lambda lost: group.abort())
+            group.connect(self._setups[0].meeting_file, device)
         except RuntimeError as error:
             raise RankLostError(f"the ranks of the model did not meet: {error}") from error
 
@@ -93,6 +99,23 @@ class Ranks:
         for pipe in self._pipes:
             with self._lost_if_broken():
                 pipe.send_bytes(message)
+
+    def wait_saved(self, count: int) -> bool:
+        """Waits until each has ended `count` saves in all; False when one is lost. Called on one
+        thread, once the ranks have met."""
+        for index, pipe in enumerate(self._pipes):
+            while self._num_saved[index] < count:
+                try:
+                    pipe.recv_bytes()
+                except (EOFError, OSError):
+                    return False
+                self._num_saved[index] += 1
+        return True
+
+    def check(self) -> None:
+        """Raises RankLostError when one of them has ended."""
+        if self.lost.done():
+            raise RankLostError(self.lost.result())
 
     def end(self) -> None:
         """Ends them at once, as lost."""

@@ -14,12 +14,17 @@ READY = "ready"
 
 @dataclass(frozen=True, slots=True)
 class RankSetup:
-    """What a rank loads, and where it meets the others."""
+    """What a rank loads and computes on, and where it meets the others.
+
+    has_own_kv: it computes in memory of its device, not in the worker's pool.
+    """
 
     shard: Shard
     directory: Path
     config: ModelConfig
     dtype: torch.dtype
+    device: torch.device
+    has_own_kv: bool
     fp8_kv: bool
     threads: int
     meeting_file: Path

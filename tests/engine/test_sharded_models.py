@@ -21,7 +21,9 @@ from engine.kernels import BatchInput
 from engine.layers.shard import Shard, check_divides
 from engine.models import Model
 from engine.parallel.batch_message import pack, unpack
-from engine.parallel.leading_model import LeadingModel, of_heads
+from engine.parallel.kv_move import KVMove
+from engine.parallel.leading_model import LeadingModel
+from engine.parallel.rank_kv import of_heads
 from engine.weights import load
 
 TIMEOUT_S = 60.0
@@ -92,6 +94,9 @@ class ThreadFollowers:
     def send(self, message: bytes) -> None:
         for inbox in self._inboxes:
             inbox.put(message)
+
+    def check(self) -> None:
+        assert not self.errors
 
     def end(self) -> None:
         self.send(b"")
@@ -312,6 +317,26 @@ def test_a_batch_comes_out_of_its_message_as_it_went_in(
     for wrong in (message[:-1], message + b"\0", message[:31]):
         with pytest.raises(ValueError, match="bytes"):
             unpack(wrong)
+
+
+@given(
+    is_save=st.booleans(),
+    block_ids=st.lists(st.integers(0, 1 << 40), max_size=20),
+    first_layer=st.integers(0, 100),
+    num_layers=st.integers(1, 100),
+)
+def test_a_move_of_blocks_comes_out_of_its_message_and_is_no_step(
+    is_save: bool, block_ids: list[int], first_layer: int, num_layers: int
+) -> None:
+    move = KVMove(is_save, tuple(block_ids), first_layer, first_layer + num_layers)
+    message = move.pack()
+    assert KVMove.unpack(message) == move
+    with pytest.raises(ValueError, match="bytes"):
+        unpack(message)
+    for wrong in (message[:-8], message + bytes(8)):
+        with pytest.raises(ValueError, match="another number of blocks"):
+            KVMove.unpack(wrong)
+    assert KVMove.unpack(pack(batch_of([1, 2], 0, [1]))) is None
 
 
 @settings(deadline=None)

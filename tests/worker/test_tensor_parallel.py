@@ -4,19 +4,23 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from eagle_heads import ReferenceHead, Shape
 from leg_runs import greedy, handed_over, run_leg
 
 import baton
+from engine.config import ModelConfig
 from engine.parallel.leading_model import RankLostError
 from wire.messages import GenerateRequest, StartLeg
 from worker.build import WorkerParts, build
 from worker.commands import Join, Start
 from worker.config import WorkerConfig
+from worker.model_ranks import ModelRanks
 
 DEMO = Path(baton.__file__).parent / "demo_model"
 ALONE = WorkerConfig(str(DEMO), kv_memory="16MiB", dtype="float32", threads=2, max_model_len=512)
@@ -45,12 +49,18 @@ def alone() -> Iterator[WorkerParts]:
         yield parts
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[WorkerParts]:
-    """A worker of two processes; the last test that takes it ends one of them."""
-    with build(SHARED) as parts:
-        (rank,) = ranks()
-        yield parts
+@pytest.fixture(scope="module", params=["one pool", "memory of their own"])
+def shared(request: pytest.FixtureRequest) -> Iterator[WorkerParts]:
+    """A worker of two processes; the last test that takes it ends one of them.
+
+    With memory of their own the ranks are as on GPUs: mirrors lie between it and the pool.
+    """
+    own_kv_on = frozenset({"cpu"} if request.param == "memory of their own" else ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.build.ModelRanks", partial(ModelRanks, own_kv_on=own_kv_on))
+        with build(SHARED) as parts:
+            (rank,) = ranks()
+            yield parts
     assert not rank.is_running()
 
 
@@ -120,3 +130,32 @@ def test_settings_that_cannot_be_met_are_refused_before_anything_starts(
     with pytest.raises(ValueError, match=complaint), build(replace(ALONE, **settings)):
         pass
     assert ranks() == before
+
+
+@pytest.mark.parametrize(
+    ("has_nccl", "complaint"),
+    [
+        (False, "tensor_parallel 4 on GPUs needs a torch with NCCL"),
+        (True, "tensor_parallel 4 from device cuda:1 on needs cuda:4; this host has 2 GPUs"),
+    ],
+)
+def test_ranks_that_this_hosts_gpus_do_not_allow_are_refused(
+    has_nccl: bool, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: has_nccl)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = ModelConfig.from_directory(DEMO)
+    with contextlib.ExitStack() as stack, pytest.raises(ValueError, match=complaint):
+        device = torch.device("cuda", 1)
+        ModelRanks(4, stack).load(DEMO, config, torch.float32, device, fp8_kv=False)
+
+
+@pytest.mark.parametrize("settings", [{"kv_device_path": "direct"}, {"host_kv_memory": "1MiB"}])
+def test_ranks_with_memory_of_their_own_refuse_what_reads_one_processs_memory(
+    settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = partial(ModelRanks, own_kv_on=frozenset({"cpu"}))
+    monkeypatch.setattr("worker.build.ModelRanks", own)
+    refused = pytest.raises(ValueError, match="is not for tensor_parallel 2 on GPUs")
+    with refused, build(replace(SHARED, **settings)):
+        pass
