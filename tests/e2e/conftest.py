@@ -345,13 +345,17 @@ async def connect() -> AsyncIterator[Callable[[Cluster], "asyncio.Future[Router]
     routers: list[Router] = []
 
     async def open_router(
-        cluster: Cluster, num_workers: int = 2, policy: str = "uncached_tokens"
+        cluster: Cluster,
+        num_workers: int = 2,
+        policy: str = "uncached_tokens",
+        **settings: Any,
     ) -> Router:
         config = RouterConfig(
             control_address=f"127.0.0.1:{cluster.control_port}",
             cluster_token=TOKEN,
             client_id=f"test-{len(routers)}",
             policy=policy,  # most tests say where a request runs
+            **settings,
         )
         router = Router(config, SystemClock(), Metrics(GATEWAY_METRICS))
         await router.start()

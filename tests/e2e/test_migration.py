@@ -1,10 +1,12 @@
 """Running answers move between real workers, whatever they need to go on, whoever is killed."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,10 @@ async def router(cluster: Any, connect: Callable[..., Any]) -> AsyncIterator[Any
     await cluster.wait_idle()
 
 
-def request_of(name: str, sampling: SamplingParams, num_prompt: int = 120) -> GenerateRequest:
-    generator = random.Random(5)
+def request_of(
+    name: str, sampling: SamplingParams, num_prompt: int = 120, seed: int = 5
+) -> GenerateRequest:
+    generator = random.Random(seed)
     prompt = tuple(generator.randrange(10, 2000) for _ in range(num_prompt))
     return GenerateRequest(name, prompt, sampling, tuple(block_hashes(prompt)))
 
@@ -122,6 +126,62 @@ async def test_a_moved_answer_is_the_one_that_stayed(way: str, router: Any, oper
         if moved.trace.moves:
             return
     raise AssertionError("no answer was moved")
+
+
+STILL_S = 1.5  # workers that stand still for much longer are taken for hung
+
+
+@pytest.mark.parametrize("outcome", ["won", "lost"])
+async def test_a_sampled_answer_is_the_same_whoever_of_two_placements_gives_it(
+    outcome: str, cluster: Any, router: Any, connect: Callable[..., Any], operator: Any
+) -> None:
+    """Its first workers stand still until the second placement has won, or until there is one."""
+    hedging = {"hedge": 1e-6, "hedge_min_ms": 50.0, "hedge_share": 1.0}
+    hedged = await connect(cluster, 3, "predicted", **hedging)
+    ids = [name for role in Role for name in await operator.ids(role)]
+    pids = {name: (await operator.info(name)).pid for name in ids}
+    sampling = replace(SAMPLINGS["sampled"], max_tokens=24)
+    for number in range(8):  # on a busy host a first token may come before anybody is stopped
+        request = request_of(f"{outcome}-{number}", sampling, 500, seed=number)
+        ended = await raced(hedged, request, pids, wins=outcome == "won")
+        alone = await Stream(router, replace(request, request_id=f"{outcome}-{number}-alone")).end()
+        assert ended.tokens == alone.tokens and len(ended.tokens) == 24
+        if ended.trace.hedge == outcome:
+            return
+    raise AssertionError(f"no second placement has {outcome}")
+
+
+async def raced(router: Any, request: GenerateRequest, pids: dict[str, int], wins: bool) -> Stream:
+    """wins: its second placement does, if there is one."""
+    stream = Stream(router, request)
+    try:
+        await until(lambda: at_work(router), 30.0)
+        first = at_work(router)
+        signal_all(pids, first if wins else pids, signal.SIGSTOP)
+        if not wins:
+            await until(lambda: at_work(router) - first or stream.tokens, STILL_S)
+            signal_all(pids, first, signal.SIGCONT)
+        await until(lambda: stream.tokens, STILL_S)
+    finally:
+        signal_all(pids, pids, signal.SIGCONT)
+    return await stream.end()
+
+
+def at_work(router: Any) -> set[str]:
+    return {worker.worker_id for worker in router.snapshot().workers if worker.num_legs}
+
+
+async def until(is_so: Callable[[], object], within_s: float) -> None:
+    """Returns in either case."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while not is_so():
+                await asyncio.sleep(0.001)
+
+
+def signal_all(pids: dict[str, int], names: Iterable[str], number: signal.Signals) -> None:
+    for name in names:
+        os.kill(pids[name], number)
 
 
 def check_equal(moved: Stream, stayed: Stream) -> None:
