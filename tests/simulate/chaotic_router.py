@@ -106,6 +106,7 @@ class ChaoticRouter:
             self.stream_breaks,
             self.process_dies,
             self.process_freezes,
+            self.process_hangs,
             self.worker_comes,
             self.worker_goes,
             self.role_flips,
@@ -220,6 +221,10 @@ class ChaoticRouter:
         """Or thaws: what it is told meanwhile, it does then."""
         process = self._rng.choice(list(self._by_address.values()))
         process.is_frozen = not process.is_frozen and self._rng.random() < 0.3
+
+    def process_hangs(self) -> None:
+        process = self._rng.choice(list(self._by_address.values()))
+        process.hangs = not process.hangs and self._rng.random() < 0.5
 
     def worker_comes(self) -> None:
         lacking = [

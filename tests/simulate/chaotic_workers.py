@@ -67,6 +67,7 @@ class Process:
     report: WorkerReport
     is_dead: bool = False
     is_frozen: bool = False
+    hangs: bool = False  # it reports, and makes no step
     spoke_s: float = 0.0
     stream: "Stream | None" = None
     legs: dict[int, Leg] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Process:
 
     def tell_report(self) -> None:
         rng, report = self.rng, self.report
-        if rng.random() < 0.9:
+        if not self.hangs and rng.random() < 0.9:
             steps = rng.randint(1, 20)
             report = replace(
                 report,
@@ -102,7 +103,7 @@ class Process:
             )
         self.report = replace(
             report,
-            has_work=rng.random() < 0.7,
+            has_work=self.hangs or rng.random() < 0.7,
             num_running=rng.choice((0, 1, 3, 20)),
             num_waiting=rng.choice((0, 0, 2)),
             waiting_tokens=rng.choice((0, 0, 300, 5000)),
