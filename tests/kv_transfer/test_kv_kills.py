@@ -14,9 +14,8 @@ LOST = {"peer_lost", "unreachable", "transport"}
 once_and_slowly_often = pytest.mark.parametrize(
     "num_rounds", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
-transports = pytest.mark.parametrize(
-    "transport", ["shm", "tcp", pytest.param("cuda_ipc", marks=pytest.mark.slow)]
-)
+slow_ones = [pytest.param(name, marks=pytest.mark.slow) for name in ("nixl", "ucx", "cuda_ipc")]
+transports = pytest.mark.parametrize("transport", ["shm", "tcp", *slow_ones])
 
 
 @once_and_slowly_often
