@@ -124,6 +124,5 @@ class DataSession(Session):
         num_bytes = sum([view.nbytes for view in payload])
         header = HEADER.pack(sending.ticket, *bounds, num_bytes)
         views = deque([memoryview(header), *payload])
-        stall_s = self._source.config.stall_s
-        send_views(self._channel.sock, views, HEADER.size + num_bytes, stall_s)
+        send_views(self._channel.sock, views, self._source.config.stall_s)
         return True

@@ -11,13 +11,10 @@ from kv_transfer.tls import TlsSocket
 MAX_VIEWS = 1024  # of one system call, as the kernel allows
 
 
-def send_views(
-    sock: socket.socket | TlsSocket, views: deque[memoryview], num_bytes: int, stall_s: float
-) -> None:
-    """Sends all of `views`, `num_bytes` together: the kernel waits for room, for as long as the
-    channel's calls may wait, and wakes nobody meanwhile. Raises TransferError (PEER_HUNG,
-    PEER_LOST)."""
-    while num_bytes:
+def send_views(sock: socket.socket | TlsSocket, views: deque[memoryview], stall_s: float) -> None:
+    """Sends all of `views`: the kernel waits for room, for as long as the channel's calls may
+    wait, and wakes nobody meanwhile. Raises TransferError (PEER_HUNG, PEER_LOST)."""
+    while views:
         head = list(islice(views, MAX_VIEWS))
         try:
             num_sent = sock.sendmsg(head, (), 0)
@@ -26,9 +23,7 @@ def send_views(
             continue
         except OSError as error:
             raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
-        num_bytes -= num_sent
-        if num_bytes:
-            consume(views, num_sent)
+        consume(views, num_sent)
 
 
 def consume(views: deque[memoryview], num_bytes: int) -> None:
