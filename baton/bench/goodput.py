@@ -236,7 +236,11 @@ def table_row(regime: tuple[float, float], rates: dict[str, float]) -> str:
     best, peer = max(ours), max(peers, key=peers.__getitem__, default="not asked")
     cells = [f"{regime[0]:g} ms, {regime[1]:g} Gb/s"]
     cells += [f"**{rate:.2f}**" if rate == best else f"{rate:.2f}" for rate in ours]
-    cells += [f"{min(ours) / max(best, 1e-9):.2f}", f"{peer}: {peers.get(peer, 0):.2f}", _over(best, peers)]
+    cells += [
+        f"{min(ours) / max(best, 1e-9):.2f}",
+        f"{peer}: {peers.get(peer, 0):.2f}",
+        _over(best, peers),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
