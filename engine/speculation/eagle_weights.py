@@ -20,7 +20,13 @@ _PROJECTIONS = tuple(f"self_attn.{part}_proj" for part in "qkvo")
 _MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
-def load_eagle(directory: Path, config: EagleConfig, model: Model, max_positions: int) -> EagleHead:
+def load_eagle(
+    directory: Path,
+    config: EagleConfig,
+    model: Model,
+    max_positions: int,
+    kernels: str = "auto",
+) -> EagleHead:
     """The head in the model's dtype and on its device, for contexts of so many tokens.
 
     Raises ModelError, naming file and tensor, for what is missing, of another shape or of a
@@ -40,6 +46,7 @@ def load_eagle(directory: Path, config: EagleConfig, model: Model, max_positions
         _targets(checkpoint, config),
         model.dtype,
         model.device,
+        kernels,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from eagle_heads import ReferenceHead, Shape
 from greedy_reference import greedy_answer
 from tiny_shapes import LATENT, PARTIAL, TINY
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 triton = pytest.importorskip("triton")
 
 from engine.decode_graphs import DecodeGraphs, padding_batch, refill  # noqa: E402
+from engine.eagle_config import read_eagle  # noqa: E402
 from engine.models import BatchInput, Model, ModelConfig  # noqa: E402
 from engine.models.taps import Taps  # noqa: E402
+from engine.speculation.eagle_weights import load_eagle  # noqa: E402
 from engine.weights import load  # noqa: E402
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -119,6 +122,31 @@ def test_greedy_tokens_of_a_mixed_batch_equal_those_of_transformers(
                 out[sequence].append(int(logits.argmax()))
     for sequence, prompt in prompts.items():
         assert out[sequence] == greedy_answer(reference, prompt, len(out[sequence]))
+
+
+def test_the_logits_of_a_head_are_those_of_its_description(tmp_path: Path) -> None:
+    """Two prompts, then a few tokens of each, with the states that transformers has."""
+    reference, plain = tiny_model("Qwen3", tmp_path / "model")
+    described = ReferenceHead(Shape(vocab=200, draft_vocab=90, state_layers=(0, 1, 1)))
+    ids = {"eagle_aux_hidden_state_layer_ids": [0, 1, 1]}
+    directory = described.save(tmp_path / "head", **ids)
+    config = read_eagle(directory)
+    head, feed = load_eagle(directory, config, plain, 512, kernels="triton"), Feed(plain)
+    kv = torch.full(config.layer.kv_shape(64), float("nan"), device=DEVICE)
+    texts = {s: torch.randint(3, 200, (n,)).tolist() for s, n in enumerate((20, 18))}
+    fed = dict.fromkeys(texts, 0)
+    for ends in ({0: 17, 1: 15}, {0: 19, 1: 16}):
+        batch = feed.batch({s: texts[s][fed[s] : end] for s, end in ends.items()})
+        states = {s: described.states(reference, texts[s][:end]) for s, end in ends.items()}
+        here = torch.cat([states[s][fed[s] :] for s in ends]).to(DEVICE)
+        behind = [token for s, end in ends.items() for token in texts[s][fed[s] + 1 : end + 1]]
+        batch = replace(batch, token_ids=torch.tensor(behind, device=DEVICE))
+        places = torch.arange(len(ends), device=DEVICE)
+        found = head.logits(head.forward(head.fused(here), batch, places, kv)).cpu()
+        for row, (s, end) in enumerate(ends.items()):
+            wanted = described.chain(states[s], texts[s][: end + 1], 1)[0]
+            assert torch.allclose(found[row][described.targets], wanted, rtol=1e-3, atol=1e-3)
+        fed = dict(ends)
 
 
 def decode_steps(feed: Feed) -> list[BatchInput]:
