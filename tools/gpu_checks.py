@@ -3,7 +3,8 @@
     python tools/gpu_checks.py [--json FILE] [--repeats N] [--only-tests | --only-bench]
 
 It needs torch, triton, pytest, pytest-xdist, hypothesis, transformers, safetensors and msgspec, for
-the direct path structlog, xxhash and psutil too, and no installed Baton. The status is 1 when
+the direct path structlog, xxhash and psutil too, for the whole engine's rows xxhash and
+llguidance, and no installed Baton. The status is 1 when
 something failed; figures follow all the same unless it was a test of the engine.
 """
 

@@ -9,7 +9,14 @@ import torch
 import triton
 
 from baton.bench import device_path, gpu_model, kernels
-from baton.bench.row import rows_or_reason
+from baton.bench.row import Row, rows_or_reason
+
+
+def engine_rows(repeats: int) -> list[Row]:
+    """Raises ImportError where a package of the engine's or transformers is missing."""
+    from baton.bench import gpu_engine
+
+    return gpu_engine.run(repeats)
 
 
 def main() -> None:
@@ -20,6 +27,7 @@ def main() -> None:
     repeats = arguments.repeats
     rows = kernels.run(repeats) + gpu_model.run(repeats)
     copy_gbps = next(row.value for row in rows if row.name == "kernels.ceiling.copy")
+    rows += rows_or_reason("engine", lambda: engine_rows(repeats))
     rows += rows_or_reason("kv.cuda_ipc", lambda: device_path.run(copy_gbps * 1e9, repeats))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -8,14 +8,16 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from baton.bench.row import NoDeviceError
+
 WARM_UPS = 3
 HEAD_START_CYCLES = 40_000_000  # the host queues all launches while the device sleeps
 
 
 def cuda_device() -> torch.device:
-    """The CUDA device in use. Raises RuntimeError when the host has none."""
+    """The CUDA device in use. Raises NoDeviceError when the host has none."""
     if not torch.cuda.is_available():
-        raise RuntimeError("this bench needs an NVIDIA GPU that torch can use")
+        raise NoDeviceError("this bench needs an NVIDIA GPU that torch can use")
     return torch.device("cuda", torch.cuda.current_device())
 
 

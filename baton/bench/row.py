@@ -20,6 +20,10 @@ class Row:
     failure: str = ""
 
 
+class NoDeviceError(RuntimeError):
+    """This host lacks the device that a bench measures."""
+
+
 def failed_row(name: str, why: str) -> Row:
     return Row(name, float("nan"), "", "", float("nan"), float("nan"), why)
 

@@ -4,7 +4,7 @@ A bench's module is imported only when it is asked for: each needs libraries of 
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from baton.bench.row import Row
+from baton.bench.row import NoDeviceError, Row
 from baton.host_facts import host_facts
 
 # Each module has `run(repeats: int) -> Iterable[Row]`; the file is written again with each row.
@@ -43,6 +43,8 @@ BENCHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+ENGINE_ON_CUDA = ("baton.bench.gpu_model", "baton.bench.gpu_engine")
+
 WhatArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")]
 JsonFlag = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")]
 RepeatsFlag = Annotated[int, typer.Option(min=1, help="Runs of which the median is taken.")]
@@ -53,6 +55,7 @@ AnyCoresFlag = Annotated[
         help="kv: let the kernel place the processes, not hold them on the two nearest cores.",
     ),
 ]
+DeviceFlag = Annotated[str, typer.Option(help="engine: cpu, or cuda for a GPU's figures.")]
 _PLACED = "baton.bench.kv"  # whose `run` takes any_cores
 
 
@@ -61,6 +64,7 @@ def command(
     json_file: JsonFlag = None,
     repeats: RepeatsFlag = 5,
     any_cores: AnyCoresFlag = False,
+    device: DeviceFlag = "cpu",
 ) -> None:
     """Measure this host and write the figures down."""
     if what not in BENCHES:
@@ -69,21 +73,33 @@ def command(
     if any_cores and what != "kv":
         typer.echo(f"baton bench: --any-cores is for kv, not for {what}", err=True)
         raise typer.Exit(2)
+    if device not in ("cpu", "cuda") or (device == "cuda" and what != "engine"):
+        typer.echo(f"baton bench: --device is cpu, or cuda for engine, not {device}", err=True)
+        raise typer.Exit(2)
     rows: list[Row] = []
     host = host_facts()
-    for module in BENCHES[what]:
-        options = {"any_cores": any_cores} if module == _PLACED else {}
-        for row in importlib.import_module(module).run(repeats, **options):
+    modules = ENGINE_ON_CUDA if device == "cuda" else BENCHES[what]
+    try:
+        for row in _measured(modules, repeats, any_cores):
             rows.append(row)
             if json_file is not None:
                 content = {"bench": what, "repeats": repeats, "host": host, "rows": rows}
                 json_file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    except NoDeviceError as error:
+        typer.echo(f"baton bench: {error}", err=True)
+        raise typer.Exit(1) from error
     Console().print(_table(rows))
     failed = [row for row in rows if row.failure]
     for row in failed:
         typer.echo(f"baton bench: {row.name} failed: {row.failure}", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _measured(modules: tuple[str, ...], repeats: int, any_cores: bool) -> Iterator[Row]:
+    for module in modules:
+        options = {"any_cores": any_cores} if module == _PLACED else {}
+        yield from importlib.import_module(module).run(repeats, **options)
 
 
 def _table(rows: list[Row]) -> Table:

@@ -1,11 +1,14 @@
 """What the GPU bench computes on the host: its batches and its floors."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from baton.bench.gpu_model import LLAMA_8B, QWEN3_06B, decode_floor_ms, prefill_floor_ms
 from baton.bench.gpu_timer import Ceilings, cuda_device
 from baton.bench.paged_batch import BLOCK, paged_batch
+from baton.bench.row import NoDeviceError
 
 H200 = Ceilings(copy_bytes_per_s=4.3e12, gemm_flops=790e12)
 
@@ -36,6 +39,15 @@ def test_each_token_of_a_batch_has_its_slot_in_its_own_block() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
-def test_a_host_without_a_gpu_is_told_so() -> None:
-    with pytest.raises(RuntimeError, match="needs an NVIDIA GPU"):
+def test_a_host_without_a_gpu_is_told_so(
+    run_in_process: Callable[..., tuple[int, str]],
+) -> None:
+    with pytest.raises(NoDeviceError, match="needs an NVIDIA GPU"):
         cuda_device()
+    assert run_in_process("bench", "engine", "--device", "cuda")[0] == 1
+
+
+def test_a_bench_that_has_no_rows_of_a_gpu_refuses_the_flag(
+    run_in_process: Callable[..., tuple[int, str]],
+) -> None:
+    assert run_in_process("bench", "router", "--device", "cuda")[0] == 2
