@@ -21,6 +21,7 @@ from kv_transfer.plan import Piece
 from kv_transfer.transport import LaneContext, Moved, ReadOp
 from kv_transfer.transports import tcp
 from kv_transfer.transports.small_reads import SmallReads
+from runtime.clock import SystemClock
 from wire.kv import FabricAddress, KVLayout
 
 LAYOUT = KVLayout(2, 40, 1, 16, 32, "float32")  # regions of 4 KiB
@@ -132,7 +133,9 @@ def joined_lane() -> Iterator[tuple[tcp.TcpLane, socket.socket, KVMemory]]:
     with pytest.MonkeyPatch.context() as patch, mine:
         patch.setattr(tcp, "dial", lambda address, config: Channel(theirs, 5.0))
         patch.setattr(tcp, "join", lambda *arguments: None)
-        lane = tcp.TcpLane(LaneContext(address, source, LAYOUT, LAYOUT, memory, b"secret", config))
+        lane = tcp.TcpLane(
+            LaneContext(address, source, LAYOUT, LAYOUT, memory, b"secret", config, SystemClock())
+        )
         yield lane, mine, memory
         lane.close()
     memory.close()
