@@ -1,7 +1,7 @@
 """Loads a model's weights from safetensors files, memory-mapped, or makes random ones."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,17 +36,21 @@ def load(
     kernels: str = "auto",
     fp8_kv: bool = False,
     group: Group | None = None,
+    on_read: Callable[[float], None] | None = None,
 ) -> Model:
     """Load the model of a directory. Weights exist once, plus one layer while it is laid out.
 
     fp8_kv: with its heads scaled for a cache in fp8. group: this rank's share of the model.
+    on_read: is told, with each tensor, what share of the checkpoint's tensors has been asked for.
 
     Raises ModelError, naming the file and the tensor, for what is missing, corrupt or of another
     shape than config.json says; ValueError where the group cannot share the model.
     """
     device, in_fp8 = torch.device(device), None
     source: TensorSource
-    source = checkpoint = Checkpoint.open(Path(path))
+    opened = Checkpoint.open(Path(path))
+    checkpoint = opened if on_read is None else ToldCheckpoint(opened, on_read)
+    source = checkpoint
     if config.quantisation is not None:
         bits = kept_bits(config, device)
         in_float = torch.float32 if bits else dtype
@@ -131,6 +135,33 @@ class Checkpoint:
             raise ModelError(path, f"tensor {name!r} has shape {tuple(tensor.shape)}, not {shape}")
         if not tensor.is_floating_point() or tensor.dtype.itemsize < MIN_FLOAT_BYTES:
             raise ModelError(path, f"tensor {name!r} has dtype {tensor.dtype}, not a plain float")
+        return tensor
+
+
+class ToldCheckpoint:
+    """A checkpoint that tells how much of it has been asked for."""
+
+    def __init__(self, checkpoint: Checkpoint, on_read: Callable[[float], None]) -> None:
+        self._checkpoint = checkpoint
+        self._on_read = on_read
+        self._unread = set(checkpoint.file_of)
+
+    @property
+    def index(self) -> Path:
+        return self._checkpoint.index
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._checkpoint
+
+    def stored(self, name: str) -> Tensor:
+        return self._told(name, self._checkpoint.stored(name))
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self._told(name, self._checkpoint.tensor(name, shape))
+
+    def _told(self, name: str, tensor: Tensor) -> Tensor:
+        self._unread.discard(name)
+        self._on_read(1 - len(self._unread) / len(self._checkpoint.file_of))
         return tensor
 
 

@@ -12,7 +12,7 @@ from engine.kernels.fp8_linear import FP8
 from engine.kv_cache import kv_layout
 from engine.memory_plan import MemoryPlan, plan_memory, step_workspace_bytes
 from engine.weights import kept_bits
-from runtime.clock import SystemClock, sleep, wall_time_s
+from runtime.clock import Clock, SystemClock, sleep, wall_time_s
 from runtime.log import get_logger
 from runtime.sizes import parse_bytes
 from wire.messages import Role
@@ -21,6 +21,7 @@ from worker.drafts import Draft, DraftMemory
 from worker.model_ranks import ModelRanks
 from worker.modelled import load_modelled
 
+_READ_LOG_S = 2.0
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,7 +44,8 @@ def load_model(
     started_s = wall_time_s()
     kv_dtype = _kv_dtype(config.kv_dtype, dtype)
     served = model_config.with_context(limit)
-    model = ranks.load(directory, served, dtype, device, fp8_kv=kv_dtype == FP8)
+    told = ReadLog(SystemClock())
+    model = ranks.load(directory, served, dtype, device, kv_dtype == FP8, told)
     beside = DraftMemory(0, 0)
     if draft is not None:
         model, beside = draft.tapped(model), draft.memory(dtype)
@@ -83,6 +85,19 @@ def load_model(
 def engine_blocks(plan: MemoryPlan) -> int:
     """The pool's last block is kept for probes of the fabric and never holds a request's KV."""
     return max(1, plan.num_blocks - 1)
+
+
+class ReadLog:
+    """Logs how much of a checkpoint has been read, while that takes long."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._told_s = clock.now()
+
+    def __call__(self, share: float) -> None:
+        if (now_s := self._clock.now()) - self._told_s >= _READ_LOG_S:
+            self._told_s = now_s
+            get_logger("worker").info("reading_weights", percent=int(100 * share))
 
 
 def _check_ranks(config: WorkerConfig, size: int) -> None:

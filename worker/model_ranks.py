@@ -1,6 +1,7 @@
 """The processes that compute this worker's model beside its own, where there are any."""
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -66,9 +67,10 @@ class ModelRanks:
         dtype: torch.dtype,
         device: torch.device,
         fp8_kv: bool,
+        on_read: Callable[[float], None] | None = None,
     ) -> ForwardModel:
         """This rank's share of the model; the others load theirs meanwhile. A model whose layers
-        are transformers' is not shared.
+        are transformers' is not shared. on_read: as the loader's, of this rank's share.
 
         Raises ModelError as the loader, ValueError where the ranks cannot share the model, OSError
         where processes cannot be had.
@@ -80,7 +82,7 @@ class ModelRanks:
                 raise ValueError(f"{what} {text}")
             return load_fallback(directory, config, dtype, device)
         if self.size == 1:
-            return load(directory, config, dtype, device, fp8_kv=fp8_kv)
+            return load(directory, config, dtype, device, fp8_kv=fp8_kv, on_read=on_read)
         check_divides(config, self.size)
         if device.type != "cpu":
             _check_gpus(device, self.size)
@@ -103,7 +105,9 @@ class ModelRanks:
             )
 
         self._ranks = self._stack.enter_context(started_ranks(self.size, setup))
-        return load(directory, config, dtype, device, fp8_kv=fp8_kv, group=self._group)
+        return load(
+            directory, config, dtype, device, fp8_kv=fp8_kv, group=self._group, on_read=on_read
+        )
 
     def have_own_kv(self, device: torch.device) -> bool:
         """Whether each of several ranks on such devices computes in memory of its own, so that the
