@@ -16,6 +16,7 @@ from engine.host_memory import HostMemory
 from engine.host_tier import HostTier
 from engine.intake import check_request
 from engine.integrity import check_references
+from engine.load import load_of
 from engine.logprobs import logprob_step, with_logprobs
 from engine.options import EngineConfig
 from engine.prefix import adopt_prefix, match_prefix, store_blocks
@@ -210,10 +211,7 @@ class Engine:
         now_s = self._clock.now()
         prefills = [item.chunk for item in work if item.chunk.is_prefill]
         num_prefill_tokens = sum(chunk.end - chunk.start for chunk in prefills)
-        if self._speculator is not None and not prefills:
-            self._speculator.learn(batch.num_tokens, now_s - drafted_s)
-        if 2 * num_prefill_tokens > batch.num_tokens:
-            self._tier.computed(batch.num_tokens, now_s - started_s)
+        self._learn(batch.num_tokens, num_prefill_tokens, now_s - started_s, now_s - drafted_s)
         return StepResult(
             tuple(outputs),
             now_s - started_s,
@@ -246,19 +244,7 @@ class Engine:
 
     def load(self) -> EngineLoad:
         """The load of this moment; held and reserved sequences count in the blocks only."""
-        scheduler = self._scheduler
-        unstarted = sum(max(s.num_tokens - s.cached_estimate, 0) for s in scheduler.waiting)
-        started = (*scheduler.ready, *scheduler.running)
-        return EngineLoad(
-            num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting) + len(scheduler.ready),
-            waiting_tokens=unstarted + sum(s.num_uncomputed for s in started if s.is_prefilling),
-            num_blocks=self._pool.num_blocks,
-            num_free_blocks=self._pool.num_free,
-            context_tokens=sum(s.num_computed for s in scheduler.running),
-            num_preemptions=scheduler.num_preemptions,
-            host=self._tier.load(),
-        )
+        return load_of(self._scheduler, self._pool, self._tier.load())
 
     def check_integrity(self) -> None:
         """Blocks, queues and tables agree with the sequences. Raises AssertionError."""
@@ -319,6 +305,16 @@ class Engine:
         if likely is not None:
             outputs = with_logprobs(outputs, rows, likely, len(wanted))
         return outputs, failed, verdicts
+
+    def _learn(
+        self, num_tokens: int, num_prefill_tokens: int, step_s: float, drafted_step_s: float
+    ) -> None:
+        """What a step of so many tokens took tells whether drafts pay, and whether to load KV from
+        the host does. drafted_step_s: of it, what came after the drafts were made."""
+        if self._speculator is not None and not num_prefill_tokens:
+            self._speculator.learn(num_tokens, drafted_step_s)
+        if 2 * num_prefill_tokens > num_tokens:
+            self._tier.computed(num_tokens, step_s)
 
     def _emit(self, seq: Sequence, token: int) -> SeqOutput:
         index = seq.num_outputs
