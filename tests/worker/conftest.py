@@ -4,7 +4,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from kv_transfer.exporter import Exporter
 from kv_transfer.importer import Importer
 from kv_transfer.memory import KVMemory
 from prefill_worker.publisher import Publisher
-from runtime.clock import SystemClock
+from runtime.clock import Clock, SystemClock
 from wire.block_hash import BLOCK_SIZE, block_hashes
 from wire.messages import GenerateRequest, LegEvent, LegTokens, Role, SamplingParams, StartLeg
 from worker.commands import Command, Join, Pulled, Released, Start
@@ -38,6 +38,10 @@ sys.path.append(str(Path(__file__).parent))  # for leg_runs
 sys.path.append(str(Path(__file__).parents[1] / "engine"))  # for eagle_heads
 
 SESSION = 1
+# A pull ends because of what a test does, never because a busy host was slow.
+PATIENT = TransferConfig(
+    heartbeat_s=0.1, dead_after_s=600.0, stall_s=60.0, slack_s=600.0, connect_s=60.0
+)
 MODEL = ModelConfig(
     architecture="Qwen3ForCausalLM",
     num_layers=3,
@@ -101,7 +105,7 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
     """A function that builds a worker core; all share the same random weights.
 
     With a mirror the engine computes in a pool of its own, as on a device; a direct pool is read
-    and written by the lanes between devices.
+    and written by the lanes between devices. Leases end by `lease_clock`.
     """
     made: list[tuple[Worker, KVMemory, KVPath | None]] = []
     epochs = itertools.count(1)
@@ -109,20 +113,16 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
     def make(
         role: Role,
         num_blocks: int = 128,
-        lease_s: float = 30.0,
         block_size: int = BLOCK_SIZE,
         directory: Path | None = None,
+        lease_clock: Clock | None = None,
     ) -> Worker:
         config = MODEL if directory is None else ModelConfig.from_directory(directory)
         layout = kv_layout(config, torch.float32, num_blocks, block_size)
         is_direct = request.param == "direct pool"
         memory = (TwinMemory if is_direct else KVMemory.allocate)(layout.pool_bytes)
         inbox, clock = Inbox(), SystemClock()
-        transfer = TransferConfig(
-            lease_s=lease_s,
-            heartbeat_s=min(1.0, lease_s / 8),
-            device_path="direct" if is_direct else "host",
-        )
+        transfer = replace(PATIENT, device_path="direct" if is_direct else "host")
         kv = host_kv = kv_tensor(memory.buffer, layout)
         path: KVPath | None = None
         device = "cuda" if request.param == "gpu" else "cpu"
@@ -143,7 +143,7 @@ def make_worker(request: pytest.FixtureRequest) -> Iterator[Callable[..., Worker
             clock,
         )
         exporter = Exporter(
-            layout, memory, role.value, next(epochs), clock, b"secret", transfer,
+            layout, memory, role.value, next(epochs), lease_clock or clock, b"secret", transfer,
             on_released=lambda seq_id: inbox.post(Released(seq_id)),
         )  # fmt: skip
         exporter.start("127.0.0.1")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runtime.clock import VirtualClock
 from wire.errors import ErrorCode
 from wire.messages import (
     FinishReason,
@@ -199,10 +200,14 @@ def test_a_session_that_ends_takes_its_legs_and_exports_along(
 def test_a_published_block_stays_until_its_lease_ends(
     make_worker: Any, drive: Any, start_leg: Any
 ) -> None:
-    prefill = make_worker(Role.PREFILL, lease_s=0.3)
+    clock = VirtualClock()
+    prefill = make_worker(Role.PREFILL, lease_clock=clock)
     prefill.apply(start_leg(1, PROMPT, prefill_only=True))
     drive(has(prefill, 1, LegFinished), prefill)
+    clock.advance(29.0)
+    prefill.turn()
     assert prefill.core.report().num_free_blocks < 128
+    clock.advance(2.0)
     drive(lambda: prefill.core.report().num_free_blocks == 128, prefill)
 
 
