@@ -50,6 +50,7 @@ class Ranks:
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._watches: list[threading.Thread] = []
+        self._group: TorchGroup | None = None
         self._num_saved = [0] * len(setups)
         self._is_closing = False
         self._losing = threading.Lock()
@@ -88,8 +89,8 @@ class Ranks:
                 assert pipe.recv() == READY
                 pipe.send(layout)
                 send_handle(pipe, descriptor, process.pid)
+        self._group = group
         try:
-            self.lost.add_done_callback(lambda lost: group.abort())
             group.connect(self._setups[0].meeting_file, device)
         except RuntimeError as error:
             raise RankLostError(f"the ranks of the model did not meet: {error}") from error
@@ -147,6 +148,9 @@ class Ranks:
         if self._is_closing:
             return
         with self._losing:
-            if not self.lost.done():
-                self.lost.set_result(f"rank {rank} of the model ended, exit code {code}")
+            if self.lost.done():
+                return
+            self.lost.set_result(f"rank {rank} of the model ended, exit code {code}")
         self.end()
+        if self._group is not None:
+            self._group.abort()  # last: it may take its time, and the loss is told by then
