@@ -11,7 +11,7 @@ import termios
 import threading
 
 from kv_transfer.control import MAX_HANDSHAKE_BYTES, Frame, FrameBuffer, encode
-from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.errors import FailReason, TransferError, connection_lost
 from kv_transfer.tls import TlsSocket
 
 _RECEIVE_BYTES = 1 << 16
@@ -98,7 +98,7 @@ class Channel:
             _tune(sock, stall_s)
         except OSError as error:
             sock.close()
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+            raise connection_lost(error) from error
 
     @property
     def fd(self) -> int:
@@ -129,13 +129,13 @@ class Channel:
         except BlockingIOError as error:  # SO_SNDTIMEO is over
             raise TransferError(FailReason.PEER_HUNG, "the peer takes no bytes") from error
         except OSError as error:
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+            raise connection_lost(error) from error
 
     def receive(self, *, waits: bool = False) -> list[Frame]:
         """The frames that are here, none when there is no whole one. waits: until the peer sends
         something or ends, in the system call that takes it; else never.
 
-        Raises TransferError (PEER_LOST, MALFORMED).
+        Raises TransferError (PEER_LOST, PEER_HUNG, MALFORMED).
         """
         frames, self._waiting = self._waiting, []
         if waits and isinstance(self.sock, TlsSocket):
@@ -147,7 +147,7 @@ class Channel:
         except ssl.SSLError as error:  # such as a certificate that the other side refuses
             raise TransferError(FailReason.NOT_A_MEMBER, f"TLS: {error}") from error
         except OSError as error:
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+            raise connection_lost(error) from error
         if not data:
             raise TransferError(FailReason.PEER_LOST, "the peer closed the connection")
         return frames + self._frames.feed(data)

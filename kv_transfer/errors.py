@@ -19,7 +19,7 @@ class FailReason(StrEnum):
     PREFILL_ABORTED = "prefill_aborted"
     LEASE_EXPIRED = "lease_expired"
     PEER_LOST = "peer_lost"  # the connection ended
-    PEER_HUNG = "peer_hung"  # the connection is there, nothing comes
+    PEER_HUNG = "peer_hung"  # nobody ended the connection, nothing comes
     TIMEOUT = "timeout"  # bytes were readable and did not come in time
     MALFORMED = "malformed"  # bytes that the protocol does not know
     TRANSPORT = "transport"  # the data lane failed
@@ -33,3 +33,11 @@ class TransferError(BatonError):
     def __init__(self, reason: FailReason, message: str) -> None:
         super().__init__(ErrorCode.TRANSFER_FAILED, message)
         self.reason = reason
+
+
+def connection_lost(error: OSError) -> TransferError:
+    """What a failed socket call says of the peer: that its connection ended, or, where the system
+    gave up since nothing was acknowledged for as long as a peer may be silent, that it hangs."""
+    hung = isinstance(error, TimeoutError)
+    reason = FailReason.PEER_HUNG if hung else FailReason.PEER_LOST
+    return TransferError(reason, f"connection lost: {error}")

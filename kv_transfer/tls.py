@@ -10,7 +10,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Self
 
-from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.errors import FailReason, TransferError, connection_lost
 
 _MAX_WRITE_BYTES = 1 << 18  # between two looks at the socket
 
@@ -83,7 +83,7 @@ class TlsSocket:
         except ssl.SSLError as error:
             raise TransferError(FailReason.NOT_A_MEMBER, f"TLS: {error}") from error
         except OSError as error:
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+            raise connection_lost(error) from error
 
     def fileno(self) -> int:
         return self._sock.fileno()

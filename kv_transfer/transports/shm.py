@@ -10,7 +10,7 @@ import socket
 
 from kv_transfer.channel import Channel, wait_readable
 from kv_transfer.control import Ping
-from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.errors import FailReason, TransferError, connection_lost
 from kv_transfer.handshake import join
 from kv_transfer.memory import KVMemory
 from kv_transfer.transport import LaneContext
@@ -38,7 +38,7 @@ def hand_out(channel: Channel, memory: KVMemory, timeout_s: float) -> None:
     try:
         socket.send_fds(channel.sock, [b"m"], [fd])
     except OSError as error:
-        raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+        raise connection_lost(error) from error
     finally:
         os.close(fd)
 
@@ -88,7 +88,7 @@ def _one_fd(sock: socket.socket) -> int:
     try:
         _, fds, _, _ = socket.recv_fds(sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
     except OSError as error:
-        raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+        raise connection_lost(error) from error
     if len(fds) != 1:
         raise TransferError(FailReason.MALFORMED, "the source handed no memory out")
     return fds[0]

@@ -12,7 +12,7 @@ import numpy as np
 
 from kv_transfer.control import Read
 from kv_transfer.dial import dial
-from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.errors import FailReason, TransferError, connection_lost
 from kv_transfer.formats import FORMATS, most_bytes, unseal
 from kv_transfer.handshake import join
 from kv_transfer.pace import AS_IS
@@ -149,7 +149,7 @@ class TcpLane:
         except BlockingIOError:
             return 0, 0
         except OSError as error:
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+            raise connection_lost(error) from error
         if not num_bytes:
             raise TransferError(FailReason.PEER_LOST, "the source closed the data connection")
         return num_asked, num_bytes

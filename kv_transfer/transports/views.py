@@ -5,7 +5,7 @@ from collections import deque
 from itertools import islice
 
 from kv_transfer.channel import wait_writable
-from kv_transfer.errors import FailReason, TransferError
+from kv_transfer.errors import connection_lost
 from kv_transfer.tls import TlsSocket
 
 MAX_VIEWS = 1024  # of one system call, as the kernel allows
@@ -22,7 +22,7 @@ def send_views(sock: socket.socket | TlsSocket, views: deque[memoryview], stall_
             wait_writable(sock, stall_s)
             continue
         except OSError as error:
-            raise TransferError(FailReason.PEER_LOST, f"connection lost: {error}") from error
+            raise connection_lost(error) from error
         consume(views, num_sent)
 
 
