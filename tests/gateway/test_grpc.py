@@ -256,7 +256,7 @@ async def test_a_cancelled_or_late_call_ends_its_request(
         gateway.grpc_channel() as channel,
     ):
         stub = generate_pb2_grpc.GenerateStub(channel)
-        call = stub.Generate(completion(), timeout=0.5 if how == "deadline" else None)
+        call = stub.Generate(completion(), timeout=2.0 if how == "deadline" else None)
         await call.read()
         if how == "cancel":
             call.cancel()

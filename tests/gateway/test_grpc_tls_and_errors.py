@@ -210,7 +210,7 @@ async def refuses(port: int) -> None:
             async with grpc.aio.insecure_channel(f"{HOST}:{port}") as channel:
                 kserve = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
                 try:
-                    await kserve.ServerLive(pb.ServerLiveRequest(), timeout=5)
+                    await kserve.ServerLive(pb.ServerLiveRequest(), timeout=20)
                 except grpc.aio.AioRpcError as error:
                     if error.code() is grpc.StatusCode.UNAVAILABLE:
                         return

@@ -69,7 +69,7 @@ def make_request(
     return GenerateRequest(f"r{start}", prompt, sampling, tuple(block_hashes(prompt)))
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Polls a condition that other tasks make true; the time-out is only for a broken test."""
     async with asyncio.timeout(timeout_s):
         while not holds():

@@ -178,7 +178,7 @@ async def test_a_full_cluster_keeps_requests_at_the_door_until_it_has_room():
     (task,) = await waiting(pool, 0)
     assert not task.done()
     full[0] = Saturation(0.5)
-    leave(pool, await asyncio.wait_for(task, 5))  # nobody has left: the door looked again
+    leave(pool, await asyncio.wait_for(task, 30))  # nobody has left: the door looked again
     leave(pool, entered)
     pool.check_integrity()
 
@@ -190,7 +190,7 @@ async def test_who_waits_too_long_is_told_to_come_back():
     (task,) = await waiting(pool, 0)
     clock.now_s = 61.0
     with pytest.raises(BatonError, match="no room came within 60 s"):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 30)
     leave(pool, entered)
     assert pool.num_queued == pool.num_under_way == 0
 
