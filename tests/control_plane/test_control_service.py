@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from control_plane.config import ControlConfig
 from control_plane.server import ControlServer
 from control_plane.service import ACK, DRAIN
-from runtime.clock import SystemClock
+from runtime.clock import Clock, SystemClock, VirtualClock
 from runtime.lifecycle import free_port
 from wire import rpc
 from wire.cluster import ControlOrder, OrderKind, ProcessStatus, WorkerBeat
@@ -23,9 +23,12 @@ BeatOf = Callable[..., WorkerBeat]
 
 
 @contextlib.asynccontextmanager
-async def serving(**changes: object) -> AsyncIterator[tuple[ControlServer, rpc.Channel]]:
+async def serving(
+    clock: Clock | None = None, **changes: object
+) -> AsyncIterator[tuple[ControlServer, rpc.Channel]]:
     settings = {"port": 0, "settle_s": 0.0, **changes}
-    server = ControlServer(ControlConfig(**settings), SystemClock())  # type: ignore[arg-type]
+    config = ControlConfig(**settings)  # type: ignore[arg-type]
+    server = ControlServer(config, clock or SystemClock())
     await server.start()
     channel = rpc.open_channel(f"127.0.0.1:{server.port}")
     try:
@@ -69,7 +72,8 @@ async def test_a_watcher_sees_a_worker_come_and_leave_at_its_goodbye(beat_of: Be
 
 
 async def test_a_broken_stream_keeps_the_worker_until_its_beats_expire(beat_of: BeatOf):
-    async with serving(beat_timeout_s=0.6) as (server, channel):
+    clock = VirtualClock()
+    async with serving(clock, beat_timeout_s=1.0) as (server, channel):
         other = rpc.open_channel(f"127.0.0.1:{server.port}")
         worker = Beating(other)
         await worker.beat(beat_of())
@@ -77,9 +81,14 @@ async def test_a_broken_stream_keeps_the_worker_until_its_beats_expire(beat_of: 
         assert len((await anext(snapshots)).workers) == 1
         await worker.orders.aclose()
         await other.close()
-        lost_after = SystemClock().now()
-        assert (await anext(snapshots)).workers == ()
-        assert SystemClock().now() - lost_after > 0.3
+        clock.advance(0.9)
+        assert server.registry.expire() == ()
+        gone = asyncio.ensure_future(anext(snapshots))
+        async with asyncio.timeout(60):
+            while not gone.done():  # in small steps: a jump is a pause of this process, and excused
+                clock.advance(0.02)
+                await asyncio.sleep(0.01)
+        assert (await gone).workers == ()
         assert b"baton_control_expired_total 1.0" in server.metrics.exposition()
         await snapshots.aclose()
 
@@ -220,7 +229,7 @@ async def test_metrics_are_served_over_http_when_a_port_is_given(beat_of: BeatOf
     async with serving(metrics_port=port) as (_, channel):
         worker = Beating(channel)
         await worker.beat(beat_of())
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             answer = await client.get(f"http://127.0.0.1:{port}/metrics")
             missing = await client.get(f"http://127.0.0.1:{port}/other")
         assert 'baton_control_workers{role="decode"} 1.0' in answer.text

@@ -11,21 +11,21 @@ from control_plane.server import ControlServer
 from control_plane.state.redis_lease import RedisLeadership
 from router.config import RouterConfig
 from router.watch import ClusterWatch
-from runtime.clock import SystemClock
+from runtime.clock import SystemClock, VirtualClock
 from wire.cluster import WorkerBeat, WorkerInfo
 from worker.registration import Registration
 
-LEASE_S = 1.0
+LEASE_S = 10.0  # by a clock that the test moves: nobody loses it by standing still
 
 
 @contextlib.asynccontextmanager
-async def control_planes(url: str) -> AsyncIterator[list[ControlServer]]:
-    """Two; the first leads."""
+async def control_planes(url: str, clock: VirtualClock) -> AsyncIterator[list[ControlServer]]:
+    """Two; the first leads. Leases end by `clock`."""
     servers: list[ControlServer] = []
     async with contextlib.AsyncExitStack() as stack:
         for name in "ab":
-            redis = await stack.enter_async_context(Redis.from_url(url, socket_timeout=0.5))
-            leadership = RedisLeadership(redis, "test", name, SystemClock(), LEASE_S)
+            redis = await stack.enter_async_context(Redis.from_url(url))
+            leadership = RedisLeadership(redis, "test", name, clock, LEASE_S)
             config = ControlConfig(port=0, settle_s=0.0, http_port=-1)
             server = ControlServer(config, SystemClock(), leadership=leadership)
             await server.start()
@@ -44,7 +44,8 @@ async def until(wanted: Callable[[], object]) -> None:
 async def test_workers_and_gateways_move_to_the_leader_and_survive_the_stores_absence(
     redis_server, beat_of: Callable[..., WorkerBeat]
 ):
-    async with control_planes(redis_server.url) as (first, second):
+    clock = VirtualClock()
+    async with control_planes(redis_server.url, clock) as (first, second):
         both = f"127.0.0.1:{second.port},127.0.0.1:{first.port}"  # the follower comes first
         registration = Registration(both, "", beat_of, lambda order: None)
         beating = asyncio.create_task(registration.run())
@@ -58,7 +59,9 @@ async def test_workers_and_gateways_move_to_the_leader_and_survive_the_stores_ab
         seen.append(tuple(first.registry.snapshot.workers))
 
         redis_server.stop()  # nobody leads; beats and watchers stay
-        await asyncio.sleep(2 * LEASE_S)
+        clock.advance(2 * LEASE_S)
+        assert not first.leadership.term().is_me
+        await asyncio.sleep(1.5)  # beats come meanwhile
         assert first.serving() and seen[-1]
         redis_server.start()
         await until(lambda: first.leadership.term().is_me or second.leadership.term().is_me)
