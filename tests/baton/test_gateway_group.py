@@ -45,7 +45,7 @@ async def test_several_processes_serve_one_port_are_restarted_and_end_together(
 
 def processes_seen(port: int) -> set[str]:
     try:
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
     except httpx.TransportError:
         return set()
     return set(re.findall(r'process="(\d+)"', text))

@@ -37,7 +37,7 @@ async def test_a_free_port_is_taken_in_place_of_the_default(lost_port: int) -> N
     page = await start_dashboard(UpConfig(), OPERATOR_URL, SystemClock())
     assert page is not None and page.port != lost_port
     try:
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             answer = await client.get(f"http://127.0.0.1:{page.port}/")
         assert answer.status_code == 200
     finally:

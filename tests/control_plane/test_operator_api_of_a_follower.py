@@ -72,7 +72,9 @@ async def test_commands_and_the_dashboard_reach_the_leader_through_a_follower(
         stack.push_async_callback(page.stop)
         headers = {"Authorization": f"Bearer {TOKEN}"}
         base_url = f"http://127.0.0.1:{page.port}/api/v1/"
-        async with httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False) as http:
+        async with httpx.AsyncClient(
+            base_url=base_url, headers=headers, trust_env=False, timeout=60
+        ) as http:
             answer = await http.get("status")
             assert [worker["worker_id"] for worker in answer.json()["workers"]] == ["decode-0"]
             assert (await http.post("actions/resume", json={})).status_code == 200
@@ -91,7 +93,7 @@ async def test_a_redirect_keeps_path_and_query_and_a_leader_without_an_address_i
     async with contextlib.AsyncExitStack() as stack:
         leader = await stack.enter_async_context(control_plane(redis_server.url, "a"))
         follower = await stack.enter_async_context(control_plane(redis_server.url, "b"))
-        http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=60))
         answer = await http.get(f"{url_of(follower)}/api/v1/audit?limit=3")
         assert answer.status_code == 307
         assert answer.headers["location"] == f"{url_of(leader)}/api/v1/audit?limit=3"
@@ -113,5 +115,5 @@ async def test_a_leader_that_tells_no_address_is_named(redis_server):
         client = OperatorClient(url_of(follower), TOKEN)
         with pytest.raises(OperatorError, match="first leads"):
             await asyncio.to_thread(client.get, "status", StatusView)
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             assert (await http.get(f"{url_of(follower)}/api/v1/status")).status_code == 503

@@ -141,7 +141,7 @@ def test_a_flip_is_shown_within_two_seconds(served: Any, look: Callable[..., Any
 
 
 def test_without_a_token_nobody_acts(served: Any, look: Callable[..., Any]) -> None:
-    refused = httpx.post(f"{served.url}/api/v1/actions/pause", json={}, trust_env=False)
+    refused = httpx.post(f"{served.url}/api/v1/actions/pause", json={}, trust_env=False, timeout=60)
     assert refused.status_code == 401
     page = look(served.url).page
     page.click("#pause-button")

@@ -160,7 +160,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 async def ready(port: int) -> None:
     """Until the gateway can place on both pools."""
     pools = [f'baton_router_workers{{role="{role.value}"}} 1.0' for role in Role]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         async with asyncio.timeout(WAIT_S):
             while True:
                 with contextlib.suppress(httpx.TransportError):
@@ -174,7 +174,9 @@ async def ready(port: int) -> None:
 async def http_client(cluster: Cluster, prompt: str) -> AsyncIterator[None]:
     """A client that has asked, and is gone at the end."""
     body = {"model": "demo", "prompt": prompt, "max_tokens": 2000, "ignore_eos": True}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{cluster.http_port}") as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{cluster.http_port}", timeout=60
+    ) as client:
         asking = asyncio.create_task(_read(client, {**body, "stream": True}))
         try:
             yield

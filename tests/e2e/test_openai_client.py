@@ -178,7 +178,7 @@ def test_too_long_a_prompt_names_both_numbers(client: openai.OpenAI) -> None:
 
 
 def test_the_metrics_count_what_was_served(cluster: Any) -> None:
-    text = httpx.get(f"{cluster.url}/metrics").text
+    text = httpx.get(f"{cluster.url}/metrics", timeout=60).text
     served = re.findall(r"^baton_output_tokens_total (\S+)$", text, re.MULTILINE)
     assert len(served) == 1
     assert float(served[0]) > 0
@@ -186,4 +186,4 @@ def test_the_metrics_count_what_was_served(cluster: Any) -> None:
 
 
 def test_the_version_is_told(cluster: Any) -> None:
-    assert "version" in json.loads(httpx.get(f"{cluster.url}/version").text)
+    assert "version" in json.loads(httpx.get(f"{cluster.url}/version", timeout=60).text)

@@ -120,7 +120,7 @@ def test_cached_tokens_are_what_was_found_and_not_what_prefill_handed_over(
 
 
 def placements(cluster: Any, kind: str) -> float:
-    text = httpx.get(f"{cluster.url}/metrics").text
+    text = httpx.get(f"{cluster.url}/metrics", timeout=60).text
     found = re.search(rf'^baton_placements_total{{kind="{kind}"}} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 

@@ -74,7 +74,9 @@ async def test_both_versions_stay_in_ratio_and_pair_only_among_themselves(
     await asyncio.to_thread(wait_for, lambda: sum(roles(cluster).values()) == 6)
     url = f"http://127.0.0.1:{cluster.operator_port}/api/v1"
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    answer = httpx.post(f"{url}/actions/ratio", json={"prefill": 1, "decode": 2}, headers=headers)
+    answer = httpx.post(
+        f"{url}/actions/ratio", json={"prefill": 1, "decode": 2}, headers=headers, timeout=60
+    )
     assert answer.status_code == 200, answer.text
     wanted = {(Role.PREFILL, 1), (Role.DECODE, 2)}
 
@@ -98,7 +100,7 @@ async def test_both_versions_stay_in_ratio_and_pair_only_among_themselves(
         kinds[trace.kind] += 1
     assert kinds["remote"], "no request crossed from prefill to decode"
 
-    view = httpx.get(f"{url}/status").json()
+    view = httpx.get(f"{url}/status", timeout=60).json()
     assert {(group["prefill"], group["decode"]) for group in view["groups"]} == {(1, 2)}
     refusals = [pair["refusal"] for pair in view["pairs"] if pair["refusal"]]
     assert all("model files" in refusal for refusal in refusals)
@@ -106,7 +108,9 @@ async def test_both_versions_stay_in_ratio_and_pair_only_among_themselves(
         info = next(w for w in view["workers"] if w["worker_id"] == worker_id)
         if info["role"] == "prefill":
             body = {"worker_id": worker_id}
-            httpx.post(f"{url}/actions/drain", json=body, headers=headers).raise_for_status()
+            httpx.post(
+                f"{url}/actions/drain", json=body, headers=headers, timeout=60
+            ).raise_for_status()
     await asyncio.to_thread(wait_for, lambda: len(cluster.status().workers) == 5)
-    notes = " ".join(httpx.get(f"{url}/status").json()["notes"])
+    notes = " ".join(httpx.get(f"{url}/status", timeout=60).json()["notes"])
     assert "find no prefill worker that they pair with" in notes and "model files" in notes

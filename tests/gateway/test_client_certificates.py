@@ -75,7 +75,7 @@ def client_of(gateway: Any, ours: Authority, shows: Authority | None = None) -> 
     context = ssl.create_default_context(cafile=str(ours.ca))
     if shows is not None:
         context.load_cert_chain(shows.certificate, shows.key)
-    return httpx.AsyncClient(base_url=f"https://{HOST}:{gateway.port}", verify=context)
+    return httpx.AsyncClient(base_url=f"https://{HOST}:{gateway.port}", verify=context, timeout=60)
 
 
 async def test_a_client_with_a_certificate_of_the_authority_is_served(

@@ -60,7 +60,7 @@ def log_line(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
 def test_it_serves_without_workers_and_exits_with_0_on_sigterm(model_path: Path) -> None:
     with gateway_process(model_path, 0, parent_pid=os.getpid()) as process:
         url = log_line(process, "the gateway listens")["url"]
-        with httpx.Client(base_url=url) as client:
+        with httpx.Client(base_url=url, timeout=60) as client:
             assert client.get("/livez").status_code == 200
             assert client.get("/readyz").status_code == 503
             assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"

@@ -235,11 +235,11 @@ async def test_tls_is_spoken_from_the_least_version_on(
     trusting = ssl.create_default_context(cafile=str(certificate))
     async with start_gateway(lambda _: answer_of([300, 301]), tls=tls) as gateway:
         url = f"https://127.0.0.1:{gateway.port}"
-        async with httpx.AsyncClient(base_url=url, verify=trusting) as client:
+        async with httpx.AsyncClient(base_url=url, verify=trusting, timeout=60) as client:
             response = await client.post(PATH, json={**BODY, "stream": True})
             assert response.text.endswith("data: [DONE]\n\n")
         trusting.maximum_version = ssl.TLSVersion.TLSv1_2
-        async with httpx.AsyncClient(base_url=url, verify=trusting) as client:
+        async with httpx.AsyncClient(base_url=url, verify=trusting, timeout=60) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get("/livez")
 

@@ -79,7 +79,7 @@ class Prometheus:
         command += [f"--storage.tsdb.path={directory / 'data'}", "--log.level=error"]
         command += [f"--web.listen-address=127.0.0.1:{self._port}"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self._client = httpx.Client(base_url=self.url)
+        self._client = httpx.Client(base_url=self.url, timeout=60)
 
     def ask(self, expression: str) -> list[float]:
         """The values of an instant query; none while the server is starting."""
@@ -277,7 +277,9 @@ async def test_the_page_has_every_column_of_its_history_from_prometheus_over_a_l
         empty = set(EXPRESSIONS)
         deadline_s = time.monotonic() + DEADLINE_S
         with four_at_a_time(url) as load:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{page.port}") as http:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{page.port}", timeout=60
+            ) as http:
                 while empty:
                     assert time.monotonic() < deadline_s, sorted(empty)
                     await asyncio.to_thread(load)
