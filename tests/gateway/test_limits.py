@@ -244,6 +244,25 @@ async def test_tls_is_spoken_from_the_least_version_on(
                 await client.get("/livez")
 
 
+async def test_over_tls_a_refused_client_may_send_the_rest_of_its_body(
+    start_gateway: Start, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.connection.LINGER_S", 60.0)
+    tls = server_context(str(certificate), "", "1.2")
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    size = 8 << 20
+    async with start_gateway(lambda _: [], tls=tls) as gateway, asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trusting)
+        writer.write(b"POST /v1/nothing HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.startswith(b"http/1.1 404 ") and b"connection: close" in head
+        for _ in range(size >> 16):
+            writer.write(b" " * (1 << 16))
+            await writer.drain()  # a reset connection would raise
+        writer.close()
+        assert gateway.router.requests == []
+
+
 def test_a_certificate_that_cannot_be_used_is_named(certificate: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="tls_certificate .*nothing.pem: No such file"):
         server_context(str(tmp_path / "nothing.pem"), "", "1.2")
