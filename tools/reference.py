@@ -98,6 +98,8 @@ def _settings() -> Iterator[str]:
         yield "| setting | default | meaning |"
         yield "|---|---|---|"
         for field in fields(config):
+            if field.name not in HELP and field.name not in SECRET_FIELDS:
+                continue  # the command itself decides it: the role of prefill and of decode
             default = "required" if field.default is MISSING else f"`{field.default}`"
             name = (
                 field.name if field.name in SECRET_FIELDS else f"--{field.name}".replace("_", "-")
