@@ -131,7 +131,7 @@ class Autopilot:
                         self._parts.metrics.gauge("baton_control_is_leader").set(0)
                     else:
                         await self.tick()
-                except Exception:
+                except Exception:  # a task's edge: the next tick comes
                     _log.exception("a planner tick failed")
                 left_s = begun_s + self._wanted.tick_s - self._parts.clock.now()
                 await asyncio.sleep(max(0.0, left_s))
@@ -235,7 +235,7 @@ class Autopilot:
     async def _score(self, modes: ModeSimulator) -> None:
         try:
             scores = await modes.scores(tuple(self._history), self._wanted.objectives)
-        except Exception:
+        except Exception:  # a task's edge: the mode stays as it is
             _log.exception("the modes could not be simulated")
             return
         self._parts.observer.mode_scores = scores

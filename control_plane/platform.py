@@ -90,7 +90,7 @@ async def watch_unready(actuator: RemoteActuator, leadership: Leadership) -> Non
         try:
             for name in await actuator.replace_unready():
                 _log.warning("worker replaced", worker=name, reason="it was not ready in time")
-        except Exception:
+        except Exception:  # a task's edge: the next period tries again
             _log.exception("late workers were not replaced")
 
 

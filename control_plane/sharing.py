@@ -142,7 +142,7 @@ class SharedState:
             self._fell_silent(error)
         except (OlderTerm, StandingConflict):
             _log.info("shared state", outcome="another control plane was faster")
-        except Exception:
+        except Exception:  # a task's edge: the next round comes
             _log.exception("a round of the shared state failed")
 
     async def _round(self) -> None:

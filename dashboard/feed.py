@@ -58,7 +58,7 @@ class GatewayFeed:
         while True:
             try:
                 await self.poll()
-            except Exception:
+            except Exception:  # a task's edge: the next look comes
                 _log.exception("a look at the gateways failed")
             await asyncio.sleep(POLL_S if self._listeners.is_heard else _IDLE_POLL_S)
 

@@ -204,7 +204,7 @@ class Importer:
         result = replace(result, wanted_transport=candidates(reader.config, address, *here)[0])
         try:
             pull.on_done(result)
-        except Exception as error:
+        except Exception as error:  # the caller's, whose fault it is
             self._log.error("a pull's on_done failed", ticket=pull.ticket, error=repr(error))
 
     def _count_fallback(self) -> None:

@@ -107,7 +107,7 @@ class Link:
                 self._turn(channel, lane, pulls)
         except TransferError as error:
             end = error
-        except Exception as error:
+        except Exception as error:  # the thread's edge: its pulls end with it
             self._reader.log.error("kv link failed", error=repr(error))
             end = TransferError(FailReason.TRANSPORT, repr(error))
         self._end(end)

@@ -127,7 +127,7 @@ class Server:
         except TransferError as error:
             if error.reason is not FailReason.PEER_LOST:
                 self._log.warning("kv connection ended", reason=error.reason, message=str(error))
-        except Exception as error:
+        except Exception as error:  # a thread's edge: other readers go on
             self._log.error("kv connection failed", error=repr(error))
         finally:
             with self._lock:

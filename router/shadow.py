@@ -53,7 +53,7 @@ class Shadows:
         for name in self._policies:
             try:
                 self.ask(name, live, facts, view)
-            except Exception:
+            except Exception:  # a policy on trial costs no request anything
                 _log.exception("a shadow policy failed", policy=name)
 
     def ask(self, name: str, live: Placement, facts: RequestFacts, view: ClusterView) -> None:

@@ -157,6 +157,6 @@ async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await step()
-        except Exception:
+        except Exception:  # a task's edge: the next round comes
             _log.exception("a round of the operator API failed", round=step.__name__)
         await asyncio.sleep(period_s)
