@@ -1,22 +1,22 @@
 """Which tokens the next step computes, and whose blocks are taken away for it."""
 
 from bisect import insort
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.host_tier import HostTier
 from engine.options import EngineConfig
 from engine.prefix import adopt_prefix, forget_blocks, match_prefix
-from engine.sequence import SeqState, Sequence
+from engine.sequence import RUNNING, SeqState, Sequence
 from engine.speculation.speculator import Speculator
 
 _ORDER = attrgetter("order")
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledChunk:
+class ScheduledChunk(NamedTuple):  # made for every token: a frozen dataclass costs four times that
     """Tokens start .. end of a sequence, computed in one step.
 
     is_first: the sequence's first chunk ever; tokens below `start` were in the cache, and
@@ -108,7 +108,7 @@ class Scheduler:
 
     def retire(self, seq: Sequence) -> None:
         """Takes a sequence out of the queues. It keeps its blocks."""
-        if seq.state is SeqState.RUNNING:
+        if seq.state is RUNNING:
             self.running.remove(seq)
             self._close_row(seq)
         elif seq.state is SeqState.WAITING:
@@ -157,13 +157,13 @@ class Scheduler:
         can_run = []
         queue = self.running.copy()
         for seq in queue:
-            if seq.state is not SeqState.RUNNING:
+            if seq.state is not RUNNING:
                 continue
             if seq.num_missing_blocks <= 0 or self._grow(seq):
                 can_run.append(seq)
             elif self.ready and self.ready[0].order < seq.order:
                 queue.append(self._swap_for_ready(seq))
-        return [seq for seq in can_run if seq.state is SeqState.RUNNING]
+        return [seq for seq in can_run if seq.state is RUNNING]
 
     def _swap_for_ready(self, seq: Sequence) -> Sequence:
         """Hands the row of a sequence that cannot grow to the first one that waits for a row.
@@ -234,7 +234,7 @@ class Scheduler:
 
     def _run(self, seq: Sequence) -> None:
         seq.row = self._tables.open_row(seq.block_ids)
-        seq.state = SeqState.RUNNING
+        seq.state = RUNNING
         insort(self.running, seq, key=_ORDER)
 
     def _close_row(self, seq: Sequence) -> None:
@@ -264,7 +264,7 @@ class Scheduler:
         for place, (seq, count) in enumerate(zip(decodes, counts, strict=True)):
             room = min(count, self._draft_room(seq, count)) if count else 0
             if room > 0 and not chunks[place].is_prefill:
-                chunks[place] = replace(chunks[place], max_drafts=room)
+                chunks[place] = chunks[place]._replace(max_drafts=room)
 
     def _draft_room(self, seq: Sequence, count: int) -> int:
         """Tokens behind the known ones that the sequence's blocks hold, after it got those that
@@ -280,18 +280,18 @@ class Scheduler:
     def _chunk(self, seq: Sequence, end: int) -> ScheduledChunk:
         is_first, seq.was_scheduled = not seq.was_scheduled, True
         return ScheduledChunk(
-            seq_id=seq.seq_id,
-            start=seq.num_computed,
-            end=end,
-            is_first=is_first,
-            is_prefill=seq.num_computed < seq.prefill_end,
-            block_ids=tuple(seq.block_ids) if is_first else (),
+            seq.seq_id,
+            seq.num_computed,
+            end,
+            is_first,
+            seq.is_prefilling,
+            tuple(seq.block_ids) if is_first else (),
         )
 
     def check_integrity(self) -> None:
         """Each queue holds what its name says, in order. Raises AssertionError."""
         for seq in self.running:
-            assert seq.state is SeqState.RUNNING and seq.row >= 0, f"{seq.seq_id} is not running"
+            assert seq.state is RUNNING and seq.row >= 0, f"{seq.seq_id} is not running"
             assert self._tables.row(seq.row) == seq.block_ids, f"{seq.seq_id} has another table"
         for seq in (*self.ready, *self.waiting):
             assert seq.state is SeqState.WAITING and seq.row < 0, f"{seq.seq_id} is not waiting"

@@ -6,7 +6,7 @@ from itertools import count
 
 import torch
 
-from engine.batch import ScheduledChunk, Scheduler, StepPlan
+from engine.batch import Scheduler, StepPlan
 from engine.block_pool import BlockPool
 from engine.block_tables import BlockTables
 from engine.draw import NO_TOKEN
@@ -22,7 +22,7 @@ from engine.options import EngineConfig
 from engine.prefix import adopt_prefix, match_prefix, store_blocks
 from engine.progress import finish_of, times_of
 from engine.results import EngineLoad, SeqOutput, StepResult
-from engine.sequence import EngineRequest, Reservation, SeqState, Sequence
+from engine.sequence import RUNNING, EngineRequest, Reservation, SeqState, Sequence
 from engine.speculation.speculator import Speculator
 from engine.speculation.verify import Guess, Verdict, verify
 from engine.step_input import Work, spans, step_input
@@ -128,7 +128,7 @@ class Engine:
         Nothing happens to a sequence that does not run or would be ended by them.
         """
         seq = self._sequences.get(seq_id)
-        if seq is None or seq.state not in (SeqState.RUNNING, SeqState.WAITING):
+        if seq is None or seq.state not in (RUNNING, SeqState.WAITING):
             return
         num_outputs = num_known + len(tokens)
         if not num_known <= seq.num_outputs < num_outputs < seq.request.sampling.max_tokens:
@@ -194,8 +194,7 @@ class Engine:
         sequences that were cancelled since `schedule` are left out.
         """
         started_s = self._clock.now()
-        chunks = (chunk for chunk in plan.chunks if self._is_current(chunk))
-        work = [Work(self._sequences[chunk.seq_id], chunk) for chunk in chunks]
+        work = self._work(plan)
         if not work:
             return StepResult((), 0.0, 0, 0)
         drafts = self._draft(work)
@@ -218,7 +217,7 @@ class Engine:
             num_prefill_tokens,
             len(work) - len(prefills),
             tuple(failed),
-            sum(len(guessed) for guessed in drafts),
+            sum(map(len, drafts)),
             sum(verdict.num_accepted for verdict in verdicts),
         )
 
@@ -266,9 +265,14 @@ class Engine:
             seq.matcher = self._open_matcher(grammar, seq.request.output_tokens)
         self._sequences[seq.seq_id] = seq
 
-    def _is_current(self, chunk: ScheduledChunk) -> bool:
-        seq = self._sequences.get(chunk.seq_id)
-        return seq is not None and seq.state is SeqState.RUNNING and seq.num_computed == chunk.start
+    def _work(self, plan: StepPlan) -> list[Work]:
+        """The plan's chunks whose sequences stand where it found them."""
+        work = []
+        for chunk in plan.chunks:
+            seq = self._sequences.get(chunk.seq_id)
+            if seq is not None and seq.state is RUNNING and seq.num_computed == chunk.start:
+                work.append(Work(seq, chunk, chunk.end == len(seq.tokens)))
+        return work
 
     def _draft(self, work: list[Work]) -> list[tuple[int, ...]]:
         if self._speculator is None:
@@ -279,7 +283,7 @@ class Engine:
         self, logits: torch.Tensor, guesses: list[Guess]
     ) -> tuple[list[SeqOutput], list[int], list[Verdict]]:
         """What the step emits, the sequences that failed, and how the drafts fared."""
-        wanted = [g.seq.request.sampling.top_logprobs for g in guesses for _ in range(g.num_rows)]
+        wanted = [g.seq.request.sampling.top_logprobs for g in guesses for _ in (0, *g.drafts)]
         likely = logprob_step(logits, wanted)
         outputs: list[SeqOutput] = []
         rows: list[int] = []
@@ -291,13 +295,14 @@ class Engine:
                 self._pool.uncache(seq.block_ids)
                 self.cancel(seq.seq_id)
                 return False
-            outputs.append(self._emit(seq, token))
+            output = self._emit(seq, token)
+            outputs.append(output)
             rows.append(row)
-            return outputs[-1].finish is None
+            return output.finish is None
 
         verdicts = verify(logits, guesses, self._config, emit)
         for guess in guesses:
-            if guess.seq.state is SeqState.RUNNING:
+            if guess.seq.state is RUNNING:
                 self._advance(guess.seq, guess.seq.num_tokens - 1)
         if self._speculator is not None:
             for verdict in verdicts:
@@ -332,7 +337,8 @@ class Engine:
     def _advance(self, seq: Sequence, num_computed: int) -> None:
         """Tokens below num_computed are in the cache; what a refused draft left behind is not."""
         seq.num_computed = num_computed
-        seq.drafting.num_computed = min(seq.drafting.num_computed, num_computed)
+        if seq.drafting.num_computed > num_computed:
+            seq.drafting.num_computed = num_computed
         store_blocks(self._pool, seq)
 
     def _end(self, seq: Sequence) -> None:

@@ -7,7 +7,7 @@ from engine.results import SeqTimes
 from engine.sampler import SampleRow, has_penalties
 from engine.sequence import Sequence
 from engine.token_history import TokenHistory
-from wire.messages import FinishReason
+from wire.messages import FinishReason, SamplingParams
 
 
 def sample_row(seq: Sequence, config: EngineConfig, num_ahead: int = 0) -> SampleRow:
@@ -19,16 +19,18 @@ def sample_row(seq: Sequence, config: EngineConfig, num_ahead: int = 0) -> Sampl
     if seq.history is None and has_penalties(params):
         known = np.array(seq.tokens, dtype=np.int64)
         seq.history = TokenHistory(known[: seq.num_prompt], known[seq.num_prompt :])
-    banned = _ending_ids(seq, config) if seq.num_outputs + num_ahead < params.min_tokens else ()
+    is_short = params.min_tokens > 0 and seq.num_outputs + num_ahead < params.min_tokens
+    banned = _ending_ids(params, config) if is_short else ()
     return SampleRow(params, seq.num_tokens + num_ahead, banned, seq.history, seq.matcher)
 
 
 def finish_of(seq: Sequence, token: int, config: EngineConfig) -> FinishReason | None:
     """What `token`, the sequence's last, ends."""
-    if token in _ending_ids(seq, config):
+    params = seq.request.sampling
+    if token in _ending_ids(params, config):
         return FinishReason.STOP
     is_full = seq.num_tokens >= config.max_model_len
-    if is_full or seq.num_outputs >= seq.request.sampling.max_tokens:
+    if is_full or seq.num_outputs >= params.max_tokens:
         return FinishReason.LENGTH
     return FinishReason.PREFILLED if seq.request.prefill_only else None
 
@@ -37,8 +39,7 @@ def times_of(seq: Sequence) -> SeqTimes:
     return SeqTimes(seq.scheduled_s - seq.added_s, seq.first_token_s - seq.scheduled_s)
 
 
-def _ending_ids(seq: Sequence, config: EngineConfig) -> tuple[int, ...]:
-    params = seq.request.sampling
+def _ending_ids(params: SamplingParams, config: EngineConfig) -> tuple[int, ...]:
     if params.ignore_eos:
         return params.stop_token_ids
     return config.eos_token_ids + params.stop_token_ids

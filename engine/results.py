@@ -13,9 +13,10 @@ class SeqTimes:
     prefill_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for every token: to be frozen would cost three times that
 class SeqOutput:
-    """Output token `index` of a request. `times` stands in a sequence's first and last output."""
+    """Output token `index` of a request; nobody changes it. `times` stands in a sequence's first
+    and last output."""
 
     seq_id: int
     index: int

@@ -55,6 +55,9 @@ class SeqState(Enum):
     FINISHED = "finished"
 
 
+RUNNING = SeqState.RUNNING  # asked for every token: an enum's attribute costs three times a name
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The engine's mutable record of a request; only the engine and its scheduler change it.
@@ -116,7 +119,7 @@ class Sequence:
 
     @property
     def num_outputs(self) -> int:
-        return len(self.tokens) - self.num_prompt
+        return len(self.tokens) - len(self.request.prompt_tokens)
 
     @property
     def num_uncomputed(self) -> int:

@@ -13,6 +13,7 @@ probability that speculative sampling accepts it with (Leviathan et al., arXiv 2
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +27,7 @@ from engine.sequence import Sequence
 Emit = Callable[[Sequence, int, int], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(NamedTuple):  # made for every token: a frozen dataclass costs twice that
     """A sequence whose logits begin at first_row: those of its last known token, then of each
     draft."""
 
@@ -78,8 +78,11 @@ def verify(logits: Tensor, guesses: Row[Guess], config: EngineConfig, emit: Emit
     """Emits the tokens of every guess in order, until one differs from its draft or ends the
     sequence; NO_TOKEN is emitted too, and has to end it.
 
-    logits: [rows, vocab] float32, which this may change.
+    logits: [rows, vocab] float32, which this may change. Without any drafts there are no verdicts.
     """
+    if not any(guess.drafts for guess in guesses):
+        _take_all(logits, guesses, config, emit)
+        return []
     verdicts = [Verdict(guess) for guess in guesses]
     pending = verdicts
     while pending:
@@ -91,6 +94,13 @@ def verify(logits: Tensor, guesses: Row[Guess], config: EngineConfig, emit: Emit
             if verdict.take(span, [next(tokens) for _ in span], emit)
         ]
     return verdicts
+
+
+def _take_all(logits: Tensor, guesses: Row[Guess], config: EngineConfig, emit: Emit) -> None:
+    """The usual step: a row and a token for each sequence."""
+    tokens = sample(logits, [sample_row(guess.seq, config) for guess in guesses])
+    for guess, token in zip(guesses, tokens, strict=True):
+        emit(guess.seq, token, guess.first_row)
 
 
 def _choose(
