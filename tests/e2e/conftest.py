@@ -1,6 +1,7 @@
 """Real clusters for the end-to-end tests: `baton up` as a user starts it, on tiny models."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -241,7 +242,7 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     """A function that starts `baton up` on a model directory and waits until it serves."""
     running: list[Cluster] = []
 
-    def start(model: Path, *flags: str, prefill: int = 1, decode: int = 1) -> Cluster:
+    def launch(model: Path, *flags: str, prefill: int, decode: int) -> Cluster:
         state = tmp_path_factory.mktemp("state")
         http_port, grpc_port, control_port, operator_port = (free_port() for _ in range(4))
         command = [
@@ -262,8 +263,15 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         cluster = Cluster(process, http_port, control_port, operator_port, log_path)
         running.append(cluster)
-        _wait_ready(cluster)
         return cluster
+
+    def start(model: Path, *flags: str, prefill: int = 1, decode: int = 1) -> Cluster:
+        for _ in range(3):
+            cluster = launch(model, *flags, prefill=prefill, decode=decode)
+            with contextlib.suppress(_PortTaken):
+                _wait_ready(cluster)
+                return cluster
+        raise AssertionError(cluster.log_path.read_text()[-4000:])
 
     yield start
     for cluster in running:
@@ -271,10 +279,16 @@ def start_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             cluster.stop()
 
 
+class _PortTaken(Exception):
+    """Another process has listened on a port between its choice and its use."""
+
+
 def _wait_ready(cluster: Cluster) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        assert cluster.process.poll() is None, cluster.log_path.read_text()[-4000:]
+        if cluster.process.poll() is not None:
+            text = cluster.log_path.read_text()[-4000:]
+            raise _PortTaken(text) if "is not free" in text else AssertionError(text)
         try:
             if httpx.get(f"{cluster.url}/readyz", timeout=2.0).status_code == 200:
                 return
