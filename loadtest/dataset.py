@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from loadtest.arrivals import Floats
-from loadtest.errors import LineError, LoadtestError
+from loadtest.json_lines import read_rows
 from loadtest.lengths import LengthSpec
 from loadtest.plan import ChatMessage, Turn, Workload, number
 
@@ -22,27 +22,14 @@ class DatasetRow(msgspec.Struct, frozen=True):
 
 def read_dataset(path: Path) -> list[DatasetRow]:
     """All rows. Raises LineError for the first line that cannot be used."""
-    decoder = msgspec.json.Decoder(DatasetRow)
-    rows: list[DatasetRow] = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise LoadtestError(f"cannot read the dataset {path}: {error.strerror}") from error
-    for line_number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise LineError(path, line_number, str(error)) from error
-        if not any(message.role == "user" for message in row.messages):
-            raise LineError(path, line_number, "no message of role user")
-        if row.output_tokens < 0:
-            raise LineError(path, line_number, f"output_tokens is {row.output_tokens}")
-        rows.append(row)
-    if not rows:
-        raise LoadtestError(f"the dataset {path} has no lines")
-    return rows
+    return read_rows(path, "dataset", DatasetRow, _wrong)
+
+
+def _wrong(row: DatasetRow, _: DatasetRow | None) -> str:
+    """Why a row cannot be used; empty when it can."""
+    if not any(message.role == "user" for message in row.messages):
+        return "no message of role user"
+    return f"output_tokens is {row.output_tokens}" if row.output_tokens < 0 else ""
 
 
 def dataset_workload(

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from loadtest.arrivals import spread_in_ticks
-from loadtest.errors import LineError, LoadtestError
+from loadtest.errors import LoadtestError
+from loadtest.json_lines import read_rows
 from loadtest.plan import Segment, Turn, Workload, number
 
 KV_BLOCK_TOKENS = 16  # blocks of scaled prompts stay a multiple of this, so that hits are whole
@@ -61,26 +62,11 @@ class TraceScaling:
 
 def read_trace(path: Path, block_tokens: int = 512) -> list[TraceRow]:
     """All rows. Raises LineError for the first line that is broken, before any load is sent."""
-    decoder = msgspec.json.Decoder(TraceRow)
-    rows: list[TraceRow] = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise LoadtestError(f"cannot read the trace {path}: {error.strerror}") from error
-    for line_number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise LineError(path, line_number, str(error)) from error
-        before = rows[-1].timestamp if rows else 0.0
-        if reason := _wrong(row, before, block_tokens):
-            raise LineError(path, line_number, reason)
-        rows.append(row)
-    if not rows:
-        raise LoadtestError(f"the trace {path} has no lines")
-    return rows
+
+    def wrong(row: TraceRow, last: TraceRow | None) -> str:
+        return _wrong(row, 0.0 if last is None else last.timestamp, block_tokens)
+
+    return read_rows(path, "trace", TraceRow, wrong)
 
 
 def trace_workload(rows: list[TraceRow], scaling: TraceScaling, name: str, seed: int) -> Workload:
